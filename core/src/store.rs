@@ -1,0 +1,481 @@
+//! The store contract: what core asks of whatever keeps its rows.
+//!
+//! A [`Store`] hands out transactions. A [`ReadTxn`] is one consistent point in time; a
+//! [`WriteTxn`] is the only writer, sees its own writes, and either commits as a whole or leaves no
+//! trace. Core never asks for anything else: no clock, no threads, no files. The same tree logic
+//! runs on SQLite, on memory ([`crate::memory`]) and on a simulator that injects faults.
+//!
+//! # Rows
+//! A row says what one *layer* holds at one path. A layer is a branch in an epoch; epochs count up
+//! bucket-wide with every snapshot, so that freezing a branch together with everything it inherits
+//! is one increment. The newest row a branch can see at a path is found by one seek in
+//! `(path, layer)` order (see [`crate::chain`]).
+
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Entry, EntryId, Hash, Timestamp};
+use crate::error::Result;
+use crate::event::{Commit, Cursor, Event};
+use crate::path::TreePath;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A bucket's number, never used twice in a store.
+    BucketId(u32);
+    /// A branch's number, never used twice in a store and always greater than its parent's.
+    BranchId(u32);
+    /// A bucket-wide count of the snapshots taken; a snapshot freezes all epochs up to its own.
+    Epoch(u32);
+    /// A write session's number, never used twice in a store.
+    SessionId(u64);
+}
+
+impl Epoch {
+    /// The present: later than every epoch.
+    pub const MAX: Self = Self(u32::MAX);
+}
+
+/// What one branch wrote in one epoch. Orders by branch, then epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Layer {
+    /// The branch that wrote.
+    pub branch: BranchId,
+    /// The bucket's epoch at that time.
+    pub epoch: Epoch,
+}
+
+/// What a layer holds at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The entry, or nothing for a tombstone, which hides what is inherited.
+    pub entry: Option<Entry>,
+    /// The identity of the inherited entry that the branch's first override replaced.
+    pub base: Option<EntryId>,
+}
+
+/// A bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketRecord {
+    /// Its number.
+    pub id: BucketId,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The epoch that writes go to now.
+    pub epoch: Epoch,
+    /// Grows with every change of the bucket's branches, lines and snapshots, so that what was
+    /// derived from them can be cached.
+    pub generation: u64,
+    /// Events up to and including this cursor were pruned.
+    pub pruned: Cursor,
+}
+
+/// A branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchRecord {
+    /// Its number.
+    pub id: BranchId,
+    /// The bucket it belongs to.
+    pub bucket: BucketId,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Whether it ever hid an inherited directory (see [`crate::chain::Chain`]).
+    pub hides_dirs: bool,
+}
+
+/// From which epoch on a branch shows what, below its own writes.
+///
+/// A branch has one line when it is made and gets another with each restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineRecord {
+    /// The branch.
+    pub branch: BranchId,
+    /// The first epoch of the line.
+    pub start: Epoch,
+    /// What shows through below the branch's own writes since `start`.
+    pub base: Option<LineBase>,
+}
+
+/// What a line inherits from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineBase {
+    /// The branch inherited from: an older branch, or the same one at an earlier epoch.
+    pub branch: BranchId,
+    /// The last epoch that shows through, or nothing where later writes show through too.
+    pub at: Option<Epoch>,
+}
+
+/// A snapshot: a named frozen layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// The branch it is of.
+    pub branch: BranchId,
+    /// Its name, unique within the branch.
+    pub name: String,
+    /// The last epoch it shows.
+    pub epoch: Epoch,
+    /// When it was taken.
+    pub created: Timestamp,
+}
+
+/// How a content is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContentForm {
+    /// The bytes are in the record.
+    Inline,
+    /// The bytes are in a file named by the hash; the record may hold the file's hash tree.
+    File,
+    /// The bytes are those of the base content with some replaced; the record holds the delta.
+    Delta,
+}
+
+/// One content: bytes that exist once, named by their hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentRecord {
+    /// The BLAKE3 hash of the bytes.
+    pub hash: Hash,
+    /// The number of bytes.
+    pub size: u64,
+    /// How they are kept.
+    pub form: ContentForm,
+    /// The content a delta builds on.
+    pub base: Option<Hash>,
+    /// The bytes, hash tree or delta, as `form` says. Opaque to core.
+    pub data: Vec<u8>,
+    /// When it was stored; garbage collection spares what is younger than its grace period.
+    pub created: Timestamp,
+}
+
+/// How a write session keeps its bytes until it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Staging {
+    /// As operations in the store ([`ReadTxn::session_ops`]).
+    Rows,
+    /// As a file below `staging/`, with a journal of its extents beside it.
+    File,
+}
+
+/// An open write session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Its number.
+    pub id: SessionId,
+    /// The branch that the close will commit to.
+    pub branch: BranchId,
+    /// The path that the close will put.
+    pub path: TreePath,
+    /// Who opened it: free text.
+    pub owner: String,
+    /// Whether it holds the path's exclusive lock.
+    pub exclusive: bool,
+    /// The content and size that it started from; nothing for an empty start.
+    pub base: Option<(Hash, u64)>,
+    /// The permission bits that a file it creates gets.
+    pub mode: u32,
+    /// When it was opened.
+    pub created: Timestamp,
+    /// When it last wrote; approximate.
+    pub touched: Timestamp,
+    /// Where its bytes are.
+    pub staging: Staging,
+}
+
+/// One staged operation of a session, in order of arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOp {
+    /// Bytes written at an offset.
+    Write {
+        /// Where the first byte goes.
+        offset: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// The file was cut or extended with zeros.
+    Truncate {
+        /// The new size in bytes.
+        size: u64,
+    },
+}
+
+/// The outcome of asking for a named lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockOutcome {
+    /// The caller holds the lock now.
+    Acquired,
+    /// Somebody else holds it.
+    Held {
+        /// The holder, as it named itself.
+        owner: String,
+    },
+}
+
+/// What a commit promises when it returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// A power cut cannot undo the commit.
+    #[default]
+    Full,
+    /// A crash of the process cannot undo the commit; a power cut may undo the latest ones, whole
+    /// and in order.
+    Relaxed,
+}
+
+/// How many events to keep. Both limits may be set; the stricter one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Events before this time go.
+    pub not_before: Option<Timestamp>,
+    /// At least this many of the newest events stay; older ones go. Pruning works in whole log
+    /// records, so up to [`Cursor::CHANGES_PER_RECORD`] - 1 more may stay.
+    pub at_most: Option<u64>,
+}
+
+/// Keeps rows, and hands out transactions over them.
+pub trait Store: Send + Sync {
+    /// Begins a read transaction: a consistent view of all that is committed now.
+    ///
+    /// It stays as it is while others commit, and blocks nobody.
+    fn read(&self) -> Result<Box<dyn ReadTxn>>;
+
+    /// Begins the write transaction, waiting for any other to end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) when the wait exceeds the store's busy timeout.
+    fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>>;
+
+    /// Blocks until a commit may have happened since `seen` was returned, or the timeout passed.
+    ///
+    /// Returns a number to pass to the next call; pass 0 to the first, which then returns at once.
+    /// Wakes may be spurious; commits of other processes are noticed too.
+    fn wait_for_commit(&self, seen: u64, timeout: std::time::Duration) -> Result<u64>;
+}
+
+/// Calls for each row of a scan; `Break` ends the scan.
+pub type RowVisitor<'a> = dyn FnMut(&str, Layer, Row) -> Result<ControlFlow<()>> + 'a;
+
+/// Calls for each row of a scan over several directories, with the parent and the name.
+pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFlow<()>> + 'a;
+
+/// A consistent view of a store.
+///
+/// Scans deliver names in the order of their UTF-8 bytes. Implementations return
+/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) where a row does not decode.
+pub trait ReadTxn: Send {
+    /// Finds a bucket by its name.
+    fn bucket_named(&self, name: &str) -> Result<Option<BucketRecord>>;
+    /// Finds a bucket by its number.
+    fn bucket(&self, id: BucketId) -> Result<Option<BucketRecord>>;
+    /// Returns all buckets by name.
+    fn buckets(&self) -> Result<Vec<BucketRecord>>;
+
+    /// Finds a branch by its name.
+    fn branch_named(&self, bucket: BucketId, name: &str) -> Result<Option<BranchRecord>>;
+    /// Finds a branch by its number.
+    fn branch(&self, id: BranchId) -> Result<Option<BranchRecord>>;
+    /// Returns a bucket's branches by number, that is from the oldest.
+    fn branches(&self, bucket: BucketId) -> Result<Vec<BranchRecord>>;
+    /// Returns a branch's lines from the oldest.
+    fn lines(&self, branch: BranchId) -> Result<Vec<LineRecord>>;
+    /// Returns the lines, of any branch, that are based on a branch.
+    fn lines_on(&self, branch: BranchId) -> Result<Vec<LineRecord>>;
+    /// Finds a snapshot of a branch by its name.
+    fn snapshot(&self, branch: BranchId, name: &str) -> Result<Option<SnapshotRecord>>;
+    /// Returns a branch's snapshots from the oldest.
+    fn snapshots(&self, branch: BranchId) -> Result<Vec<SnapshotRecord>>;
+
+    /// Finds the row at a path with the greatest layer that is at most `at_most`.
+    ///
+    /// The root's own row has the parent `""` and the name `""`.
+    fn seek(
+        &self,
+        bucket: BucketId,
+        parent: &str,
+        name: &str,
+        at_most: Layer,
+    ) -> Result<Option<(Layer, Row)>>;
+
+    /// Visits the rows of all layers of the names in a directory that sort after `after`, by name
+    /// and then from the greatest layer down.
+    fn scan_dir(
+        &self,
+        bucket: BucketId,
+        parent: &str,
+        after: Option<&str>,
+        visit: &mut RowVisitor<'_>,
+    ) -> Result<()>;
+
+    /// Visits the rows of one branch in a directory, by name and then from the newest epoch down.
+    fn scan_dir_of(
+        &self,
+        bucket: BucketId,
+        branch: BranchId,
+        parent: &str,
+        visit: &mut RowVisitor<'_>,
+    ) -> Result<()>;
+
+    /// Visits the rows of all layers below a directory (not the directory's own), by parent, name
+    /// and then from the greatest layer down.
+    fn scan_tree(
+        &self,
+        bucket: BucketId,
+        under: &TreePath,
+        visit: &mut TreeVisitor<'_>,
+    ) -> Result<()>;
+
+    /// Visits every row of one branch at or below a directory, by parent, name and then from the
+    /// newest epoch down. `under` the root covers the root's own row too.
+    fn scan_branch(
+        &self,
+        bucket: BucketId,
+        branch: BranchId,
+        under: &TreePath,
+        visit: &mut TreeVisitor<'_>,
+    ) -> Result<()>;
+
+    /// Returns a content's record with its data.
+    fn content(&self, hash: &Hash) -> Result<Option<ContentRecord>>;
+    /// Returns up to `limit` content records whose hash is greater than `after`, by hash. The data
+    /// of inline contents is included only where `with_data` asks for it.
+    fn contents_after(
+        &self,
+        after: Option<&Hash>,
+        limit: usize,
+        with_data: bool,
+    ) -> Result<Vec<ContentRecord>>;
+    /// Visits the content hash of every row of every layer, every open session's base, every
+    /// delta's base and every pin that has not expired at `now`; repeats are allowed.
+    fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
+
+    /// Finds an open session.
+    fn session(&self, id: SessionId) -> Result<Option<SessionRecord>>;
+    /// Returns all open sessions, of one branch or of all, from the oldest.
+    fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>>;
+    /// Returns a session's staged operations in order of arrival.
+    fn session_ops(&self, id: SessionId) -> Result<Vec<SessionOp>>;
+
+    /// Returns up to `limit` log records' worth of events after a cursor, of one bucket or of all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged) where events after the cursor were pruned;
+    /// the message names the oldest cursor that works.
+    fn events(&self, bucket: Option<BucketId>, after: Cursor, limit: usize) -> Result<Vec<Event>>;
+    /// Returns the cursor of the newest event, or where it was when it was pruned.
+    fn last_cursor(&self) -> Result<Cursor>;
+
+    /// Returns a value that was set under a key.
+    fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
+}
+
+/// The one write transaction. Dropping it without [`commit`](Self::commit) undoes everything.
+pub trait WriteTxn: ReadTxn {
+    /// Makes the transaction's writes visible to everybody, as durable as was asked for.
+    fn commit(self: Box<Self>) -> Result<()>;
+
+    /// Adds a bucket in epoch 1, generation 1.
+    fn add_bucket(&mut self, name: &str, created: Timestamp) -> Result<BucketRecord>;
+    /// Replaces a bucket's record.
+    fn set_bucket(&mut self, bucket: &BucketRecord) -> Result<()>;
+    /// Removes a bucket with its branches, lines, snapshots, rows, sessions and events.
+    fn remove_bucket(&mut self, id: BucketId) -> Result<()>;
+
+    /// Adds a branch with the next number.
+    fn add_branch(&mut self, bucket: BucketId, name: &str, created: Timestamp)
+    -> Result<BranchRecord>;
+    /// Replaces a branch's record.
+    fn set_branch(&mut self, branch: &BranchRecord) -> Result<()>;
+    /// Removes a branch with its lines, snapshots and rows.
+    fn remove_branch(&mut self, id: BranchId) -> Result<()>;
+    /// Adds a line to a branch.
+    fn add_line(&mut self, line: &LineRecord) -> Result<()>;
+    /// Adds a snapshot.
+    fn add_snapshot(&mut self, snapshot: &SnapshotRecord) -> Result<()>;
+    /// Removes a snapshot's name; the rows it showed stay.
+    fn remove_snapshot(&mut self, branch: BranchId, name: &str) -> Result<()>;
+
+    /// Inserts or replaces the row of a layer at a path.
+    fn put_row(
+        &mut self,
+        bucket: BucketId,
+        parent: &str,
+        name: &str,
+        layer: Layer,
+        row: &Row,
+    ) -> Result<()>;
+    /// Removes the row of a layer at a path, if there is one.
+    fn remove_row(
+        &mut self,
+        bucket: BucketId,
+        parent: &str,
+        name: &str,
+        layer: Layer,
+    ) -> Result<()>;
+    /// Moves all rows of one layer strictly below `from` to below `to`, whose rows of that layer
+    /// strictly below it must not exist. The rows of `from` itself are not touched.
+    fn move_rows(
+        &mut self,
+        bucket: BucketId,
+        layer: Layer,
+        from: &TreePath,
+        to: &TreePath,
+    ) -> Result<()>;
+
+    /// Adds a content unless it exists; returns whether it was added.
+    fn add_content(&mut self, content: &ContentRecord) -> Result<bool>;
+    /// Replaces how an existing content is kept.
+    fn set_content(&mut self, content: &ContentRecord) -> Result<()>;
+    /// Removes a content.
+    fn remove_content(&mut self, hash: &Hash) -> Result<()>;
+    /// Keeps a content from being collected until a time; a later call replaces the time.
+    fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()>;
+
+    /// Opens a session; the record's `id` is ignored and the new one returned.
+    fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId>;
+    /// Replaces a session's record.
+    fn set_session(&mut self, session: &SessionRecord) -> Result<()>;
+    /// Removes a session with its staged operations.
+    fn remove_session(&mut self, id: SessionId) -> Result<()>;
+    /// Appends one staged operation.
+    fn add_session_op(&mut self, id: SessionId, op: &SessionOp) -> Result<()>;
+    /// Removes a session's staged operations, which moved to a file.
+    fn clear_session_ops(&mut self, id: SessionId) -> Result<()>;
+
+    /// Publishes a commit's changes; returns the cursor of the last one.
+    fn publish(&mut self, bucket: BucketId, commit: &Commit) -> Result<Cursor>;
+    /// Removes old events of a bucket; returns how many, and moves [`BucketRecord::pruned`].
+    fn prune_events(&mut self, bucket: BucketId, retention: &Retention) -> Result<u64>;
+
+    /// Asks for a named lock for a number of seconds. Asking again as the same owner succeeds and
+    /// extends it.
+    fn lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<LockOutcome>;
+    /// Gives a named lock back, if `owner` holds it.
+    fn unlock(&mut self, name: &str, owner: &str) -> Result<()>;
+
+    /// Sets the value under a key; `None` removes it.
+    fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;
+    /// Removes all keys of a scope.
+    fn remove_values(&mut self, scope: &str) -> Result<()>;
+}
