@@ -212,6 +212,9 @@ impl ExtentMap {
     pub fn range(&self, offset: u64, len: u64) -> Vec<Segment> {
         let end = offset.saturating_add(len).min(self.size);
         let mut out = Vec::new();
+        if offset >= end {
+            return out;
+        }
         let mut at = offset;
         let before = self.extents.range(..offset).next_back();
         let after = self.extents.range(offset..end);
