@@ -11,7 +11,7 @@
 //! is one increment. The newest row a branch can see at a path is found by one seek in
 //! `(path, layer)` order (see [`crate::chain`]).
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,8 +100,6 @@ pub struct BranchRecord {
     pub name: String,
     /// When it was made.
     pub created: Timestamp,
-    /// Whether it ever hid an inherited directory (see [`crate::chain::Chain`]).
-    pub hides_dirs: bool,
 }
 
 /// From which epoch on a branch shows what, below its own writes.
@@ -338,7 +336,8 @@ pub trait ReadTxn: Send {
     ) -> Result<()>;
 
     /// Visits the rows of all layers below a directory (not the directory's own), by parent, name
-    /// and then from the greatest layer down.
+    /// and then from the greatest layer down. Serves checks and collection; listings use
+    /// [`scan_dir`](Self::scan_dir).
     fn scan_tree(
         &self,
         bucket: BucketId,
@@ -346,14 +345,16 @@ pub trait ReadTxn: Send {
         visit: &mut TreeVisitor<'_>,
     ) -> Result<()>;
 
-    /// Visits every row of one branch at or below a directory, by parent, name and then from the
-    /// newest epoch down. `under` the root covers the root's own row too.
-    fn scan_branch(
+    /// Visits the parent and name of every row that one branch wrote in a range of epochs, strictly
+    /// below a directory, or anywhere (the root's own row too) where `under` is the root. Ordered
+    /// by parent and name; a path may come more than once.
+    fn paths_of(
         &self,
         bucket: BucketId,
         branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
         under: &TreePath,
-        visit: &mut TreeVisitor<'_>,
+        visit: &mut dyn FnMut(&str, &str) -> Result<()>,
     ) -> Result<()>;
 
     /// Returns a content's record with its data.
@@ -405,7 +406,7 @@ pub trait WriteTxn: ReadTxn {
     /// Adds a branch with the next number.
     fn add_branch(&mut self, bucket: BucketId, name: &str, created: Timestamp)
     -> Result<BranchRecord>;
-    /// Replaces a branch's record.
+    /// Replaces a branch's record (its name).
     fn set_branch(&mut self, branch: &BranchRecord) -> Result<()>;
     /// Removes a branch with its lines, snapshots and rows.
     fn remove_branch(&mut self, id: BranchId) -> Result<()>;
