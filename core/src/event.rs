@@ -136,6 +136,43 @@ pub struct Commit {
     pub changes: Vec<Change>,
 }
 
+impl Commit {
+    /// Cuts the commit into records of at most [`Cursor::CHANGES_PER_RECORD`] changes each, as the
+    /// event log keeps it.
+    pub fn records(&self) -> impl Iterator<Item = Self> + '_ {
+        let parts = self.changes.chunks(Cursor::CHANGES_PER_RECORD);
+        parts.map(|changes| Self {
+            at: self.at,
+            author: self.author.clone(),
+            branch: self.branch.clone(),
+            session: self.session,
+            changes: changes.to_vec(),
+        })
+    }
+
+    /// Turns a record of the log into its events that lie after a cursor.
+    pub fn events<'a>(
+        &'a self,
+        bucket: &'a str,
+        offset: u64,
+        after: Cursor,
+    ) -> impl Iterator<Item = Event> + 'a {
+        let changes = self.changes.iter().enumerate();
+        changes
+            .map(move |(index, change)| (Cursor::new(offset, index), change))
+            .filter(move |(cursor, _)| *cursor > after)
+            .map(|(cursor, change)| Event {
+                cursor,
+                at: self.at,
+                author: self.author.clone(),
+                bucket: bucket.to_owned(),
+                branch: self.branch.clone(),
+                session: self.session,
+                change: change.clone(),
+            })
+    }
+}
+
 /// One committed change, as watchers and the log see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -256,8 +293,11 @@ where
 {
     let bad = |e: globset::Error| {
         let pattern = e.glob().unwrap_or_default().to_owned();
-        Error::with_detail(ErrorKind::InvalidInput, format!("bad pattern: {}", e.kind()))
-            .path(pattern)
+        Error::with_detail(
+            ErrorKind::InvalidInput,
+            format!("bad pattern: {}", e.kind()),
+        )
+        .path(pattern)
     };
     let mut set = globset::GlobSetBuilder::new();
     for pattern in patterns {
@@ -321,6 +361,10 @@ mod tests {
         let fork = Change::new(Op::Fork);
         assert!(EventFilter::all().passes("a", &fork));
         assert!(!EventFilter::all().branch("b").passes("a", &fork));
-        assert!(!EventFilter::all().under(TreePath::root()).passes("a", &fork));
+        assert!(
+            !EventFilter::all()
+                .under(TreePath::root())
+                .passes("a", &fork)
+        );
     }
 }

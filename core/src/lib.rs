@@ -5,12 +5,18 @@
 //! names and storage come in as arguments. See `docs/architecture.md` for how it is put together.
 #![forbid(unsafe_code)]
 
+pub mod branch;
+pub mod chain;
+pub mod diff;
+pub mod edit;
 pub mod entry;
 pub mod error;
 pub mod event;
+pub mod memory;
 pub mod path;
 pub mod session;
 pub mod store;
+pub mod tree;
 
 pub use entry::{Attrs, DirEntry, Entry, EntryId, Hash, Kind, Node, Timestamp};
 pub use error::{Error, ErrorKind, Result};

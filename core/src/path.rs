@@ -148,7 +148,7 @@ impl TreePath {
     }
 
     /// Returns the components from the root down.
-    pub fn components(&self) -> impl Iterator<Item = &str> {
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/').filter(|name| !name.is_empty())
     }
 
@@ -387,7 +387,10 @@ mod tests {
         );
         assert!(p("/a/b").starts_with(&p("/a")) && p("/a").starts_with(&p("/")));
         assert!(!p("/ab").starts_with(&p("/a")));
-        assert_eq!(p("/a/b/c").rebase(&p("/a"), &p("/x/y")).unwrap(), p("/x/y/b/c"));
+        assert_eq!(
+            p("/a/b/c").rebase(&p("/a"), &p("/x/y")).unwrap(),
+            p("/x/y/b/c")
+        );
         assert_eq!(p("/a/b").rebase(&p("/"), &p("/x")).unwrap(), p("/x/a/b"));
         assert_eq!(p("/a").rebase(&p("/a"), &p("/")).unwrap(), p("/"));
         assert_eq!(p("/a/b").rebase(&p("/a"), &p("/")).unwrap(), p("/b"));

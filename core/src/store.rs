@@ -187,6 +187,8 @@ pub struct SessionRecord {
     pub path: TreePath,
     /// Who opened it: free text.
     pub owner: String,
+    /// Which open store works on it, so that others can tell whether it is still alive. Opaque.
+    pub holder: String,
     /// Whether it holds the path's exclusive lock.
     pub exclusive: bool,
     /// The content and size that it started from; nothing for an empty start.
@@ -404,8 +406,12 @@ pub trait WriteTxn: ReadTxn {
     fn remove_bucket(&mut self, id: BucketId) -> Result<()>;
 
     /// Adds a branch with the next number.
-    fn add_branch(&mut self, bucket: BucketId, name: &str, created: Timestamp)
-    -> Result<BranchRecord>;
+    fn add_branch(
+        &mut self,
+        bucket: BucketId,
+        name: &str,
+        created: Timestamp,
+    ) -> Result<BranchRecord>;
     /// Replaces a branch's record (its name).
     fn set_branch(&mut self, branch: &BranchRecord) -> Result<()>;
     /// Removes a branch with its lines, snapshots and rows.

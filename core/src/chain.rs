@@ -1,0 +1,278 @@
+//! Chains: what one branch sees, newest first.
+//!
+//! A chain is the list of layer ranges ([`Span`]) that show through in a branch: its own writes,
+//! then those of what it was forked from, and so on to the root branch. Branch numbers grow with
+//! every fork and a restored branch shows earlier epochs of itself, so the spans of a chain fall
+//! strictly in `(branch, epoch)` order. That is what makes resolution cheap: the newest visible row
+//! of a path is found by leaping down the path's rows, which are stored in the same order, and the
+//! number of leaps depends neither on the depth of the chain nor on how many sibling branches hold
+//! rows of that path.
+//!
+//! # What is visible
+//! A path is visible when its newest row in the chain is not a tombstone and each of its ancestors
+//! is visible and a directory. The second half matters only below a *live* base, which goes on
+//! changing: a row that arrives there later may lie below a directory that this branch removed or
+//! replaced. Everywhere else the editing rules keep it true by themselves.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::entry::{Attrs, Entry, Node, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::TreePath;
+use crate::store::{BranchId, BucketId, BucketRecord, Epoch, Layer, ReadTxn, Row};
+
+/// A range of layers of one branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The branch.
+    pub branch: BranchId,
+    /// The first epoch that shows.
+    pub first: Epoch,
+    /// The last epoch that shows; [`Epoch::MAX`] where later writes show too.
+    pub last: Epoch,
+}
+
+impl Span {
+    fn bottom(&self) -> Layer {
+        Layer {
+            branch: self.branch,
+            epoch: self.first,
+        }
+    }
+
+    fn top(&self) -> Layer {
+        Layer {
+            branch: self.branch,
+            epoch: self.last,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.last == Epoch::MAX
+    }
+}
+
+/// What a branch, or a branch at a snapshot, sees.
+///
+/// A chain is valid for one [`generation`](BucketRecord::generation) of its bucket.
+#[derive(Debug)]
+pub struct Chain {
+    bucket: BucketId,
+    branch: BranchId,
+    generation: u64,
+    epoch: Epoch,
+    root: Entry,
+    spans: Vec<Span>,
+    /// Set once a listing met many rows of branches outside the chain; see `tree::list`.
+    crowded: AtomicBool,
+}
+
+/// The newest row of a path in a chain.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Which span it is in.
+    pub(crate) span: usize,
+    pub(crate) layer: Layer,
+    pub(crate) row: Row,
+}
+
+impl Chain {
+    /// Loads the chain of a branch as it is now, or as it was at the end of an epoch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the branch is gone.
+    pub fn load(txn: &dyn ReadTxn, branch: BranchId, at: Option<Epoch>) -> Result<Self> {
+        let gone = || {
+            Error::with_detail(ErrorKind::NotFound, "the branch was deleted")
+                .op("open branch")
+                .path(branch)
+        };
+        let record = txn.branch(branch)?.ok_or_else(gone)?;
+        let bucket = txn.bucket(record.bucket)?.ok_or_else(gone)?;
+        let mut spans: Vec<Span> = Vec::new();
+        let mut next = Some((branch, at.unwrap_or(Epoch::MAX)));
+        while let Some((branch, last)) = next {
+            let broken = || {
+                let detail = format!("branch {branch} has a broken line of descent");
+                Error::with_detail(ErrorKind::Corrupt, detail)
+            };
+            let lines = txn.lines(branch)?;
+            let line = lines.iter().rev().find(|line| line.start <= last);
+            let line = line.ok_or_else(broken)?;
+            let span = Span {
+                branch,
+                first: line.start,
+                last,
+            };
+            if spans.last().is_some_and(|s| s.bottom() <= span.top()) {
+                return Err(broken());
+            }
+            spans.push(span);
+            next = line
+                .base
+                .map(|base| (base.branch, base.at.unwrap_or(Epoch::MAX).min(last)));
+        }
+        Ok(Self {
+            bucket: bucket.id,
+            branch,
+            generation: bucket.generation,
+            epoch: bucket.epoch,
+            root: root_entry(&bucket),
+            spans,
+            crowded: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns the bucket.
+    pub fn bucket(&self) -> BucketId {
+        self.bucket
+    }
+
+    /// Returns the branch.
+    pub fn branch(&self) -> BranchId {
+        self.branch
+    }
+
+    /// Returns the bucket's generation that the chain was loaded in.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the spans, newest first.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Returns the layer that writes go to.
+    pub(crate) fn write_layer(&self) -> Layer {
+        Layer {
+            branch: self.branch,
+            epoch: self.epoch,
+        }
+    }
+
+    /// Tells whether the write layer is all there is: nothing frozen or inherited below it.
+    pub(crate) fn is_flat(&self) -> bool {
+        matches!(&self.spans[..], [only] if only.first == self.epoch)
+    }
+
+    /// Tells whether a span belongs to a live base, which others go on writing.
+    pub(crate) fn is_live_base(&self, span: usize) -> bool {
+        span > 0 && self.spans[span].is_live()
+    }
+
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_crowded(&self) {
+        self.crowded.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns which span a layer is in.
+    pub(crate) fn span_of(&self, layer: Layer) -> Option<usize> {
+        let i = self.spans.partition_point(|span| span.bottom() > layer);
+        (i < self.spans.len() && layer <= self.spans[i].top()).then_some(i)
+    }
+
+    /// Finds the newest row of a path, which may be a tombstone.
+    pub(crate) fn find(
+        &self,
+        txn: &dyn ReadTxn,
+        parent: &str,
+        name: &str,
+    ) -> Result<Option<Found>> {
+        self.find_from(txn, parent, name, self.spans[0].top())
+    }
+
+    /// Finds the newest row of a path below the write layer.
+    pub(crate) fn find_below_write_layer(
+        &self,
+        txn: &dyn ReadTxn,
+        parent: &str,
+        name: &str,
+    ) -> Result<Option<Found>> {
+        let Layer { branch, epoch } = self.write_layer();
+        // Epochs start at 1, so there is always a smaller one.
+        let epoch = Epoch(epoch.0 - 1);
+        self.find_from(txn, parent, name, Layer { branch, epoch })
+    }
+
+    fn find_from(
+        &self,
+        txn: &dyn ReadTxn,
+        parent: &str,
+        name: &str,
+        mut probe: Layer,
+    ) -> Result<Option<Found>> {
+        let mut from = 0;
+        while let Some((layer, row)) = txn.seek(self.bucket, parent, name, probe)? {
+            from += self.spans[from..].partition_point(|span| span.bottom() > layer);
+            let Some(span) = self.spans.get(from) else {
+                break;
+            };
+            if layer <= span.top() {
+                return Ok(Some(Found {
+                    span: from,
+                    layer,
+                    row,
+                }));
+            }
+            probe = span.top();
+        }
+        Ok(None)
+    }
+
+    /// Finds the visible entry of a path, not following links.
+    pub(crate) fn lookup(&self, txn: &dyn ReadTxn, path: &TreePath) -> Result<Option<Entry>> {
+        Ok(self.lookup_found(txn, path)?.and_then(|f| f.row.entry))
+    }
+
+    /// Like [`lookup`](Self::lookup), with where the row was found. The root is found even where
+    /// no row was ever written for it.
+    pub(crate) fn lookup_found(&self, txn: &dyn ReadTxn, path: &TreePath) -> Result<Option<Found>> {
+        let Some(found) = self.find(txn, path.parent_str(), path.name())? else {
+            return Ok(path.is_root().then(|| self.implied_root()));
+        };
+        if found.row.entry.is_none() {
+            return Ok(None);
+        }
+        if self.is_live_base(found.span) {
+            for ancestor in path.ancestors().filter(|a| !a.is_root()) {
+                let above = self.find(txn, ancestor.parent_str(), ancestor.name())?;
+                let is_dir = above.and_then(|f| f.row.entry).is_some_and(|e| e.is_dir());
+                if !is_dir {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+
+    fn implied_root(&self) -> Found {
+        let last = self.spans.len() - 1;
+        Found {
+            span: last,
+            layer: self.spans[last].bottom(),
+            row: Row {
+                entry: Some(self.root.clone()),
+                base: None,
+            },
+        }
+    }
+}
+
+/// The root directory of a bucket in which nobody has set its attributes.
+fn root_entry(bucket: &BucketRecord) -> Entry {
+    let Timestamp(created) = bucket.created;
+    Entry {
+        node: Node::Dir,
+        attrs: Attrs {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp(created),
+            ctime: Timestamp(created),
+        },
+    }
+}
