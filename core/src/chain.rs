@@ -59,6 +59,7 @@ impl Span {
 pub struct Chain {
     bucket: BucketId,
     branch: BranchId,
+    branch_name: String,
     generation: u64,
     epoch: Epoch,
     root: Entry,
@@ -115,6 +116,7 @@ impl Chain {
         Ok(Self {
             bucket: bucket.id,
             branch,
+            branch_name: record.name,
             generation: bucket.generation,
             epoch: bucket.epoch,
             root: root_entry(&bucket),
@@ -131,6 +133,11 @@ impl Chain {
     /// Returns the branch.
     pub fn branch(&self) -> BranchId {
         self.branch
+    }
+
+    /// Returns the branch's name.
+    pub fn branch_name(&self) -> &str {
+        &self.branch_name
     }
 
     /// Returns the bucket's generation that the chain was loaded in.

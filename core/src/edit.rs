@@ -112,14 +112,14 @@ impl<'t> Editor<'t> {
 
     /// Publishes what was changed. Returns the cursor of the last event, or nothing where nothing
     /// was changed. The caller commits the transaction.
-    pub fn finish(self, branch: &str, session: Option<SessionId>) -> Result<Option<Cursor>> {
+    pub fn finish(self, session: Option<SessionId>) -> Result<Option<Cursor>> {
         if self.changes.is_empty() {
             return Ok(None);
         }
         let commit = Commit {
             at: self.context.now,
             author: self.context.author,
-            branch: branch.to_owned(),
+            branch: self.chain.branch_name().to_owned(),
             session,
             changes: self.changes,
         };
