@@ -126,6 +126,11 @@ impl<'t> Editor<'t> {
         self.txn.publish(self.chain.bucket(), &commit).map(Some)
     }
 
+    /// Returns who changes the tree, and when.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Returns the transaction, to read or to add contents in it.
     pub fn txn(&mut self) -> &mut dyn WriteTxn {
         self.txn
