@@ -1,0 +1,617 @@
+//! Opening a store and handing out its connections.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alknet_fs_core::store::{Durability, ReadTxn, Store, WriteTxn};
+use alknet_fs_core::{Error, ErrorKind, Result};
+use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{DbResult, from_sqlite};
+use crate::schema::{self, Identity};
+use crate::watch::Watch;
+
+/// The name of the database within a store's directory.
+pub const DATABASE_FILE: &str = "store.db";
+
+/// How a store is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// How long a call waits for other writers, of this and of other processes, before it fails
+    /// with [`ErrorKind::Busy`]. 30 s by default.
+    pub busy_timeout: Duration,
+    /// How many idle reader connections are kept; more are opened when more threads read at once.
+    /// 4 by default.
+    pub max_readers: usize,
+    /// How often [`Store::wait_for_commit`] looks for commits of others, once it was called.
+    /// 2 ms by default; must not be 0.
+    pub poll_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            busy_timeout: Duration::from_secs(30),
+            max_readers: 4,
+            poll_interval: Duration::from_millis(2),
+        }
+    }
+}
+
+/// The size of a store's database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// The size of a page in bytes.
+    pub page_size: u64,
+    /// How many pages the database has, as of the newest commit.
+    pub pages: u64,
+    /// How many of them are free and will be used again.
+    pub free_pages: u64,
+    /// The size of `store.db` in bytes.
+    pub database_bytes: u64,
+    /// The size of the write-ahead log in bytes; not all of it need be in use.
+    pub wal_bytes: u64,
+}
+
+/// A store kept in SQLite.
+///
+/// All processes that open one directory share the store. Dropping the last object closes the
+/// database cleanly: what the write-ahead log holds moves into `store.db`, and the log goes.
+pub struct SqliteStore {
+    // Fields drop in this order: the watcher's connection closes first, the writer's last.
+    watch: Arc<Watch>,
+    readers: Arc<Readers>,
+    writer: Arc<Mutex<Writer>>,
+    dir: PathBuf,
+    database: PathBuf,
+    id: [u8; 16],
+    options: Options,
+}
+
+/// POSIX drops all locks that a process has on a file when it closes any descriptor of it, so a
+/// fresh `store.db` must not be opened by SQLite in one thread while another one still has the
+/// descriptor that created it.
+static CREATING: Mutex<()> = Mutex::new(());
+
+impl SqliteStore {
+    /// Makes a store in a directory, which is made too where it does not exist, and opens it.
+    ///
+    /// The directory gets the mode 0700 and the database 0600, whatever the umask.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] where the directory holds a store, or a `store.db` that is
+    /// something else; [`ErrorKind::NotEmpty`] where it holds anything else.
+    pub fn create(dir: &Path, options: Options) -> Result<Self> {
+        Self::create_files(dir, &options).map_err(|e| e.op("create store").path(dir.display()))?;
+        Self::open(dir, options)
+    }
+
+    fn create_files(dir: &Path, options: &Options) -> Result<()> {
+        create_private_dir(dir)?;
+        let database = dir.join(DATABASE_FILE);
+        let creating = CREATING.lock();
+        if !database.try_exists()? {
+            refuse_other_files(dir)?;
+        }
+        create_private_file(&database)?;
+        let taken = |what: &str| {
+            let detail = format!("{DATABASE_FILE} exists and is {what}");
+            Err(Error::with_detail(ErrorKind::AlreadyExists, detail))
+        };
+        let mut conn = connect(&database, options.busy_timeout).db()?;
+        let before = match schema::initialise(&mut conn) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => return taken("not a store"),
+            before => before?,
+        };
+        drop(creating);
+        match before {
+            Identity::Empty => sync_dir(dir),
+            Identity::Store(_) => Err(Error::with_detail(
+                ErrorKind::AlreadyExists,
+                "there is a store already",
+            )),
+            Identity::Foreign => taken("the database of another program"),
+        }
+    }
+
+    /// Opens the store in a directory, and brings its schema to this program's version.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotAStore`] where there is no store, or one of a newer version; the message
+    /// says what is there and what to do. [`ErrorKind::PermissionDenied`] where the files may not
+    /// be read or written.
+    pub fn open(dir: &Path, options: Options) -> Result<Self> {
+        Self::open_files(dir, options).map_err(|e| e.op("open store").path(dir.display()))
+    }
+
+    fn open_files(dir: &Path, options: Options) -> Result<Self> {
+        let database = dir.join(DATABASE_FILE);
+        look_at_files(dir, &database)?;
+        let conn = {
+            let _creating = CREATING.lock();
+            open_writer(&database, &options)
+        };
+        let conn = conn.map_err(|e| {
+            if e.kind() != ErrorKind::Corrupt {
+                return e;
+            }
+            let detail = format!(
+                "{DATABASE_FILE} is no SQLite database, or a damaged or truncated one: restore it \
+                 from a backup"
+            );
+            Error::with_detail(ErrorKind::NotAStore, detail).source(e)
+        })?;
+        let id = conn
+            .query_row("SELECT id FROM store_info", [], |row| row.get(0))
+            .db()?;
+        let writer = Writer {
+            conn,
+            durability: Durability::Full,
+            honker: false,
+        };
+        Ok(Self {
+            watch: Arc::new(Watch::new(options.poll_interval)),
+            readers: Arc::new(Readers {
+                idle: Mutex::new(Vec::new()),
+                keep: options.max_readers,
+                database: database.clone(),
+                busy_timeout: options.busy_timeout,
+            }),
+            writer: Arc::new(Mutex::new(writer)),
+            dir: dir.to_owned(),
+            database,
+            id,
+            options,
+        })
+    }
+
+    /// Returns the store's directory, as it was given.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the 32 hexadecimal digits that name this store and no other.
+    pub fn id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.id))
+    }
+
+    /// Looks for damage, and returns one line for each problem found.
+    ///
+    /// Checks that the database is well formed, that what rows refer to exists, and that every row
+    /// decodes; with `full`, that tables and indexes agree too, which reads everything.
+    ///
+    /// # Errors
+    /// Only where the check itself cannot run; damage is not an error.
+    pub fn check(&self, full: bool) -> Result<Vec<String>> {
+        let reader = self.readers.take()?;
+        crate::check::check(reader.conn(), full)
+    }
+
+    /// Returns how large the database is.
+    pub fn stats(&self) -> Result<Stats> {
+        let reader = self.readers.take()?;
+        let pragma = |name: &str| -> Result<u64> {
+            let value: i64 = reader
+                .conn()
+                .pragma_query_value(None, name, |row| row.get(0))
+                .db()?;
+            Ok(value.unsigned_abs())
+        };
+        let mut wal = self.database.clone().into_os_string();
+        wal.push("-wal");
+        Ok(Stats {
+            page_size: pragma("page_size")?,
+            pages: pragma("page_count")?,
+            free_pages: pragma("freelist_count")?,
+            database_bytes: fs::metadata(&self.database)?.len(),
+            wal_bytes: fs::metadata(wal).map_or(0, |m| m.len()),
+        })
+    }
+
+    /// Moves what the write-ahead log holds into `store.db`, and empties the log.
+    ///
+    /// Returns whether all of it went; what an open read transaction may still need stays.
+    pub fn checkpoint(&self) -> Result<bool> {
+        let writer = self.lock_writer()?;
+        // A reader may stay for ever: wait for none.
+        writer.conn.busy_timeout(Duration::ZERO).db()?;
+        let busy = writer
+            .conn
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                row.get::<_, bool>(0)
+            });
+        writer.conn.busy_timeout(self.options.busy_timeout).db()?;
+        match busy.map_err(from_sqlite) {
+            Ok(busy) => Ok(!busy),
+            Err(e) if e.kind() == ErrorKind::Busy => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn lock_writer(&self) -> Result<WriterGuard> {
+        self.writer
+            .try_lock_arc_for(self.options.busy_timeout)
+            .ok_or_else(|| Error::new(ErrorKind::Busy))
+    }
+}
+
+impl Store for SqliteStore {
+    fn read(&self) -> Result<Box<dyn ReadTxn>> {
+        let reader = self.readers.take()?;
+        Ok(Box::new(Txn(reader.begin()?)))
+    }
+
+    fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>> {
+        let mut writer = self.lock_writer()?;
+        if !writer.conn.is_autocommit() {
+            // An earlier transaction could not be rolled back: its connection cannot be trusted.
+            *writer = Writer {
+                conn: open_writer(&self.database, &self.options)?,
+                durability: Durability::Full,
+                honker: false,
+            };
+        }
+        writer.set_durability(durability)?;
+        run(&writer.conn, "BEGIN IMMEDIATE")?;
+        Ok(Box::new(Txn(WriteHandle {
+            writer,
+            watch: self.watch.clone(),
+            ended: false,
+        })))
+    }
+
+    fn wait_for_commit(&self, seen: u64, timeout: Duration) -> Result<u64> {
+        self.watch.wait(&self.database, seen, timeout)
+    }
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("dir", &self.dir)
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The one writer connection.
+pub(crate) struct Writer {
+    conn: Connection,
+    durability: Durability,
+    honker: bool,
+}
+
+impl Writer {
+    /// Sets what the next commit promises. A second connection would lose its page cache with each
+    /// commit of the first, so one connection changes its mind instead, and only where it has to.
+    fn set_durability(&mut self, durability: Durability) -> Result<()> {
+        if self.durability != durability {
+            let level = match durability {
+                Durability::Full => "FULL",
+                Durability::Relaxed => "NORMAL",
+            };
+            self.conn.pragma_update(None, "synchronous", level).db()?;
+            self.durability = durability;
+        }
+        Ok(())
+    }
+}
+
+type WriterGuard = ArcMutexGuard<RawMutex, Writer>;
+
+/// The idle reader connections.
+struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    keep: usize,
+    database: PathBuf,
+    busy_timeout: Duration,
+}
+
+impl Readers {
+    fn take(self: &Arc<Self>) -> Result<Reader> {
+        let idle = self.idle.lock().pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => open_reader(&self.database, self.busy_timeout).db()?,
+        };
+        Ok(Reader {
+            conn: Some(conn),
+            readers: self.clone(),
+        })
+    }
+
+    fn give_back(&self, conn: Connection) {
+        let mut idle = self.idle.lock();
+        if idle.len() < self.keep {
+            idle.push(conn);
+        } else {
+            drop(idle);
+            drop(conn);
+        }
+    }
+}
+
+/// A reader connection that goes back to the pool.
+pub(crate) struct Reader {
+    /// Always there until the reader is dropped.
+    conn: Option<Connection>,
+    readers: Arc<Readers>,
+}
+
+impl Reader {
+    #[expect(clippy::unwrap_used, reason = "only drop takes the connection")]
+    fn conn(&self) -> &Connection {
+        self.conn.as_ref().unwrap()
+    }
+
+    /// Begins a read transaction and pins its snapshot.
+    fn begin(self) -> Result<Self> {
+        run(self.conn(), "BEGIN")?;
+        // BEGIN alone takes the snapshot at the first read; this statement reads no row.
+        run(self.conn(), "SELECT 1 FROM store_info WHERE 0")?;
+        Ok(self)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Some(conn) = self.conn.take() else { return };
+        if conn.is_autocommit() || run(&conn, "COMMIT").is_ok() {
+            self.readers.give_back(conn);
+        }
+    }
+}
+
+/// What a transaction works on.
+pub(crate) trait Handle: Send {
+    /// Returns the connection, within the transaction.
+    fn conn(&self) -> Result<&Connection>;
+}
+
+impl Handle for Reader {
+    fn conn(&self) -> Result<&Connection> {
+        Ok(self.conn())
+    }
+}
+
+/// The writer connection within a transaction.
+pub(crate) struct WriteHandle {
+    writer: WriterGuard,
+    watch: Arc<Watch>,
+    ended: bool,
+}
+
+impl Handle for WriteHandle {
+    fn conn(&self) -> Result<&Connection> {
+        // SQLite itself rolls back on some errors, a full disk among them; what came after would
+        // then be committed statement by statement.
+        if self.writer.conn.is_autocommit() {
+            return Err(Error::with_detail(
+                ErrorKind::Io,
+                "the transaction was rolled back by an earlier error",
+            ));
+        }
+        Ok(&self.writer.conn)
+    }
+}
+
+impl WriteHandle {
+    pub(crate) fn commit(mut self) -> Result<()> {
+        run(self.conn()?, "COMMIT")?;
+        self.ended = true;
+        self.watch.committed();
+        Ok(())
+    }
+
+    /// Returns the connection with honker's SQL functions, which are attached when first asked for:
+    /// most programs never lock.
+    pub(crate) fn honker(&mut self) -> Result<&Connection> {
+        if !self.writer.honker {
+            honker_core::attach_honker_functions(&self.writer.conn).db()?;
+            self.writer.honker = true;
+        }
+        self.conn()
+    }
+}
+
+impl Drop for WriteHandle {
+    fn drop(&mut self) {
+        if !self.ended && !self.writer.conn.is_autocommit() {
+            // The next write transaction replaces a connection that is still in this one.
+            let _ = run(&self.writer.conn, "ROLLBACK");
+        }
+    }
+}
+
+/// A transaction; its methods are in `read` and `write`.
+pub(crate) struct Txn<H>(pub(crate) H);
+
+/// Runs a cached statement that returns no row.
+fn run(conn: &Connection, sql: &str) -> Result<()> {
+    let mut stmt = conn.prepare_cached(sql).db()?;
+    let mut rows = stmt.raw_query();
+    rows.next().db()?;
+    Ok(())
+}
+
+fn connect(database: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let conn = Connection::open_with_flags(database, flags)?;
+    conn.busy_timeout(busy_timeout)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    Ok(conn)
+}
+
+fn open_reader(database: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let conn = connect(database, busy_timeout)?;
+    conn.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000;",
+    )?;
+    Ok(conn)
+}
+
+fn open_writer(database: &Path, options: &Options) -> Result<Connection> {
+    let mut conn = connect(database, options.busy_timeout).db()?;
+    match schema::identity(&conn).db()? {
+        Identity::Store(version) => schema::migrate(&mut conn, version, schema::MIGRATIONS)?,
+        Identity::Empty => {
+            let detail = format!(
+                "{DATABASE_FILE} is empty or truncated: finish an interrupted `alkfs mkfs` by running \
+                 it again, or restore the file from a backup"
+            );
+            return Err(Error::with_detail(ErrorKind::NotAStore, detail));
+        }
+        Identity::Foreign => {
+            let detail = format!("{DATABASE_FILE} is the SQLite database of another program");
+            return Err(Error::with_detail(ErrorKind::NotAStore, detail));
+        }
+    }
+    set_wal(&conn, options.busy_timeout)?;
+    // 10,000 pages between checkpoints: with SQLite's 1,000 a durable put of 4 KiB costs a seventh
+    // more. A log that a large import made is cut back to 64 MiB when it is used again.
+    conn.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000;
+         PRAGMA wal_autocheckpoint = 10000; PRAGMA journal_size_limit = 67108864;",
+    )
+    .db()?;
+    Ok(conn)
+}
+
+/// Turns write-ahead logging on, which the file then keeps.
+///
+/// The change takes an exclusive lock for which SQLite does not call the busy handler, so another
+/// process that opens the store at the same moment makes it fail; hence the loop.
+fn set_wal(conn: &Connection, timeout: Duration) -> Result<()> {
+    let deadline = std::time::Instant::now().checked_add(timeout);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| {
+            row.get::<_, String>(0)
+        });
+        let error = match mode.map_err(from_sqlite) {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => {
+                let detail = format!(
+                    "the file system of the store cannot share memory between processes, which \
+                     SQLite's write-ahead log needs (the journal stays {mode})"
+                );
+                return Err(Error::with_detail(ErrorKind::Unsupported, detail));
+            }
+            Err(error) => error,
+        };
+        let expired = deadline.is_some_and(|at| std::time::Instant::now() >= at);
+        if error.kind() != ErrorKind::Busy || expired {
+            return Err(error);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Says what is wrong with the files, as far as that shows without opening them.
+fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
+    let not_a_store = |detail: String| Err(Error::with_detail(ErrorKind::NotAStore, detail));
+    match fs::metadata(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return not_a_store(
+                "there is no such directory: make a store with `alkfs mkfs`".into(),
+            );
+        }
+        Err(e) => return Err(e.into()),
+        Ok(meta) if !meta.is_dir() => {
+            return not_a_store("a store is a directory and this is not".into());
+        }
+        Ok(_) => {}
+    }
+    match fs::metadata(database) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => not_a_store(format!(
+            "the directory has no {DATABASE_FILE}: make a store with `alkfs mkfs`"
+        )),
+        Err(e) => Err(e.into()),
+        Ok(meta) if !meta.is_file() => {
+            not_a_store(format!("{DATABASE_FILE} is not a regular file"))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Refuses a directory that something else uses; what a store consists of may be there.
+fn refuse_other_files(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if name != "blobs"
+            && name != "staging"
+            && !name.to_string_lossy().starts_with(DATABASE_FILE)
+        {
+            let detail = format!(
+                "the directory is not empty (it has {name:?}): a store needs one of its own"
+            );
+            return Err(Error::with_detail(ErrorKind::NotEmpty, detail));
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory that only its owner can use. One that exists becomes so if it is empty.
+fn create_private_dir(dir: &Path) -> Result<()> {
+    let exists = dir.is_dir();
+    let empty = exists && fs::read_dir(dir)?.next().is_none();
+    if !exists {
+        if let Some(parent) = dir.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(dir) {
+            // Another process was faster.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made?,
+        }
+    }
+    if !exists || empty {
+        #[cfg(unix)]
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Makes an empty file that only its owner can read and write, unless the file exists. SQLite
+/// gives its other files the mode of this one.
+fn create_private_file(path: &Path) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e.into()),
+        Ok(file) => {
+            #[cfg(unix)]
+            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            drop(file);
+            Ok(())
+        }
+    }
+}
+
+/// Makes the new names in a directory, and its own name, survive a power cut.
+fn sync_dir(dir: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        fs::File::open(dir)?.sync_all()?;
+        let parent = match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::File::open(parent)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    let _ = dir;
+    Ok(())
+}

@@ -1,0 +1,447 @@
+//! Writing rows.
+
+use alknet_fs_core::entry::{EntryId, Hash, Node, Timestamp};
+use alknet_fs_core::event::{Commit, Cursor};
+use alknet_fs_core::store::{
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Layer,
+    LineRecord, LockOutcome, Retention, Row, SessionId, SessionOp, SessionRecord, SnapshotRecord,
+    Staging, WriteTxn,
+};
+use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
+use rusqlite::types::Null;
+use rusqlite::{Connection, Params};
+
+use crate::error::{DbResult, corrupt, missing, to_i64};
+use crate::events;
+use crate::read::parents_below;
+use crate::store::{Handle, Txn, WriteHandle};
+
+const PUT_ROW: &str = "INSERT OR REPLACE INTO entries \
+    (bucket, parent, name, branch, epoch, kind, size, hash, target, mode, uid, gid, mtime, ctime, base) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+
+pub(crate) const MOVE_DIRECT: &str = "UPDATE entries INDEXED BY entries_by_branch SET parent = ?5 \
+    WHERE branch = ?2 AND parent = ?4 AND epoch = ?3 AND bucket = ?1";
+
+pub(crate) const MOVE_BELOW: &str = "UPDATE entries INDEXED BY entries_by_branch \
+    SET parent = ?6 || substr(parent, ?7) \
+    WHERE branch = ?2 AND parent > ?4 AND parent < ?5 AND epoch = ?3 AND bucket = ?1";
+
+impl WriteTxn for Txn<WriteHandle> {
+    fn commit(self: Box<Self>) -> Result<()> {
+        self.0.commit()
+    }
+
+    fn add_bucket(&mut self, name: &str, created: Timestamp) -> Result<BucketRecord> {
+        let sql = "INSERT INTO buckets (name, created, epoch, generation, pruned) \
+                   VALUES (?1, ?2, 1, 1, 0)";
+        let id = insert(self.0.conn()?, sql, (name, created.0)).map_err(|e| e.path(name))?;
+        Ok(BucketRecord {
+            id: BucketId(number(id)?),
+            name: name.into(),
+            created,
+            epoch: Epoch(1),
+            generation: 1,
+            pruned: Cursor::START,
+        })
+    }
+
+    fn set_bucket(&mut self, bucket: &BucketRecord) -> Result<()> {
+        let sql = "UPDATE buckets SET name = ?2, created = ?3, epoch = ?4, generation = ?5, \
+                   pruned = ?6 WHERE id = ?1";
+        let params = (
+            bucket.id.0,
+            &bucket.name,
+            bucket.created.0,
+            bucket.epoch.0,
+            to_i64(bucket.generation)?,
+            to_i64(bucket.pruned.0)?,
+        );
+        let changed = change(self.0.conn()?, sql, params).map_err(|e| e.path(&bucket.name))?;
+        expect_one(changed, "bucket", bucket.id)
+    }
+
+    fn remove_bucket(&mut self, id: BucketId) -> Result<()> {
+        let conn = self.0.conn()?;
+        for sql in [
+            "DELETE FROM session_ops WHERE session IN (SELECT id FROM sessions WHERE branch IN \
+             (SELECT id FROM branches WHERE bucket = ?1))",
+            "DELETE FROM sessions WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
+            "DELETE FROM lines WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
+            "DELETE FROM snapshots WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
+            "DELETE FROM entries WHERE bucket = ?1",
+            "DELETE FROM branches WHERE bucket = ?1",
+            "DELETE FROM buckets WHERE id = ?1",
+        ] {
+            change(conn, sql, [id.0])?;
+        }
+        events::remove_all(conn, id)
+    }
+
+    fn add_branch(
+        &mut self,
+        bucket: BucketId,
+        name: &str,
+        created: Timestamp,
+    ) -> Result<BranchRecord> {
+        let sql = "INSERT INTO branches (bucket, name, created, hides_dirs) VALUES (?1, ?2, ?3, 0)";
+        let params = (bucket.0, name, created.0);
+        let id = insert(self.0.conn()?, sql, params).map_err(|e| e.path(name))?;
+        Ok(BranchRecord {
+            id: BranchId(number(id)?),
+            bucket,
+            name: name.into(),
+            created,
+            hides_dirs: false,
+        })
+    }
+
+    fn set_branch(&mut self, branch: &BranchRecord) -> Result<()> {
+        let sql = "UPDATE branches SET bucket = ?2, name = ?3, created = ?4, hides_dirs = ?5 \
+                   WHERE id = ?1";
+        let params = (
+            branch.id.0,
+            branch.bucket.0,
+            &branch.name,
+            branch.created.0,
+            branch.hides_dirs,
+        );
+        let changed = change(self.0.conn()?, sql, params).map_err(|e| e.path(&branch.name))?;
+        expect_one(changed, "branch", branch.id)
+    }
+
+    fn remove_branch(&mut self, id: BranchId) -> Result<()> {
+        let conn = self.0.conn()?;
+        for sql in [
+            "DELETE FROM lines WHERE branch = ?1",
+            "DELETE FROM snapshots WHERE branch = ?1",
+            "DELETE FROM entries WHERE branch = ?1",
+            "DELETE FROM branches WHERE id = ?1",
+        ] {
+            change(conn, sql, [id.0])?;
+        }
+        Ok(())
+    }
+
+    fn add_line(&mut self, line: &LineRecord) -> Result<()> {
+        let sql = "INSERT INTO lines (branch, start, base_branch, base_epoch) \
+                   VALUES (?1, ?2, ?3, ?4)";
+        let base_branch = line.base.map(|base| base.branch.0);
+        let base_epoch = line.base.and_then(|base| base.at).map(|epoch| epoch.0);
+        let params = (line.branch.0, line.start.0, base_branch, base_epoch);
+        change(self.0.conn()?, sql, params).map(drop)
+    }
+
+    fn add_snapshot(&mut self, snapshot: &SnapshotRecord) -> Result<()> {
+        let sql = "INSERT INTO snapshots (branch, name, epoch, created) VALUES (?1, ?2, ?3, ?4)";
+        let params = (
+            snapshot.branch.0,
+            &snapshot.name,
+            snapshot.epoch.0,
+            snapshot.created.0,
+        );
+        change(self.0.conn()?, sql, params)
+            .map(drop)
+            .map_err(|e| e.path(&snapshot.name))
+    }
+
+    fn remove_snapshot(&mut self, branch: BranchId, name: &str) -> Result<()> {
+        let sql = "DELETE FROM snapshots WHERE branch = ?1 AND name = ?2";
+        change(self.0.conn()?, sql, (branch.0, name)).map(drop)
+    }
+
+    fn put_row(
+        &mut self,
+        bucket: BucketId,
+        parent: &str,
+        name: &str,
+        layer: Layer,
+        row: &Row,
+    ) -> Result<()> {
+        let mut stmt = self.0.conn()?.prepare_cached(PUT_ROW).db()?;
+        let base = row.base.as_ref().map(|EntryId(id)| id);
+        let (branch, epoch) = (layer.branch.0, layer.epoch.0);
+        let Some(entry) = &row.entry else {
+            let nothing = [Null; 9];
+            let [size, hash, target, mode, uid, gid, mtime, ctime, _] = nothing;
+            stmt.execute(rusqlite::params![
+                bucket.0, parent, name, branch, epoch, 0, size, hash, target, mode, uid, gid,
+                mtime, ctime, base
+            ])
+            .db()?;
+            return Ok(());
+        };
+        let (kind, size, hash, target) = match &entry.node {
+            Node::File { hash, size } => (1, Some(to_i64(*size)?), Some(hash.as_bytes()), None),
+            Node::Dir => (2, None, None, None),
+            Node::Symlink { target } => (3, None, None, Some(&**target)),
+        };
+        let attrs = &entry.attrs;
+        stmt.execute(rusqlite::params![
+            bucket.0,
+            parent,
+            name,
+            branch,
+            epoch,
+            kind,
+            size,
+            hash,
+            target,
+            attrs.mode,
+            attrs.uid,
+            attrs.gid,
+            attrs.mtime.0,
+            attrs.ctime.0,
+            base
+        ])
+        .db()?;
+        Ok(())
+    }
+
+    fn remove_row(
+        &mut self,
+        bucket: BucketId,
+        parent: &str,
+        name: &str,
+        layer: Layer,
+    ) -> Result<()> {
+        let sql = "DELETE FROM entries WHERE bucket = ?1 AND parent = ?2 AND name = ?3 \
+                   AND branch = ?4 AND epoch = ?5";
+        let params = (bucket.0, parent, name, layer.branch.0, layer.epoch.0);
+        change(self.0.conn()?, sql, params).map(drop)
+    }
+
+    fn move_rows(
+        &mut self,
+        bucket: BucketId,
+        layer: Layer,
+        from: &TreePath,
+        to: &TreePath,
+    ) -> Result<()> {
+        let conn = self.0.conn()?;
+        let Layer { branch, epoch } = layer;
+        let direct = (bucket.0, branch.0, epoch.0, from.as_str(), to.as_str());
+        change(conn, MOVE_DIRECT, direct)?;
+        let (low, high) = parents_below(from);
+        let to = if to.is_root() { "" } else { to.as_str() };
+        // `substr` counts characters from 1: the rest starts at the `/` after the old prefix.
+        let rest = low.chars().count() as i64;
+        let below = (bucket.0, branch.0, epoch.0, low, high, to, rest);
+        change(conn, MOVE_BELOW, below).map(drop)
+    }
+
+    fn add_content(&mut self, content: &ContentRecord) -> Result<bool> {
+        let sql = "INSERT OR IGNORE INTO contents (hash, size, form, base, created, data) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let params = (
+            content.hash.as_bytes(),
+            to_i64(content.size)?,
+            form_number(content.form),
+            content.base.as_ref().map(Hash::as_bytes),
+            content.created.0,
+            &content.data,
+        );
+        Ok(change(self.0.conn()?, sql, params)? > 0)
+    }
+
+    fn set_content(&mut self, content: &ContentRecord) -> Result<()> {
+        let sql = "UPDATE contents SET size = ?2, form = ?3, base = ?4, created = ?5, data = ?6 \
+                   WHERE hash = ?1";
+        let params = (
+            content.hash.as_bytes(),
+            to_i64(content.size)?,
+            form_number(content.form),
+            content.base.as_ref().map(Hash::as_bytes),
+            content.created.0,
+            &content.data,
+        );
+        expect_one(
+            change(self.0.conn()?, sql, params)?,
+            "content",
+            content.hash,
+        )
+    }
+
+    fn remove_content(&mut self, hash: &Hash) -> Result<()> {
+        let sql = "DELETE FROM contents WHERE hash = ?1";
+        change(self.0.conn()?, sql, [hash.as_bytes()]).map(drop)
+    }
+
+    fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO pins (hash, until) VALUES (?1, ?2)";
+        change(self.0.conn()?, sql, (hash.as_bytes(), until.0)).map(drop)
+    }
+
+    fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId> {
+        let sql = "INSERT INTO sessions (id, branch, path, owner, exclusive, base_hash, base_size, \
+                   mode, created, touched, staging) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        let id = put_session(self.0.conn()?, sql, None, session)?;
+        Ok(SessionId(id.unsigned_abs()))
+    }
+
+    fn set_session(&mut self, session: &SessionRecord) -> Result<()> {
+        let sql = "UPDATE sessions SET branch = ?2, path = ?3, owner = ?4, exclusive = ?5, \
+                   base_hash = ?6, base_size = ?7, mode = ?8, created = ?9, touched = ?10, \
+                   staging = ?11 WHERE id = ?1";
+        let conn = self.0.conn()?;
+        put_session(conn, sql, Some(to_i64(session.id.0)?), session)?;
+        expect_one(conn.changes() as usize, "session", session.id)
+    }
+
+    fn remove_session(&mut self, id: SessionId) -> Result<()> {
+        self.clear_session_ops(id)?;
+        let sql = "DELETE FROM sessions WHERE id = ?1";
+        change(self.0.conn()?, sql, [to_i64(id.0)?]).map(drop)
+    }
+
+    fn add_session_op(&mut self, id: SessionId, op: &SessionOp) -> Result<()> {
+        let sql = "INSERT INTO session_ops (session, offset, data) VALUES (?1, ?2, ?3)";
+        let (offset, data) = match op {
+            SessionOp::Write { offset, data } => (*offset, Some(data)),
+            SessionOp::Truncate { size } => (*size, None),
+        };
+        let params = (to_i64(id.0)?, to_i64(offset)?, data);
+        change(self.0.conn()?, sql, params).map(drop)
+    }
+
+    fn clear_session_ops(&mut self, id: SessionId) -> Result<()> {
+        let sql = "DELETE FROM session_ops WHERE session = ?1";
+        change(self.0.conn()?, sql, [to_i64(id.0)?]).map(drop)
+    }
+
+    fn publish(&mut self, bucket: BucketId, commit: &Commit) -> Result<Cursor> {
+        events::publish(self.0.conn()?, bucket, commit)
+    }
+
+    fn prune_events(&mut self, bucket: BucketId, retention: &Retention) -> Result<u64> {
+        events::prune(self.0.conn()?, bucket, retention)
+    }
+
+    fn lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<LockOutcome> {
+        // honker's functions write several times; the transaction makes them one step.
+        let conn = self.0.honker()?;
+        let mut call = conn
+            .prepare_cached("SELECT honker_lock_acquire(?1, ?2, ?3)")
+            .db()?;
+        let seconds = i64::from(seconds.max(1));
+        if call
+            .query_row((name, owner, seconds), |row| row.get(0))
+            .db()?
+        {
+            // Acquiring again as the same owner leaves the old expiry; renewing sets the new one.
+            let mut call = conn
+                .prepare_cached("SELECT honker_lock_renew(?1, ?2, ?3)")
+                .db()?;
+            let renewed: bool = call
+                .query_row((name, owner, seconds), |row| row.get(0))
+                .db()?;
+            if !renewed {
+                return Err(corrupt(
+                    "_honker_locks",
+                    name,
+                    "a lock just taken is not there",
+                ));
+            }
+            return Ok(LockOutcome::Acquired);
+        }
+        let mut stmt = conn
+            .prepare_cached("SELECT owner FROM _honker_locks WHERE name = ?1")
+            .db()?;
+        let owner = stmt.query_row([name], |row| row.get(0)).db()?;
+        Ok(LockOutcome::Held { owner })
+    }
+
+    fn unlock(&mut self, name: &str, owner: &str) -> Result<()> {
+        let mut call = self
+            .0
+            .honker()?
+            .prepare_cached("SELECT honker_lock_release(?1, ?2)")
+            .db()?;
+        call.query_row([name, owner], |_| Ok(())).db()
+    }
+
+    fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()> {
+        let conn = self.0.conn()?;
+        match value {
+            Some(value) => {
+                let sql = "INSERT INTO kv (scope, name, value) VALUES (?1, ?2, ?3) \
+                           ON CONFLICT DO UPDATE SET value = excluded.value";
+                change(conn, sql, (scope, key, value)).map(drop)
+            }
+            None => {
+                let sql = "DELETE FROM kv WHERE scope = ?1 AND name = ?2";
+                change(conn, sql, (scope, key)).map(drop)
+            }
+        }
+    }
+
+    fn remove_values(&mut self, scope: &str) -> Result<()> {
+        change(self.0.conn()?, "DELETE FROM kv WHERE scope = ?1", [scope]).map(drop)
+    }
+}
+
+/// Runs a change; returns how many rows it met.
+fn change(conn: &Connection, sql: &str, params: impl Params) -> Result<usize> {
+    conn.prepare_cached(sql).db()?.execute(params).db()
+}
+
+/// Inserts a row; returns its number.
+fn insert(conn: &Connection, sql: &str, params: impl Params) -> Result<i64> {
+    conn.prepare_cached(sql).db()?.insert(params).db()
+}
+
+fn put_session(
+    conn: &Connection,
+    sql: &str,
+    id: Option<i64>,
+    session: &SessionRecord,
+) -> Result<i64> {
+    let (hash, size) = match &session.base {
+        Some((hash, size)) => (Some(hash.as_bytes()), Some(to_i64(*size)?)),
+        None => (None, None),
+    };
+    let staging = match session.staging {
+        Staging::Rows => 1,
+        Staging::File => 2,
+    };
+    let params = rusqlite::params![
+        id,
+        session.branch.0,
+        session.path.as_str(),
+        session.owner,
+        session.exclusive,
+        hash,
+        size,
+        session.mode,
+        session.created.0,
+        session.touched.0,
+        staging
+    ];
+    conn.prepare_cached(sql).db()?.execute(params).db()?;
+    Ok(conn.last_insert_rowid())
+}
+
+fn form_number(form: ContentForm) -> u8 {
+    match form {
+        ContentForm::Inline => 1,
+        ContentForm::File => 2,
+        ContentForm::Delta => 3,
+    }
+}
+
+fn expect_one(changed: usize, what: &str, key: impl std::fmt::Display) -> Result<()> {
+    if changed == 0 {
+        return Err(missing(what, key));
+    }
+    Ok(())
+}
+
+fn number(id: i64) -> Result<u32> {
+    u32::try_from(id).map_err(|_| {
+        Error::with_detail(
+            ErrorKind::NoSpace,
+            "the store has used up its numbers for this",
+        )
+    })
+}
