@@ -39,6 +39,8 @@ const REFERENCES: &[&str] = &[
          WHERE present.id IS NOT NULL)
      SELECT format('entries are of branch %d, which does not exist', id)
      FROM present WHERE id NOT IN (SELECT id FROM branches)",
+    "SELECT format('session %d is of branch %d, which does not exist', id, branch)
+     FROM sessions WHERE branch NOT IN (SELECT id FROM branches)",
     "SELECT format('%d staged operations are of session %d, which does not exist',
                    count(*), session)
      FROM session_ops WHERE session NOT IN (SELECT id FROM sessions) GROUP BY session",

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use alknet_fs_core::entry::Timestamp;
-use alknet_fs_core::event::{Change, Commit, Cursor, Event};
-use alknet_fs_core::store::{BucketId, Retention, SessionId};
+use alknet_fs_core::event::{Commit, Cursor, Event};
+use alknet_fs_core::store::{BucketId, Retention};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use rusqlite::{Connection, OptionalExtension};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{DbResult, corrupt};
 
@@ -16,18 +16,6 @@ const TOPIC: &str = "alkfs:";
 
 pub(crate) fn topic(bucket: BucketId) -> String {
     format!("{TOPIC}{bucket}")
-}
-
-/// What one record of the log holds: a [`Commit`] with at most [`Cursor::CHANGES_PER_RECORD`] of
-/// its changes.
-#[derive(Serialize)]
-struct Record<'a> {
-    at: Timestamp,
-    author: &'a str,
-    branch: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<SessionId>,
-    changes: &'a [Change],
 }
 
 /// As much of a record as pruning needs.
@@ -55,18 +43,11 @@ pub(crate) fn publish(conn: &Connection, bucket: BucketId, commit: &Commit) -> R
     let mut stmt = conn.prepare_cached(sql).db()?;
     let topic = topic(bucket);
     let mut cursor = None;
-    for changes in commit.changes.chunks(Cursor::CHANGES_PER_RECORD) {
-        let record = Record {
-            at: commit.at,
-            author: &commit.author,
-            branch: &commit.branch,
-            session: commit.session,
-            changes,
-        };
+    for record in commit.records() {
         let payload =
             serde_json::to_string(&record).map_err(|e| Error::new(ErrorKind::Io).source(e))?;
         let offset = stmt.insert((&topic, payload)).db()?;
-        cursor = Some(Cursor::new(offset.unsigned_abs(), changes.len() - 1));
+        cursor = Some(Cursor::new(offset.unsigned_abs(), record.changes.len() - 1));
     }
     cursor.map_or_else(|| last_cursor(conn), Ok)
 }
@@ -104,20 +85,7 @@ pub(crate) fn read(
         let commit: Commit = decode(offset, payload)?;
         let name = bucket_name(conn, &mut names, topic)?;
         let before = events.len();
-        for (index, change) in commit.changes.into_iter().enumerate() {
-            let cursor = Cursor::new(offset, index);
-            if cursor > after {
-                events.push(Event {
-                    cursor,
-                    at: commit.at,
-                    author: commit.author.clone(),
-                    bucket: name.clone(),
-                    branch: commit.branch.clone(),
-                    session: commit.session,
-                    change,
-                });
-            }
-        }
+        events.extend(commit.events(&name, offset, after));
         // The record that the cursor points into may have nothing left to give.
         records += usize::from(events.len() > before);
     }

@@ -1,6 +1,6 @@
 //! Reading rows.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Cursor, Event};
@@ -58,19 +58,15 @@ pub(crate) const SCAN_DIR_OF: &str = concat!(
      ORDER BY name, epoch DESC"
 );
 
-pub(crate) const SCAN_BELOW_OF: &str = concat!(
-    "SELECT parent, name, branch, epoch, ",
-    row_columns!(),
-    " FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 AND parent > ?3 AND parent < ?4 \
-     AND bucket = ?1 ORDER BY parent, name, epoch DESC"
-);
+pub(crate) const PATHS_OF: &str = "SELECT parent, name FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 \
+     AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY parent, name";
 
-const SCAN_ROW_OF: &str = concat!(
-    "SELECT parent, name, branch, epoch, ",
-    row_columns!(),
-    " FROM entries WHERE bucket = ?1 AND branch = ?2 AND parent = ?3 AND name = ?4 \
-     ORDER BY epoch DESC"
-);
+pub(crate) const PATHS_IN_OF: &str = "SELECT parent, name FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 \
+     AND parent = ?5 AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY name";
+
+pub(crate) const PATHS_BELOW_OF: &str = "SELECT parent, name FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 \
+     AND parent > ?5 AND parent < ?6 AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 \
+     ORDER BY parent, name";
 
 /// The bounds, both exclusive, of the parents that lie below a directory: all that start with its
 /// path and a `/`. `0` is the byte after `/`.
@@ -96,18 +92,18 @@ impl<H: Handle> ReadTxn for Txn<H> {
     }
 
     fn branch_named(&self, bucket: BucketId, name: &str) -> Result<Option<BranchRecord>> {
-        let sql = "SELECT id, bucket, name, created, hides_dirs FROM branches \
+        let sql = "SELECT id, bucket, name, created FROM branches \
                    WHERE bucket = ? AND name = ?";
         one(self.0.conn()?, sql, (bucket.0, name), decode_branch)
     }
 
     fn branch(&self, id: BranchId) -> Result<Option<BranchRecord>> {
-        let sql = "SELECT id, bucket, name, created, hides_dirs FROM branches WHERE id = ?";
+        let sql = "SELECT id, bucket, name, created FROM branches WHERE id = ?";
         one(self.0.conn()?, sql, [id.0], decode_branch)
     }
 
     fn branches(&self, bucket: BucketId) -> Result<Vec<BranchRecord>> {
-        let sql = "SELECT id, bucket, name, created, hides_dirs FROM branches \
+        let sql = "SELECT id, bucket, name, created FROM branches \
                    WHERE bucket = ? ORDER BY id";
         all(self.0.conn()?, sql, [bucket.0], decode_branch)
     }
@@ -169,10 +165,10 @@ impl<H: Handle> ReadTxn for Txn<H> {
         let conn = self.0.conn()?;
         let visit = &mut |_: &str, name: &str, layer, row| visit(name, layer, row);
         match after {
-            None => scan(conn, SCAN_DIR, (bucket.0, parent), visit)?,
-            Some(after) => scan(conn, SCAN_DIR_AFTER, (bucket.0, parent, after), visit)?,
-        };
-        Ok(())
+            None => scan(conn, SCAN_DIR, (bucket.0, parent), visit),
+            Some(after) => scan(conn, SCAN_DIR_AFTER, (bucket.0, parent, after), visit),
+        }
+        .map(drop)
     }
 
     fn scan_dir_of(
@@ -183,13 +179,8 @@ impl<H: Handle> ReadTxn for Txn<H> {
         visit: &mut RowVisitor<'_>,
     ) -> Result<()> {
         let visit = &mut |_: &str, name: &str, layer, row| visit(name, layer, row);
-        scan(
-            self.0.conn()?,
-            SCAN_DIR_OF,
-            (bucket.0, branch.0, parent),
-            visit,
-        )?;
-        Ok(())
+        let own = (bucket.0, branch.0, parent);
+        scan(self.0.conn()?, SCAN_DIR_OF, own, visit).map(drop)
     }
 
     fn scan_tree(
@@ -199,31 +190,32 @@ impl<H: Handle> ReadTxn for Txn<H> {
         visit: &mut TreeVisitor<'_>,
     ) -> Result<()> {
         let conn = self.0.conn()?;
-        if scan(conn, SCAN_DIR, (bucket.0, under.as_str()), visit)?.is_continue() {
-            let (low, high) = parents_below(under);
-            scan(conn, SCAN_BELOW, (bucket.0, low, high), visit)?;
+        if scan(conn, SCAN_DIR, (bucket.0, under.as_str()), visit)?.is_break() {
+            return Ok(());
         }
-        Ok(())
+        let (low, high) = parents_below(under);
+        scan(conn, SCAN_BELOW, (bucket.0, low, high), visit).map(drop)
     }
 
-    fn scan_branch(
+    fn paths_of(
         &self,
         bucket: BucketId,
         branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
         under: &TreePath,
-        visit: &mut TreeVisitor<'_>,
+        visit: &mut dyn FnMut(&str, &str) -> Result<()>,
     ) -> Result<()> {
         let conn = self.0.conn()?;
-        let own = (bucket.0, branch.0, under.parent_str(), under.name());
-        if scan(conn, SCAN_ROW_OF, own, visit)?.is_break() {
-            return Ok(());
+        let (first, last) = (epochs.start().0, epochs.end().0);
+        if under.is_root() {
+            let range = (bucket.0, branch.0, first, last);
+            return paths(conn, PATHS_OF, range, visit);
         }
-        let direct = (bucket.0, branch.0, under.as_str());
-        if scan(conn, SCAN_DIR_OF, direct, visit)?.is_continue() {
-            let (low, high) = parents_below(under);
-            scan(conn, SCAN_BELOW_OF, (bucket.0, branch.0, low, high), visit)?;
-        }
-        Ok(())
+        let direct = (bucket.0, branch.0, first, last, under.as_str());
+        paths(conn, PATHS_IN_OF, direct, visit)?;
+        let (low, high) = parents_below(under);
+        let below = (bucket.0, branch.0, first, last, low, high);
+        paths(conn, PATHS_BELOW_OF, below, visit)
     }
 
     fn content(&self, hash: &Hash) -> Result<Option<ContentRecord>> {
@@ -265,7 +257,7 @@ impl<H: Handle> ReadTxn for Txn<H> {
                 "contents",
                 "SELECT base FROM contents WHERE base IS NOT NULL AND ?1 = ?1",
             ),
-            ("pins", "SELECT hash FROM pins WHERE until >= ?1"),
+            ("pins", "SELECT hash FROM pins WHERE until > ?1"),
         ];
         for (table, sql) in sources {
             let mut stmt = conn.prepare_cached(sql).db()?;
@@ -284,14 +276,14 @@ impl<H: Handle> ReadTxn for Txn<H> {
     }
 
     fn session(&self, id: SessionId) -> Result<Option<SessionRecord>> {
-        let sql = "SELECT id, branch, path, owner, exclusive, base_hash, base_size, mode, created, \
+        let sql = "SELECT id, branch, path, owner, holder, exclusive, base_hash, base_size, mode, created, \
                        touched, staging FROM sessions WHERE id = ?";
         let id = i64::try_from(id.0).unwrap_or(-1);
         one(self.0.conn()?, sql, [id], decode_session)
     }
 
     fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>> {
-        let sql = "SELECT id, branch, path, owner, exclusive, base_hash, base_size, mode, created, \
+        let sql = "SELECT id, branch, path, owner, holder, exclusive, base_hash, base_size, mode, created, \
                        touched, staging FROM sessions WHERE ?1 IS NULL OR branch = ?1 ORDER BY id";
         all(self.0.conn()?, sql, [branch.map(|b| b.0)], decode_session)
     }
@@ -375,6 +367,26 @@ pub(crate) fn scan(
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// Visits the parents and names that a statement returns.
+fn paths(
+    conn: &Connection,
+    sql: &str,
+    params: impl Params,
+    visit: &mut dyn FnMut(&str, &str) -> Result<()>,
+) -> Result<()> {
+    let mut stmt = conn.prepare_cached(sql).db()?;
+    let mut rows = stmt.query(params).db()?;
+    while let Some(row) = rows.next().db()? {
+        let path = Fields {
+            row,
+            table: "entries",
+            key: &|| "with a bad path".into(),
+        };
+        visit(path.text(0, "parent")?, path.text(1, "name")?)?;
+    }
+    Ok(())
 }
 
 /// The columns of one row of a table, and what to call the row where one does not decode.
@@ -495,7 +507,6 @@ fn decode_branch(row: &rusqlite::Row<'_>) -> Result<BranchRecord> {
         bucket: BucketId(f.number(1, "bucket")?),
         name: f.text(2, "name")?.into(),
         created: f.time(3, "created")?,
-        hides_dirs: f.flag(4, "hides_dirs")?,
     })
 }
 
@@ -563,21 +574,22 @@ fn decode_session(row: &rusqlite::Row<'_>) -> Result<SessionRecord> {
         table: "sessions",
         key: &|| first_column(row),
     };
-    let base = match f.get::<Option<[u8; 32]>>(5, "base_hash")? {
+    let base = match f.get::<Option<[u8; 32]>>(6, "base_hash")? {
         None => None,
-        Some(hash) => Some((Hash::from_bytes(hash), f.number(6, "base_size")?)),
+        Some(hash) => Some((Hash::from_bytes(hash), f.number(7, "base_size")?)),
     };
     Ok(SessionRecord {
         id: SessionId(f.number(0, "id")?),
         branch: BranchId(f.number(1, "branch")?),
         path: TreePath::parse(f.text(2, "path")?).map_err(|e| f.bad("path", e.detail()))?,
         owner: f.text(3, "owner")?.into(),
-        exclusive: f.flag(4, "exclusive")?,
+        holder: f.text(4, "holder")?.into(),
+        exclusive: f.flag(5, "exclusive")?,
         base,
-        mode: f.number(7, "mode")?,
-        created: f.time(8, "created")?,
-        touched: f.time(9, "touched")?,
-        staging: match f.number::<u8>(10, "staging")? {
+        mode: f.number(8, "mode")?,
+        created: f.time(9, "created")?,
+        touched: f.time(10, "touched")?,
+        staging: match f.number::<u8>(11, "staging")? {
             1 => Staging::Rows,
             2 => Staging::File,
             other => return Err(f.bad("staging", &format!("is {other}, which no session has"))),

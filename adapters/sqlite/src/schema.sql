@@ -16,11 +16,10 @@ CREATE TABLE buckets (
 
 CREATE TABLE branches (
     -- A named, writable view of a bucket each.
-    id         INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice, greater than the parent's
-    bucket     INTEGER NOT NULL, -- buckets.id
-    name       TEXT    NOT NULL,
-    created    INTEGER NOT NULL,
-    hides_dirs INTEGER NOT NULL, -- 1 once the branch hid an inherited directory, else 0
+    id      INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice, greater than the parent's
+    bucket  INTEGER NOT NULL, -- buckets.id
+    name    TEXT    NOT NULL,
+    created INTEGER NOT NULL,
     UNIQUE (bucket, name)
 ) STRICT;
 
@@ -92,6 +91,7 @@ CREATE TABLE sessions (
     branch    INTEGER NOT NULL, -- branches.id of where the close commits to
     path      TEXT    NOT NULL, -- what the close puts
     owner     TEXT    NOT NULL, -- who opened it
+    holder    TEXT    NOT NULL, -- which open store works on it
     exclusive INTEGER NOT NULL, -- 1 where it holds the path's lock, else 0
     base_hash BLOB,             -- contents.hash of what it started from; NULL: an empty start
     base_size INTEGER,          -- the size of that

@@ -17,6 +17,11 @@ use crate::watch::Watch;
 /// The name of the database within a store's directory.
 pub const DATABASE_FILE: &str = "store.db";
 
+const DAMAGED: &str = "store.db is no SQLite database, or a damaged or truncated one: restore it \
+                       from a backup";
+
+const PAGE_SIZE: u64 = 4096;
+
 /// How a store is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -138,11 +143,7 @@ impl SqliteStore {
             if e.kind() != ErrorKind::Corrupt {
                 return e;
             }
-            let detail = format!(
-                "{DATABASE_FILE} is no SQLite database, or a damaged or truncated one: restore it \
-                 from a backup"
-            );
-            Error::with_detail(ErrorKind::NotAStore, detail).source(e)
+            Error::with_detail(ErrorKind::NotAStore, DAMAGED).source(e)
         })?;
         let id = conn
             .query_row("SELECT id FROM store_info", [], |row| row.get(0))
@@ -200,14 +201,12 @@ impl SqliteStore {
                 .db()?;
             Ok(value.unsigned_abs())
         };
-        let mut wal = self.database.clone().into_os_string();
-        wal.push("-wal");
         Ok(Stats {
             page_size: pragma("page_size")?,
             pages: pragma("page_count")?,
             free_pages: pragma("freelist_count")?,
             database_bytes: fs::metadata(&self.database)?.len(),
-            wal_bytes: fs::metadata(wal).map_or(0, |m| m.len()),
+            wal_bytes: fs::metadata(with_suffix(&self.database, "-wal")).map_or(0, |m| m.len()),
         })
     }
 
@@ -513,6 +512,12 @@ fn set_wal(conn: &Connection, timeout: Duration) -> Result<()> {
     }
 }
 
+fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
 /// Says what is wrong with the files, as far as that shows without opening them.
 fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
     let not_a_store = |detail: String| Err(Error::with_detail(ErrorKind::NotAStore, detail));
@@ -537,7 +542,15 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
             not_a_store(format!("{DATABASE_FILE} is not a regular file"))
         }
         Ok(_) => Ok(()),
+    }?;
+    // SQLite writes whole pages and forgives a torn last one, which its journals would mend. With
+    // no journal there, the end of the file is lost.
+    let journal = ["-wal", "-journal"].map(|suffix| with_suffix(database, suffix).exists());
+    let torn = fs::metadata(database)?.len() % PAGE_SIZE != 0;
+    if torn && journal == [false, false] {
+        return not_a_store(DAMAGED.into());
     }
+    Ok(())
 }
 
 /// Refuses a directory that something else uses; what a store consists of may be there.

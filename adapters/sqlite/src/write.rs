@@ -84,7 +84,7 @@ impl WriteTxn for Txn<WriteHandle> {
         name: &str,
         created: Timestamp,
     ) -> Result<BranchRecord> {
-        let sql = "INSERT INTO branches (bucket, name, created, hides_dirs) VALUES (?1, ?2, ?3, 0)";
+        let sql = "INSERT INTO branches (bucket, name, created) VALUES (?1, ?2, ?3)";
         let params = (bucket.0, name, created.0);
         let id = insert(self.0.conn()?, sql, params).map_err(|e| e.path(name))?;
         Ok(BranchRecord {
@@ -92,20 +92,12 @@ impl WriteTxn for Txn<WriteHandle> {
             bucket,
             name: name.into(),
             created,
-            hides_dirs: false,
         })
     }
 
     fn set_branch(&mut self, branch: &BranchRecord) -> Result<()> {
-        let sql = "UPDATE branches SET bucket = ?2, name = ?3, created = ?4, hides_dirs = ?5 \
-                   WHERE id = ?1";
-        let params = (
-            branch.id.0,
-            branch.bucket.0,
-            &branch.name,
-            branch.created.0,
-            branch.hides_dirs,
-        );
+        let sql = "UPDATE branches SET bucket = ?2, name = ?3, created = ?4 WHERE id = ?1";
+        let params = (branch.id.0, branch.bucket.0, &branch.name, branch.created.0);
         let changed = change(self.0.conn()?, sql, params).map_err(|e| e.path(&branch.name))?;
         expect_one(changed, "branch", branch.id)
     }
@@ -113,6 +105,8 @@ impl WriteTxn for Txn<WriteHandle> {
     fn remove_branch(&mut self, id: BranchId) -> Result<()> {
         let conn = self.0.conn()?;
         for sql in [
+            "DELETE FROM session_ops WHERE session IN (SELECT id FROM sessions WHERE branch = ?1)",
+            "DELETE FROM sessions WHERE branch = ?1",
             "DELETE FROM lines WHERE branch = ?1",
             "DELETE FROM snapshots WHERE branch = ?1",
             "DELETE FROM entries WHERE branch = ?1",
@@ -263,8 +257,14 @@ impl WriteTxn for Txn<WriteHandle> {
     }
 
     fn remove_content(&mut self, hash: &Hash) -> Result<()> {
-        let sql = "DELETE FROM contents WHERE hash = ?1";
-        change(self.0.conn()?, sql, [hash.as_bytes()]).map(drop)
+        let conn = self.0.conn()?;
+        for sql in [
+            "DELETE FROM contents WHERE hash = ?1",
+            "DELETE FROM pins WHERE hash = ?1",
+        ] {
+            change(conn, sql, [hash.as_bytes()])?;
+        }
+        Ok(())
     }
 
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()> {
@@ -273,17 +273,17 @@ impl WriteTxn for Txn<WriteHandle> {
     }
 
     fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId> {
-        let sql = "INSERT INTO sessions (id, branch, path, owner, exclusive, base_hash, base_size, \
-                   mode, created, touched, staging) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        let sql = "INSERT INTO sessions (id, branch, path, owner, holder, exclusive, base_hash, \
+                   base_size, mode, created, touched, staging) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let id = put_session(self.0.conn()?, sql, None, session)?;
         Ok(SessionId(id.unsigned_abs()))
     }
 
     fn set_session(&mut self, session: &SessionRecord) -> Result<()> {
-        let sql = "UPDATE sessions SET branch = ?2, path = ?3, owner = ?4, exclusive = ?5, \
-                   base_hash = ?6, base_size = ?7, mode = ?8, created = ?9, touched = ?10, \
-                   staging = ?11 WHERE id = ?1";
+        let sql = "UPDATE sessions SET branch = ?2, path = ?3, owner = ?4, holder = ?5, \
+                   exclusive = ?6, base_hash = ?7, base_size = ?8, mode = ?9, created = ?10, \
+                   touched = ?11, staging = ?12 WHERE id = ?1";
         let conn = self.0.conn()?;
         put_session(conn, sql, Some(to_i64(session.id.0)?), session)?;
         expect_one(conn.changes() as usize, "session", session.id)
@@ -410,6 +410,7 @@ fn put_session(
         session.branch.0,
         session.path.as_str(),
         session.owner,
+        session.holder,
         session.exclusive,
         hash,
         size,

@@ -1,4 +1,5 @@
 //! The store as its callers see it.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -78,21 +79,29 @@ fn rows(txn: &dyn ReadTxn, bucket: BucketId, under: &str) -> Vec<String> {
     out
 }
 
-fn rows_of(txn: &dyn ReadTxn, bucket: BucketId, branch: u32, under: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let branch = BranchId(branch);
-    txn.scan_branch(
-        bucket,
-        branch,
-        &path(under),
-        &mut |parent, name, layer, _| {
-            let path = TreePath::from_stored(parent, name);
-            out.push(format!("{path} {}.{}", layer.branch, layer.epoch));
-            Ok(ControlFlow::Continue(()))
-        },
-    )
-    .unwrap();
-    out
+/// The paths that a branch wrote in some epochs below a path.
+fn paths_of(
+    txn: &dyn ReadTxn,
+    bucket: BucketId,
+    branch: u32,
+    epochs: (u32, u32),
+) -> impl Fn(&str) -> Vec<String> {
+    move |under| {
+        let mut out = Vec::new();
+        let epochs = Epoch(epochs.0)..=Epoch(epochs.1);
+        txn.paths_of(
+            bucket,
+            BranchId(branch),
+            epochs,
+            &path(under),
+            &mut |parent, name| {
+                out.push(TreePath::from_stored(parent, name).to_string());
+                Ok(())
+            },
+        )
+        .unwrap();
+        out
+    }
 }
 
 /// Makes a bucket with branches 1 to `branches`.
@@ -166,7 +175,6 @@ fn records_come_back_as_they_were_written() {
     txn.set_bucket(&record).unwrap();
     let mut branch = txn.branch(BranchId(2)).unwrap().unwrap();
     branch.name = "renamed".into();
-    branch.hides_dirs = true;
     txn.set_branch(&branch).unwrap();
     txn.add_line(&line).unwrap();
     txn.add_snapshot(&snapshot).unwrap();
@@ -177,6 +185,7 @@ fn records_come_back_as_they_were_written() {
         branch: BranchId(1),
         path: path("/a"),
         owner: "o".into(),
+        holder: "h".into(),
         exclusive: true,
         base: Some((hash, 1)),
         mode: 0o600,
@@ -237,10 +246,9 @@ fn records_come_back_as_they_were_written() {
     assert_eq!(txn.session_ops(session.id).unwrap(), ops);
     assert_eq!(txn.value("s", "k").unwrap().as_deref(), Some(&b"2"[..]));
     let mut seen = Vec::new();
-    txn.referenced(Timestamp(10), &mut |h| seen.push(h))
-        .unwrap();
+    txn.referenced(Timestamp(9), &mut |h| seen.push(h)).unwrap();
     assert_eq!(seen, [Hash::EMPTY]);
-    txn.referenced(Timestamp(11), &mut |h| panic!("{h} expired"))
+    txn.referenced(Timestamp(10), &mut |h| panic!("{h} expired"))
         .unwrap();
     assert_eq!(store.check(true).unwrap(), Vec::<String>::new());
 }
@@ -361,20 +369,16 @@ fn scans_keep_to_their_directory_and_order() {
     let all = rows(txn, bucket, "/");
     assert_eq!(all.len(), 12);
     assert!(!all.iter().any(|row| row.starts_with("/ ")), "{all:?}");
+    let of = |branch, epochs, under| paths_of(txn, bucket, branch, epochs)(under);
     assert_eq!(
-        rows_of(txn, bucket, 1, "/a"),
-        [
-            "/a 1.1",
-            "/a/x 1.3",
-            "/a/x 1.1",
-            "/a/z 1.1",
-            "/a/x/1 1.2",
-            "/a/x/1 1.1"
-        ]
+        of(1, (1, 3), "/a"),
+        ["/a/x", "/a/x", "/a/z", "/a/x/1", "/a/x/1"]
     );
-    assert_eq!(rows_of(txn, bucket, 1, "/").len(), 12);
-    assert_eq!(rows_of(txn, bucket, 1, "/")[0], "/ 1.1");
-    assert_eq!(rows_of(txn, bucket, 2, "/"), ["/a/x 2.1"]);
+    assert_eq!(of(1, (2, 3), "/a"), ["/a/x", "/a/x/1"]);
+    assert_eq!(of(1, (2, 2), "/"), ["/a/x/1"]);
+    assert_eq!(of(1, (0, u32::MAX), "/").len(), 12);
+    assert_eq!(of(1, (0, u32::MAX), "/")[0], "/");
+    assert_eq!(of(2, (0, u32::MAX), "/"), ["/a/x"]);
     let list = |after, stop| {
         let mut names = Vec::new();
         txn.scan_dir(bucket, "/a", after, &mut |name, layer, _| {
@@ -430,17 +434,17 @@ fn move_rows_takes_one_layer_and_nothing_beside_it() {
     put("/ä/d/1", 2, 2);
     txn.move_rows(bucket, layer(1, 2), &path("/ä/d"), &path("/x/y"))
         .unwrap();
-    let moved = ["/x/y/1 1.2", "/x/y/e/2 1.2", "/x/y/e/f/3 1.2"];
-    assert_eq!(rows_of(&*txn, bucket, 1, "/x"), moved);
-    assert_eq!(
-        rows_of(&*txn, bucket, 1, "/ä"),
-        ["/ä/d 1.2", "/ä/d/1 1.1", "/ä/d-/4 1.2", "/ä/d0/5 1.2"]
-    );
-    assert_eq!(rows_of(&*txn, bucket, 2, "/"), ["/ä/d/1 2.2"]);
+    let of = |txn: &dyn ReadTxn, branch, epoch, under: &str| {
+        paths_of(txn, bucket, branch, (epoch, epoch))(under)
+    };
+    assert_eq!(of(&*txn, 1, 2, "/x"), ["/x/y/1", "/x/y/e/2", "/x/y/e/f/3"]);
+    assert_eq!(of(&*txn, 1, 2, "/ä"), ["/ä/d", "/ä/d-/4", "/ä/d0/5"]);
+    assert_eq!(of(&*txn, 1, 1, "/"), ["/ä/d/1"]);
+    assert_eq!(of(&*txn, 2, 2, "/"), ["/ä/d/1"]);
     txn.move_rows(bucket, layer(1, 2), &path("/x/y"), &path("/"))
         .unwrap();
-    assert_eq!(rows_of(&*txn, bucket, 1, "/e"), ["/e/2 1.2", "/e/f/3 1.2"]);
-    assert!(rows_of(&*txn, bucket, 1, "/").contains(&"/1 1.2".to_owned()));
+    assert_eq!(of(&*txn, 1, 2, "/e"), ["/e/2", "/e/f/3"]);
+    assert!(of(&*txn, 1, 2, "/").contains(&"/1".to_owned()));
 }
 
 #[test]
@@ -769,6 +773,11 @@ fn check_names_what_refers_to_nothing() {
              VALUES (5, '/', 'x', 2, 1, 0)",
             "DELETE FROM entries",
             "bucket 5",
+        ),
+        (
+            "INSERT INTO sessions VALUES (1, 6, '/', '', '', 0, NULL, NULL, 0, 0, 0, 1)",
+            "DELETE FROM sessions",
+            "branch 6",
         ),
         (
             "INSERT INTO session_ops (session, offset) VALUES (3, 0)",
