@@ -1,1 +1,159 @@
-fn main() {}
+//! The tasks of this workspace, run as `cargo xtask`.
+
+mod cargo;
+mod core_rules;
+mod install;
+mod lint;
+mod portable;
+mod report;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::cargo::Workspace;
+use crate::report::{Outcome, Summary};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask test                  every part, what is missing is installed
+  cargo xtask test lint rust        two parts
+  cargo xtask test --keep-going     all parts, also after one failed
+  cargo xtask bench --quick         short benchmarks";
+
+/// Runs the tests and benchmarks of alknet-fs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs the tests, all parts unless some are named.
+    ///
+    /// Stops at the first part that fails and ends with a table of the parts and their times.
+    /// What a part needs and does not find is installed: Rust targets through rustup, packages
+    /// through apt-get (as root or with sudo), tools of cargo into target/tools.
+    #[command(after_help = EXAMPLES)]
+    Test {
+        /// Parts to run, in this order.
+        #[arg(value_name = "PART")]
+        parts: Vec<Part>,
+
+        /// Runs the remaining parts, and the remaining tests of a part, after a failure.
+        #[arg(long)]
+        keep_going: bool,
+    },
+
+    /// Builds and runs the benchmarks, which write docs/benchmarks.md.
+    #[command(after_help = "\
+Examples:
+  cargo xtask bench
+  cargo xtask bench --quick
+  cargo xtask bench -- --help       the options of the benchmark program")]
+    Bench {
+        /// Arguments of the benchmark program, such as `--quick`.
+        #[arg(
+            value_name = "ARGUMENT",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        arguments: Vec<String>,
+    },
+}
+
+/// A part of the tests.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Format, clippy, documentation, the rules of core, licences and sources of dependencies.
+    Lint,
+    /// Every Rust test, documentation examples included.
+    Rust,
+    /// Builds core for wasm32-unknown-unknown.
+    Wasm,
+    /// Type-checks the crates for Windows and macOS.
+    Cross,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lint => "lint",
+            Self::Rust => "rust",
+            Self::Wasm => "wasm",
+            Self::Cross => "cross",
+        }
+    }
+
+    fn run(self, workspace: &Workspace, keep_going: bool) -> Result<()> {
+        match self {
+            Self::Lint => lint::run(workspace),
+            Self::Rust => run_rust(workspace, keep_going),
+            Self::Wasm => portable::build_wasm(workspace),
+            Self::Cross => portable::check_cross(workspace),
+        }
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().task {
+        Task::Test { parts, keep_going } => test(parts, keep_going),
+        Task::Bench { arguments } => {
+            let workspace = Workspace::find()?;
+            workspace
+                .cargo([
+                    "run",
+                    "--release",
+                    "--locked",
+                    "--package",
+                    "alknet-fs-bench",
+                    "--",
+                ])
+                .args(arguments)
+                .run()?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn test(mut parts: Vec<Part>, keep_going: bool) -> Result<ExitCode> {
+    if parts.is_empty() {
+        parts = Part::value_variants().to_vec();
+    }
+    let workspace = Workspace::find()?;
+    let mut summary = Summary::default();
+    for part in parts {
+        if summary.has_failure() && !keep_going {
+            summary.add(part.name(), Outcome::NotRun);
+            continue;
+        }
+        report::heading(part.name());
+        let start = Instant::now();
+        let outcome = match part.run(&workspace, keep_going) {
+            Ok(()) => Outcome::Passed(start.elapsed()),
+            Err(error) => {
+                report::error(part.name(), &error);
+                Outcome::Failed(start.elapsed())
+            }
+        };
+        summary.add(part.name(), outcome);
+    }
+    summary.print();
+    Ok(if summary.has_failure() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn run_rust(workspace: &Workspace, keep_going: bool) -> Result<()> {
+    let mut command = workspace.cargo(["test", "--workspace", "--locked"]);
+    if keep_going {
+        command = command.args(["--no-fail-fast"]);
+    }
+    command.run()
+}
