@@ -61,6 +61,7 @@ impl Workspace {
             }
         }
         Step {
+            variables: String::new(),
             shown: display_name(&program),
             command,
         }
@@ -81,6 +82,7 @@ fn display_name(program: &OsStr) -> String {
 
 /// A command, and the text that announces it.
 pub(crate) struct Step {
+    variables: String,
     shown: String,
     command: Command,
 }
@@ -98,11 +100,9 @@ impl Step {
     /// Sets a variable of the environment and shows it in front of the command.
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         let text = value.as_ref().to_string_lossy();
-        self.shown = if text.contains(' ') {
-            format!("{name}='{text}' {}", self.shown)
-        } else {
-            format!("{name}={text} {}", self.shown)
-        };
+        let quote = if text.contains(' ') { "'" } else { "" };
+        self.variables
+            .push_str(&format!("{name}={quote}{text}{quote} "));
         self.command.env(name, value);
         self
     }
@@ -118,7 +118,7 @@ impl Step {
     ///
     /// Fails if the command cannot start or does not exit with 0.
     pub(crate) fn run(mut self) -> Result<()> {
-        report::step(&self.shown);
+        report::step(&format!("{}{}", self.variables, self.shown));
         let status = self
             .command
             .stdin(Stdio::null())

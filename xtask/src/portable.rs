@@ -14,11 +14,12 @@ use crate::report;
 
 const WASM: &str = "wasm32-unknown-unknown";
 const DEBIAN_COMPILER: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
-const DEBIAN_WASM_LINKER: &str = "lld-22";
+const DEBIAN_LINKER: &str = "lld-22";
+const DEBIAN_WASM_LD: &str = "/usr/bin/wasm-ld-22";
 
 /// Builds core as a module for the browser and checks that one came out.
 pub(crate) fn build_wasm(workspace: &Workspace) -> Result<()> {
-    let compiler = Compiler::find(workspace, WASM, &[DEBIAN_WASM_LINKER])?;
+    let compiler = Compiler::find(workspace, WASM, &[DEBIAN_LINKER])?;
     let target_folder = compiler.target_folder(workspace);
     let module = target_folder
         .join(WASM)
@@ -112,16 +113,22 @@ impl Compiler {
     ) -> Step {
         match self {
             Self::Rustup => workspace.cargo([subcommand, "--locked", "--target", target]),
-            // `cargo run` points LD_LIBRARY_PATH at the libraries of its own compiler.
-            Self::Debian => workspace
-                .command("/usr/bin/cargo")
-                .without_env("LD_LIBRARY_PATH")
-                .env("RUSTC", "/usr/bin/rustc")
-                .env("RUSTC_BOOTSTRAP", "1")
-                .env("CARGO_TARGET_DIR", self.target_folder(workspace))
-                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld-22")
-                .args([subcommand, "--locked", "--target", target])
-                .args(["-Z", &format!("build-std={std_crates}")]),
+            Self::Debian => {
+                let step = workspace
+                    .command("/usr/bin/cargo")
+                    // `cargo run` points it at the libraries of its own compiler.
+                    .without_env("LD_LIBRARY_PATH")
+                    .env("RUSTC", "/usr/bin/rustc")
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .env("CARGO_TARGET_DIR", self.target_folder(workspace))
+                    .args([subcommand, "--locked", "--target", target])
+                    .args(["-Z", &format!("build-std={std_crates}")]);
+                if target == WASM {
+                    step.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", DEBIAN_WASM_LD)
+                } else {
+                    step
+                }
+            }
         }
     }
 }
