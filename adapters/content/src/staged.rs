@@ -1,0 +1,350 @@
+//! Files on their way to `blobs/`, and the hash tree that grows beside one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alknet_fs_core::{Error, ErrorKind, Hash, Result};
+
+use crate::files::{Area, FileHandle, Files};
+use crate::hash_tree::{CV_LEN, Cv, Nodes, Overrides, TreeHasher, position};
+
+/// The first letter of the names of files that no session owns.
+pub(crate) const PREPARED: char = 'p';
+/// The ending of the second name a session's file gets while it is published.
+pub(crate) const SECOND_NAME: &str = ".commit";
+
+/// A file in staging that is to become one of a content. Removed when dropped, unless it was
+/// published or belongs to a session.
+#[derive(Debug)]
+pub(crate) struct StagedFile {
+    files: Arc<dyn Files>,
+    name: String,
+    pub(crate) handle: Arc<dyn FileHandle>,
+    synced: bool,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Own,
+    Session,
+    Published,
+}
+
+impl StagedFile {
+    pub(crate) fn create(files: &Arc<dyn Files>) -> io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let process = std::process::id();
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{PREPARED}{process}-{number}");
+            match files.create(Area::Staging, &name) {
+                Ok(handle) => {
+                    return Ok(Self {
+                        files: files.clone(),
+                        name,
+                        handle,
+                        synced: false,
+                        state: State::Own,
+                    });
+                }
+                // Left by a dead process of the same number, or made by a live one on another
+                // machine or in another container.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Stands for the synced file of a session, which keeps it until the session ends.
+    pub(crate) fn of_session(
+        files: &Arc<dyn Files>,
+        name: String,
+        handle: Arc<dyn FileHandle>,
+    ) -> Self {
+        Self {
+            files: files.clone(),
+            name,
+            handle,
+            synced: true,
+            state: State::Session,
+        }
+    }
+
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        if !self.synced {
+            self.handle.sync_data()?;
+            self.synced = true;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn start_writeback(&self) {
+        if let (false, Ok(len)) = (self.synced, self.handle.size()) {
+            self.handle.start_writeback(0, len);
+        }
+    }
+
+    /// Moves the file to blobs. The name is durable when the directory has been synced.
+    pub(crate) fn publish(&mut self, blob: &str) -> io::Result<()> {
+        self.sync()?;
+        match self.state {
+            State::Own => self.files.publish(&self.name, blob)?,
+            State::Session => self.publish_second_name(blob)?,
+            // By a transaction that was rolled back.
+            State::Published => drop(self.files.open(Area::Blobs, blob)?),
+        }
+        self.state = State::Published;
+        Ok(())
+    }
+
+    /// A session's file keeps its name until the session is gone from the store: if the process
+    /// dies before the commit, the session is still whole.
+    fn publish_second_name(&self, blob: &str) -> io::Result<()> {
+        let second = format!("{}{SECOND_NAME}", self.name);
+        let mut linked = self.files.link(&self.name, &second);
+        if is(&linked, io::ErrorKind::AlreadyExists) {
+            self.files.remove(Area::Staging, &second)?;
+            linked = self.files.link(&self.name, &second);
+        }
+        if is(&linked, io::ErrorKind::Unsupported) {
+            return self.files.publish(&self.name, blob);
+        }
+        linked?;
+        self.files.publish(&second, blob)
+    }
+}
+
+fn is(result: &io::Result<()>, kind: io::ErrorKind) -> bool {
+    result.as_ref().is_err_and(|e| e.kind() == kind)
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if self.state == State::Own {
+            // What cannot be removed now is removed by the next sweep.
+            let _ = self.files.remove(Area::Staging, &self.name);
+        }
+    }
+}
+
+/// A growing hash tree: in memory at first, in a staged file when it is large.
+#[derive(Debug)]
+pub(crate) struct TreeSink {
+    files: Arc<dyn Files>,
+    file: Option<StagedFile>,
+    in_file: u64,
+    buffered: Vec<u8>,
+}
+
+/// What is buffered at most before it goes to the file.
+const BUFFERED_MAX: u64 = 1 << 20;
+
+impl TreeSink {
+    pub(crate) fn new(files: &Arc<dyn Files>) -> Self {
+        Self {
+            files: files.clone(),
+            file: None,
+            in_file: 0,
+            buffered: Vec::new(),
+        }
+    }
+
+    pub(crate) fn append(&mut self, nodes: &[u8]) -> io::Result<()> {
+        self.buffered.extend_from_slice(nodes);
+        if self.buffered.len() as u64 > BUFFERED_MAX {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(StagedFile::create(&self.files)?),
+        };
+        file.handle.write_all_at(&self.buffered, self.in_file)?;
+        self.in_file += self.buffered.len() as u64;
+        self.buffered.clear();
+        Ok(())
+    }
+
+    /// Replaces nodes, and cuts or extends the tree to `nodes` nodes.
+    pub(crate) fn apply(&mut self, overrides: &Overrides, nodes: u64) -> io::Result<()> {
+        let len = nodes * CV_LEN;
+        if let Some(file) = &self.file
+            && len < self.in_file
+        {
+            file.handle.set_len(len)?;
+            self.in_file = len;
+        }
+        self.buffered.resize((len - self.in_file) as usize, 0);
+        for (position, node) in overrides {
+            let at = position * CV_LEN;
+            match (at.checked_sub(self.in_file), &self.file) {
+                (None, Some(file)) => file.handle.write_all_at(node, at)?,
+                (at, _) => {
+                    let at = at.unwrap_or_default() as usize;
+                    self.buffered[at..at + node.len()].copy_from_slice(node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the nodes for the record, or the file that holds them.
+    pub(crate) fn finish(mut self, inline_max: u64) -> io::Result<(Vec<u8>, Option<StagedFile>)> {
+        if self.file.is_none() && self.buffered.len() as u64 <= inline_max {
+            return Ok((self.buffered, None));
+        }
+        self.spill()?;
+        Ok((Vec::new(), self.file))
+    }
+}
+
+impl Nodes for TreeSink {
+    fn node(&self, level: u32, index: u64) -> Result<Cv> {
+        let at = position(level, index) * CV_LEN;
+        let mut node = [0; CV_LEN as usize];
+        let found = match (at.checked_sub(self.in_file), &self.file) {
+            (None, Some(file)) => file.handle.read_full_at(&mut node, at)? == node.len(),
+            (at, _) => {
+                let at = at.unwrap_or_default() as usize;
+                let bytes = self.buffered.get(at..at + node.len());
+                bytes.inspect(|b| node.copy_from_slice(b)).is_some()
+            }
+        };
+        found
+            .then_some(node)
+            .ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "the hash tree is too short"))
+    }
+}
+
+/// Hashes buffers on a thread of its own, in order.
+#[derive(Debug)]
+pub(crate) struct BackgroundHasher {
+    worker: Option<Worker>,
+    here: Option<Hashing>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    full: std::sync::mpsc::SyncSender<Vec<u8>>,
+    empty: std::sync::mpsc::Receiver<Vec<u8>>,
+    thread: std::thread::JoinHandle<io::Result<Hashing>>,
+}
+
+/// A hash in the making, with its tree.
+#[derive(Debug)]
+pub(crate) struct Hashing {
+    hasher: TreeHasher,
+    sink: TreeSink,
+}
+
+impl Hashing {
+    pub(crate) fn new(sink: TreeSink) -> Self {
+        Self {
+            hasher: TreeHasher::new(),
+            sink,
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> io::Result<(Hash, TreeSink)> {
+        let (hash, nodes) = self.hasher.finish();
+        self.sink.append(&nodes)?;
+        Ok((hash, self.sink))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.sink.append(&self.hasher.take_nodes())
+    }
+}
+
+/// How many buffers may wait to be hashed.
+const QUEUE: usize = 4;
+
+impl BackgroundHasher {
+    pub(crate) fn new(sink: TreeSink) -> Self {
+        Self {
+            worker: None,
+            here: Some(Hashing::new(sink)),
+        }
+    }
+
+    /// Starts the thread; where there can be none, the caller's does the work.
+    fn start(&mut self) {
+        use std::sync::mpsc;
+        let (full, to_hash) = mpsc::sync_channel::<Vec<u8>>(QUEUE);
+        let (done, empty) = mpsc::channel();
+        let (start, started) = mpsc::sync_channel::<Hashing>(1);
+        let work = move || {
+            let mut hashing = started
+                .recv()
+                .map_err(|_| io::Error::other("the hashing was given up"))?;
+            for buffer in to_hash {
+                hashing.update(&buffer)?;
+                // The other side may have no use for more buffers.
+                let _ = done.send(buffer);
+            }
+            Ok(hashing)
+        };
+        let builder = std::thread::Builder::new().name("alkfs-hash".to_owned());
+        if let Ok(thread) = builder.spawn(work)
+            && let Some(hashing) = self.here.take()
+        {
+            match start.send(hashing) {
+                Ok(()) => {
+                    self.worker = Some(Worker {
+                        full,
+                        empty,
+                        thread,
+                    });
+                }
+                Err(back) => self.here = Some(back.0),
+            }
+        }
+    }
+
+    /// Hashes a buffer; returns one to fill next, with any content.
+    pub(crate) fn feed(&mut self, buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        if self.worker.is_none() {
+            self.start();
+        }
+        if let Some(hashing) = &mut self.here {
+            hashing.update(&buffer)?;
+            return Ok(buffer);
+        }
+        let Some(worker) = &self.worker else {
+            return Err(io::Error::other("the hashing failed before"));
+        };
+        if worker.full.send(buffer).is_err() {
+            // The thread ended with an error, which the join gives.
+            let worker = self.worker.take();
+            let ended = worker.map(|w| join(w.thread));
+            return Err(ended
+                .and_then(Result::err)
+                .unwrap_or_else(|| io::Error::other("the hashing ended early")));
+        }
+        Ok(worker.empty.try_recv().unwrap_or_default())
+    }
+
+    pub(crate) fn finish(mut self) -> io::Result<(Hash, TreeSink)> {
+        let hashing = match (self.worker.take(), self.here.take()) {
+            (Some(Worker { full, thread, .. }), _) => {
+                drop(full);
+                join(thread)?
+            }
+            (None, Some(hashing)) => hashing,
+            (None, None) => return Err(io::Error::other("the hashing failed before")),
+        };
+        hashing.finish()
+    }
+}
+
+fn join<T>(thread: std::thread::JoinHandle<io::Result<T>>) -> io::Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
