@@ -522,7 +522,11 @@ impl Contents {
                 return Err(gone(base));
             }
             for (ending, file) in &mut content.files {
-                file.publish(&format!("{}{ending}", content.hash))?;
+                let name = format!("{}{ending}", content.hash);
+                file.publish(&name).map_err(|e| match e.kind() {
+                    io::ErrorKind::NotFound => gone(&content.hash),
+                    _ => Error::from(e),
+                })?;
                 moved = true;
             }
             adding.push(content);

@@ -201,7 +201,9 @@ impl ContentReader {
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let rest = self.size.saturating_sub(offset);
         let len = usize::try_from(rest).unwrap_or(usize::MAX).min(buf.len());
-        self.fill(offset, &mut buf[..len])?;
+        if len > 0 {
+            self.fill(offset, &mut buf[..len])?;
+        }
         Ok(len)
     }
 
