@@ -1,0 +1,918 @@
+//! Write sessions: branch on write, merge on close.
+//!
+//! A session stages what is written and commits it on [`Session::close`], in one transaction with
+//! its event. Small sessions stage in the database; once [`SPILL_LEN`] bytes are staged they move to
+//! a file. Every write that was acknowledged survives a crash of the process: the session can be
+//! listed, resumed or aborted by any process afterwards.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use alknet_fs_content::{ContentReader, Files, Staged, StagingFile};
+use alknet_fs_core::edit::{PutMode, SetAttrs};
+use alknet_fs_core::session::{AssemblyPlan, ExtentMap, Segment, Source, checked_end};
+use alknet_fs_core::store::{
+    BranchId, Durability, LockOutcome, ReadTxn, SessionId, SessionOp, SessionRecord, Staging,
+};
+use alknet_fs_core::tree::{Follow, resolve_target};
+use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::store::{Inner, Store, locked, now};
+
+/// Staged bytes from which on a session stages in a file instead of the database.
+pub(crate) const SPILL_LEN: usize = 256 * 1024;
+
+/// How long an exclusive lock outlives a process that stops renewing it.
+const LOCK_SECONDS: u32 = 30;
+
+/// How often exclusive locks are renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// How to open a file for writing.
+///
+/// The default writes to an existing file in place, and creates one that is missing.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    create: bool,
+    create_new: bool,
+    truncate: bool,
+    exclusive: bool,
+    owner: Option<String>,
+    mode: Option<u32>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            create: true,
+            create_new: false,
+            truncate: false,
+            exclusive: false,
+            owner: None,
+            mode: None,
+        }
+    }
+}
+
+impl OpenOptions {
+    /// Creates the default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets whether a missing file is created, as `O_CREAT`; otherwise opening it fails with
+    /// [`ErrorKind::NotFound`].
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Sets whether the file must not exist, as `O_EXCL`, neither on open nor on close.
+    #[must_use]
+    pub fn create_new(mut self, create_new: bool) -> Self {
+        self.create_new = create_new;
+        self
+    }
+
+    /// Sets whether the session starts from an empty file, as `O_TRUNC`.
+    #[must_use]
+    pub fn truncate(mut self, truncate: bool) -> Self {
+        self.truncate = truncate;
+        self
+    }
+
+    /// Sets whether to take the path's exclusive lock: a second exclusive opener then fails with
+    /// [`ErrorKind::Locked`], which names the owner. Without it, the last close wins.
+    #[must_use]
+    pub fn exclusive(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self
+    }
+
+    /// Names the session's owner; otherwise the store's author.
+    #[must_use]
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = Some(owner.into());
+        self
+    }
+
+    /// Sets the permission bits of a file that the session creates; `0o644` otherwise.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+}
+
+/// What [`Store::sessions`] tells of an open session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its number.
+    pub id: SessionId,
+    /// The bucket's name.
+    pub bucket: String,
+    /// The branch's name.
+    pub branch: String,
+    /// The path it will write.
+    pub path: TreePath,
+    /// Who opened it.
+    pub owner: String,
+    /// Whether it holds the path's exclusive lock.
+    pub exclusive: bool,
+    /// Where its bytes are staged.
+    pub staging: Staging,
+    /// When it was opened.
+    pub created: Timestamp,
+    /// When it last wrote; approximate.
+    pub touched: Timestamp,
+    /// Whether a living process works on it. One that is not alive can be resumed or aborted.
+    pub alive: bool,
+}
+
+/// What a closed session committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The path written, links resolved.
+    pub path: TreePath,
+    /// The content's hash.
+    pub hash: Hash,
+    /// The file's size in bytes.
+    pub size: u64,
+}
+
+/// A file open for writing.
+///
+/// Readers of the branch see the old version until [`close`](Self::close) has committed the new
+/// one. A session that is dropped without being closed is aborted; one whose process dies stays,
+/// and can be resumed.
+pub struct Session {
+    inner: Arc<Inner>,
+    state: Mutex<State>,
+}
+
+struct State {
+    record: SessionRecord,
+    put: PutMode,
+    /// Whether closing without a single write still commits, because opening created or truncated.
+    dirty: bool,
+    base: Option<ContentReader>,
+    staged: StagedBytes,
+    ended: bool,
+}
+
+enum StagedBytes {
+    /// Bytes in order of arrival, as the database has them too.
+    Rows {
+        log: Vec<u8>,
+        extents: ExtentMap,
+    },
+    File(StagingFile),
+}
+
+impl StagedBytes {
+    fn extents(&self) -> &ExtentMap {
+        match self {
+            Self::Rows { extents, .. } => extents,
+            Self::File(file) => file.extents(),
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn open(
+        inner: Arc<Inner>,
+        branch: BranchId,
+        path: &TreePath,
+        options: &OpenOptions,
+    ) -> Result<Self> {
+        let holder = inner.keeper.holder()?;
+        let mut txn = inner.tree.write(Durability::Relaxed)?;
+        let chain = inner.chain(&*txn, branch)?;
+        let follow = if options.create_new {
+            Follow::No
+        } else {
+            Follow::Yes
+        };
+        let target = resolve_target(&*txn, &chain, path, follow)?;
+        let fail = |kind| Err(Error::new(kind));
+        let base = match &target.entry {
+            Some(_) if options.create_new => return fail(ErrorKind::AlreadyExists),
+            Some(entry) if entry.is_dir() => return fail(ErrorKind::IsADirectory),
+            None if !options.create && !options.create_new => return fail(ErrorKind::NotFound),
+            Some(entry) if !options.truncate => entry.hash().map(|hash| (hash, entry.size())),
+            _ => None,
+        };
+        let time = now();
+        let mut record = SessionRecord {
+            id: SessionId(0),
+            branch,
+            path: target.path,
+            owner: options
+                .owner
+                .clone()
+                .unwrap_or_else(|| inner.options.author.clone()),
+            holder,
+            exclusive: options.exclusive,
+            base,
+            mode: options.mode.unwrap_or(0o644),
+            created: time,
+            touched: time,
+            staging: Staging::Rows,
+        };
+        record.id = txn.add_session(&record)?;
+        let name = lock_name(chain.bucket().0, &record);
+        if options.exclusive
+            && let LockOutcome::Held { owner } =
+                txn.lock(&name, &lock_owner(&record), LOCK_SECONDS)?
+        {
+            return Err(inner.held_by(&*txn, &record, &owner));
+        }
+        let base = match &base {
+            Some((hash, _)) => Some(inner.contents.open(&*txn, hash)?),
+            None => None,
+        };
+        txn.commit()?;
+        if options.exclusive {
+            inner.keeper.hold(&inner, name, lock_owner(&record));
+        }
+        let base_len = record.base.map_or(0, |(_, len)| len);
+        Ok(Self {
+            inner,
+            state: Mutex::new(State {
+                dirty: base.is_none(),
+                put: if options.create_new {
+                    PutMode::CreateNew
+                } else {
+                    PutMode::CreateOrReplace
+                },
+                base,
+                staged: StagedBytes::Rows {
+                    log: Vec::new(),
+                    extents: ExtentMap::new(base_len),
+                },
+                record,
+                ended: false,
+            }),
+        })
+    }
+
+    fn resume(inner: Arc<Inner>, id: SessionId) -> Result<Self> {
+        let holder = inner.keeper.holder()?;
+        let mut txn = inner.tree.write(Durability::Relaxed)?;
+        let mut record = session_record(&*txn, id)?;
+        if inner.keeper.is_alive(&record.holder) {
+            let detail = format!("session {id} is in use by {}", record.owner);
+            return Err(locked(detail));
+        }
+        record.holder = holder;
+        txn.set_session(&record)?;
+        let bucket = txn.branch(record.branch)?.map_or(0, |b| b.bucket.0);
+        let name = lock_name(bucket, &record);
+        if record.exclusive
+            && let LockOutcome::Held { owner } =
+                txn.lock(&name, &lock_owner(&record), LOCK_SECONDS)?
+        {
+            return Err(inner.held_by(&*txn, &record, &owner));
+        }
+        let base = match &record.base {
+            Some((hash, _)) => Some(inner.contents.open(&*txn, hash)?),
+            None => None,
+        };
+        let base_len = record.base.map_or(0, |(_, len)| len);
+        let staged = match record.staging {
+            Staging::File => StagedBytes::File(StagingFile::resume(inner.files()?, id)?),
+            Staging::Rows => {
+                let mut log = Vec::new();
+                let mut extents = ExtentMap::new(base_len);
+                for op in txn.session_ops(id)? {
+                    match op {
+                        SessionOp::Write { offset, data } => {
+                            extents.write(offset, data.len() as u64, log.len() as u64)?;
+                            log.extend_from_slice(&data);
+                        }
+                        SessionOp::Truncate { size } => extents.truncate(size)?,
+                    }
+                }
+                StagedBytes::Rows { log, extents }
+            }
+        };
+        txn.commit()?;
+        if record.exclusive {
+            inner.keeper.hold(&inner, name, lock_owner(&record));
+        }
+        Ok(Self {
+            inner,
+            state: Mutex::new(State {
+                dirty: base.is_none(),
+                put: PutMode::CreateOrReplace,
+                base,
+                staged,
+                record,
+                ended: false,
+            }),
+        })
+    }
+
+    /// Returns the session's number, by which it can be found after a crash.
+    pub fn id(&self) -> SessionId {
+        self.state.lock().record.id
+    }
+
+    /// Returns the path the session will write, links resolved.
+    pub fn path(&self) -> TreePath {
+        self.state.lock().record.path.clone()
+    }
+
+    /// Returns the size the file has in this session, in bytes.
+    pub fn size(&self) -> u64 {
+        self.state.lock().staged.extents().size()
+    }
+
+    /// Writes bytes at an offset. A gap before it reads as zeros; where writes overlap, the later
+    /// one wins. When this returns, the bytes survive a crash of the process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`], [`ErrorKind::NoSpace`]; the session stays as it was.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut state = self.state()?;
+        self.write_locked(&mut state, offset, bytes)
+            .map_err(|e| e.op("write").path(&state.record.path))
+    }
+
+    /// Writes bytes at the end of the file as it is in this session; returns the offset.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    pub fn append(&self, bytes: &[u8]) -> Result<u64> {
+        let mut state = self.state()?;
+        let offset = state.staged.extents().size();
+        self.write_locked(&mut state, offset, bytes)
+            .map_err(|e| e.op("write").path(&state.record.path))?;
+        Ok(offset)
+    }
+
+    /// Cuts the file, or extends it with zeros.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`].
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        let mut state = self.state()?;
+        let State { record, staged, .. } = &mut *state;
+        let cut = match staged {
+            StagedBytes::File(file) => file.truncate(size),
+            StagedBytes::Rows { extents, .. } => checked_end(size, 0)
+                .and_then(|_| self.inner.stage(record, &SessionOp::Truncate { size }))
+                .and_then(|()| extents.truncate(size)),
+        };
+        cut.map_err(|e| e.op("truncate").path(&record.path))?;
+        state.dirty = true;
+        Ok(())
+    }
+
+    /// Reads at an offset, what this session wrote included. Returns the number of bytes read,
+    /// which is less than the buffer's length only at the end of the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where the base content is damaged.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let state = self.state()?;
+        let mut done = 0;
+        let len = buffer.len() as u64;
+        for Segment { len, source, .. } in state.staged.extents().range(offset, len) {
+            let part = &mut buffer[done..done + len as usize];
+            match (source, &state.staged, &state.base) {
+                (Source::Zeros, ..) => part.fill(0),
+                (Source::Staged(at), StagedBytes::Rows { log, .. }, _) => {
+                    let at = at as usize;
+                    part.copy_from_slice(&log[at..at + part.len()]);
+                }
+                (Source::Staged(at), StagedBytes::File(file), _) => {
+                    file.read_at(at, part)?;
+                }
+                (Source::Base(at), _, Some(base)) => {
+                    base.read_at(at, part)?;
+                }
+                (Source::Base(_), _, None) => {
+                    let detail = "a session without a base refers to one";
+                    return Err(Error::with_detail(ErrorKind::Corrupt, detail));
+                }
+            }
+            done += part.len();
+        }
+        Ok(done)
+    }
+
+    /// Makes what was written so far survive a power cut too, without committing it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::NoSpace`].
+    pub fn sync(&self) -> Result<()> {
+        let mut state = self.state()?;
+        let State { record, staged, .. } = &mut *state;
+        if let StagedBytes::File(file) = staged {
+            file.sync()?;
+        }
+        // A durable commit takes the relaxed ones before it along.
+        let mut txn = self.inner.tree.write(Durability::Full)?;
+        record.touched = now();
+        txn.set_session(record)?;
+        txn.commit()
+    }
+
+    /// Commits the new version: content, entry and event in one transaction. When this returns, it
+    /// is as durable as the store's [`Durability`] says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the directory is gone; [`ErrorKind::AlreadyExists`] after
+    /// [`OpenOptions::create_new`] where the path was taken meanwhile. The session then stays open,
+    /// with all that was written, and close can be tried again.
+    pub fn close(&self) -> Result<Closed> {
+        let mut state = self.state()?;
+        let closed = self
+            .close_locked(&mut state)
+            .map_err(|e| e.op("close").path(&state.record.path))?;
+        state.ended = true;
+        self.inner.release(&state.record);
+        // The commit made the staged bytes worthless; what cannot be removed is swept later.
+        if let Err(error) = self.discard(&mut state) {
+            tracing::debug!(%error, "staged bytes stay until the next collection");
+        }
+        Ok(closed)
+    }
+
+    /// Throws away all that was written. The branch is untouched.
+    pub fn abort(&self) -> Result<()> {
+        let mut state = self.state()?;
+        state.ended = true;
+        self.inner.release(&state.record);
+        self.inner.remove_session(&state.record)?;
+        self.discard(&mut state)
+    }
+
+    /// Leaves the session open in the store, for this or another process to resume by its number.
+    pub fn detach(self) -> Result<SessionId> {
+        self.sync()?;
+        let mut state = self.state()?;
+        state.ended = true;
+        self.inner.release(&state.record);
+        // Nobody works on it now, so anybody may.
+        state.record.holder.clear();
+        let mut txn = self.inner.tree.write(Durability::Full)?;
+        txn.set_session(&state.record)?;
+        txn.commit()?;
+        Ok(state.record.id)
+    }
+
+    /// Removes the staged bytes of a session that has ended.
+    fn discard(&self, state: &mut State) -> Result<()> {
+        let nothing = StagedBytes::Rows {
+            log: Vec::new(),
+            extents: ExtentMap::default(),
+        };
+        match std::mem::replace(&mut state.staged, nothing) {
+            StagedBytes::Rows { .. } => Ok(()),
+            StagedBytes::File(file) => file.discard(),
+        }
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        if state.ended {
+            let detail = "the session is closed";
+            return Err(
+                Error::with_detail(ErrorKind::InvalidInput, detail).path(&state.record.path)
+            );
+        }
+        Ok(state)
+    }
+
+    fn write_locked(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let StagedBytes::Rows { log, .. } = &state.staged
+            && log.len() + bytes.len() > SPILL_LEN
+            && self.inner.contents.files().is_some()
+        {
+            self.spill(state)?;
+        }
+        let State { record, staged, .. } = &mut *state;
+        match staged {
+            StagedBytes::File(file) => file.write_at(offset, bytes)?,
+            StagedBytes::Rows { log, extents } => {
+                let len = bytes.len() as u64;
+                checked_end(offset, len)?;
+                let op = SessionOp::Write {
+                    offset,
+                    data: bytes.to_vec(),
+                };
+                self.inner.stage(record, &op)?;
+                extents.write(offset, len, log.len() as u64)?;
+                log.extend_from_slice(bytes);
+            }
+        }
+        state.dirty = true;
+        Ok(())
+    }
+
+    /// Moves the staged bytes from the database to a file.
+    fn spill(&self, state: &mut State) -> Result<()> {
+        let StagedBytes::Rows { log, extents } = &state.staged else {
+            return Ok(());
+        };
+        let base_len = state.record.base.map_or(0, |(_, len)| len);
+        let files = self.inner.files()?;
+        // Left where an earlier attempt to move failed half-way.
+        StagingFile::remove(files, state.record.id)?;
+        let mut file = StagingFile::create(files, state.record.id, base_len)?;
+        let AssemblyPlan { size, segments } = extents.plan();
+        // What the base no longer shows must not show through in the file's extents either.
+        file.truncate(extents.base_visible().min(size))?;
+        for Segment {
+            offset,
+            len,
+            source,
+        } in segments
+        {
+            if let Source::Staged(at) = source {
+                file.write_at(offset, &log[at as usize..(at + len) as usize])?;
+            }
+        }
+        file.truncate(size)?;
+        let record = SessionRecord {
+            staging: Staging::File,
+            touched: now(),
+            ..state.record.clone()
+        };
+        let mut txn = self.inner.tree.write(Durability::Relaxed)?;
+        txn.clear_session_ops(record.id)?;
+        txn.set_session(&record)?;
+        txn.commit()?;
+        state.record = record;
+        state.staged = StagedBytes::File(file);
+        Ok(())
+    }
+
+    fn close_locked(&self, state: &mut State) -> Result<Closed> {
+        let State {
+            record,
+            put,
+            dirty,
+            staged,
+            ..
+        } = state;
+        let inner = &self.inner;
+        let plan = staged.extents().plan();
+        let base = record.base;
+        if let (false, Some((hash, size))) = (*dirty, base) {
+            inner.remove_session(record)?;
+            let path = record.path.clone();
+            return Ok(Closed { path, hash, size });
+        }
+        let staged = match staged {
+            StagedBytes::Rows { log, .. } => Staged::Bytes(log),
+            StagedBytes::File(file) => Staged::File(file),
+        };
+        let mut prepared = {
+            let txn = inner.tree.read()?;
+            let base = base.map(|(hash, _)| hash);
+            [inner
+                .contents
+                .prepare_plan(&*txn, base.as_ref(), staged, &plan)?]
+        };
+        let (hash, size) = (prepared[0].hash(), prepared[0].size());
+        let record = &*record;
+        let path = inner.edit(record.branch, Some(record.id), |editor| {
+            inner.commit_contents(editor, &mut prepared)?;
+            let exists = editor
+                .resolve_target(&record.path, Follow::Yes)?
+                .entry
+                .is_some();
+            let set = SetAttrs {
+                mode: (!exists).then_some(record.mode),
+                ..SetAttrs::default()
+            };
+            let path = editor.put_file(&record.path, hash, size, &set, *put)?;
+            inner.end_session(editor.txn(), record)?;
+            Ok(path)
+        })?;
+        Ok(Closed { path, hash, size })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.state.lock().ended
+            && let Err(error) = self.abort()
+        {
+            tracing::warn!(%error, "a dropped write session could not be removed");
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Session")
+            .field("id", &state.record.id)
+            .field("path", &state.record.path)
+            .field("extents", state.staged.extents())
+            .finish_non_exhaustive()
+    }
+}
+
+fn session_record(txn: &dyn ReadTxn, id: SessionId) -> Result<SessionRecord> {
+    txn.session(id)?
+        .ok_or_else(|| Error::with_detail(ErrorKind::NotFound, "no such write session").path(id))
+}
+
+/// Returns the name of the honker lock of a session's path. Buckets and branches appear by number,
+/// so that renaming them does not lose the lock.
+fn lock_name(bucket: u32, record: &SessionRecord) -> String {
+    format!("path:{bucket}:{}:{}", record.branch, record.path)
+}
+
+fn lock_owner(record: &SessionRecord) -> String {
+    format!("{} (session {})", record.owner, record.id)
+}
+
+impl Store {
+    /// Takes over an open write session whose process is gone, with all that it had written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Locked`] where a living process works on it.
+    pub fn resume_session(&self, id: SessionId) -> Result<Session> {
+        Session::resume(Arc::clone(&self.inner), id).map_err(|e| e.op("resume session").path(id))
+    }
+}
+
+impl Inner {
+    /// Stages one operation of a session in the database.
+    fn stage(&self, record: &mut SessionRecord, op: &SessionOp) -> Result<()> {
+        let mut txn = self.tree.write(Durability::Relaxed)?;
+        txn.add_session_op(record.id, op)?;
+        let time = now();
+        if time.0 - record.touched.0 > 1_000_000_000 {
+            record.touched = time;
+            txn.set_session(record)?;
+        }
+        txn.commit()
+    }
+
+    fn files(&self) -> Result<&Arc<dyn Files>> {
+        self.contents.files().ok_or_else(|| {
+            Error::with_detail(
+                ErrorKind::Unsupported,
+                "a store in memory stages in no files",
+            )
+        })
+    }
+
+    pub(crate) fn sessions(&self) -> Result<Vec<SessionInfo>> {
+        let txn = self.tree.read()?;
+        let mut out = Vec::new();
+        for record in txn.sessions(None)? {
+            let branch = txn.branch(record.branch)?;
+            let bucket = match &branch {
+                Some(branch) => txn.bucket(branch.bucket)?,
+                None => None,
+            };
+            out.push(SessionInfo {
+                id: record.id,
+                bucket: bucket.map(|b| b.name).unwrap_or_default(),
+                branch: branch.map(|b| b.name).unwrap_or_default(),
+                alive: self.keeper.is_alive(&record.holder),
+                path: record.path,
+                owner: record.owner,
+                exclusive: record.exclusive,
+                staging: record.staging,
+                created: record.created,
+                touched: record.touched,
+            });
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn abort_session(&self, id: SessionId, force: bool) -> Result<()> {
+        let record = session_record(&*self.tree.read()?, id);
+        let record = record.map_err(|e| e.op("abort session"))?;
+        if !force && self.keeper.is_alive(&record.holder) {
+            let detail = format!("in use by {}; its process is alive", record.owner);
+            return Err(locked(detail).op("abort session").path(id));
+        }
+        self.remove_session(&record)?;
+        match record.staging {
+            Staging::File => StagingFile::remove(self.files()?, id),
+            Staging::Rows => Ok(()),
+        }
+    }
+
+    fn remove_session(&self, record: &SessionRecord) -> Result<()> {
+        let mut txn = self.tree.write(Durability::Relaxed)?;
+        self.end_session(&mut *txn, record)?;
+        txn.commit()
+    }
+
+    /// Removes a session's record and lock within a transaction.
+    fn end_session(
+        &self,
+        txn: &mut dyn alknet_fs_core::store::WriteTxn,
+        record: &SessionRecord,
+    ) -> Result<()> {
+        if record.exclusive
+            && let Some(branch) = txn.branch(record.branch)?
+        {
+            txn.unlock(&lock_name(branch.bucket.0, record), &lock_owner(record))?;
+        }
+        txn.remove_session(record.id)
+    }
+
+    /// Stops renewing a session's lock.
+    fn release(&self, record: &SessionRecord) {
+        if record.exclusive {
+            self.keeper.release(&lock_owner(record));
+        }
+    }
+
+    /// Makes the error for a path whose exclusive lock another session has.
+    fn held_by(&self, txn: &dyn ReadTxn, record: &SessionRecord, owner: &str) -> Error {
+        let others = txn.sessions(Some(record.branch)).unwrap_or_default();
+        let holder = others.iter().find(|other| lock_owner(other) == owner);
+        let detail = match holder {
+            Some(other) if !self.keeper.is_alive(&other.holder) => format!(
+                "locked by {owner}, whose process is gone; resume or abort session {}",
+                other.id
+            ),
+            _ => format!("locked by {owner}"),
+        };
+        locked(detail)
+    }
+}
+
+/// Tells other processes which sessions this open store works on, and renews their locks.
+pub(crate) struct Keeper {
+    /// Where lock files are; nothing for a store in memory.
+    dir: Option<PathBuf>,
+    holder: Mutex<Option<Holder>>,
+    held: Arc<Held>,
+}
+
+struct Holder {
+    name: String,
+    /// Locked for as long as this store is open; the system unlocks it when the process dies.
+    _file: File,
+    path: PathBuf,
+}
+
+#[derive(Default)]
+struct Held {
+    /// Lock names by owner.
+    locks: Mutex<HashMap<String, String>>,
+    changed: Condvar,
+}
+
+impl Keeper {
+    pub(crate) fn new(dir: Option<PathBuf>) -> Self {
+        Self {
+            dir,
+            holder: Mutex::new(None),
+            held: Arc::default(),
+        }
+    }
+
+    /// Returns the name under which this open store holds sessions.
+    fn holder(&self) -> Result<String> {
+        let Some(dir) = &self.dir else {
+            return Ok("memory".to_owned());
+        };
+        let mut holder = self.holder.lock();
+        if let Some(holder) = &*holder {
+            return Ok(holder.name.clone());
+        }
+        let name = format!("{}-{}", std::process::id(), now().0);
+        let path = dir.join(&name);
+        create_private_dir(dir)?;
+        let file = create_private(&path)?;
+        file.lock()?;
+        *holder = Some(Holder {
+            name: name.clone(),
+            _file: file,
+            path,
+        });
+        Ok(name)
+    }
+
+    fn is_alive(&self, holder: &str) -> bool {
+        let Some(dir) = &self.dir else {
+            return !holder.is_empty();
+        };
+        if self
+            .holder
+            .lock()
+            .as_ref()
+            .is_some_and(|own| own.name == holder)
+        {
+            return true;
+        }
+        // A name is a process number and a time; anything else was not written by this program.
+        if holder.is_empty() || !holder.bytes().all(|b| b.is_ascii_digit() || b == b'-') {
+            return false;
+        }
+        match File::open(dir.join(holder)).map(|file| file.try_lock_shared()) {
+            Ok(Err(TryLockError::WouldBlock)) => true,
+            Ok(_) => {
+                // Its process is gone, and so is the use of its file.
+                let _ = fs::remove_file(dir.join(holder));
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Renews a lock until it is released.
+    fn hold(&self, inner: &Arc<Inner>, name: String, owner: String) {
+        let mut locks = self.held.locks.lock();
+        let idle = locks.is_empty();
+        locks.insert(owner, name);
+        if idle {
+            let (held, inner) = (Arc::clone(&self.held), Arc::downgrade(inner));
+            let spawned = thread::Builder::new()
+                .name("alknet-fs-locks".to_owned())
+                .spawn(move || renew(&held, &inner));
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "exclusive locks cannot be renewed");
+            }
+        }
+    }
+
+    fn release(&self, owner: &str) {
+        self.held.locks.lock().remove(owner);
+        self.held.changed.notify_all();
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.held.locks.lock().clear();
+        self.held.changed.notify_all();
+        if let Some(holder) = self.holder.get_mut() {
+            let _ = fs::remove_file(&holder.path);
+        }
+    }
+}
+
+/// Renews all held locks in time, until none is left.
+fn renew(held: &Held, inner: &Weak<Inner>) {
+    loop {
+        let mut locks = held.locks.lock();
+        let timed_out = held.changed.wait_for(&mut locks, RENEW_EVERY).timed_out();
+        if locks.is_empty() {
+            return;
+        }
+        if !timed_out {
+            continue;
+        }
+        let renewed: Vec<_> = locks.clone().into_iter().collect();
+        drop(locks);
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        let result = inner.tree.write(Durability::Relaxed).and_then(|mut txn| {
+            for (owner, name) in &renewed {
+                txn.lock(name, owner, LOCK_SECONDS)?;
+            }
+            txn.commit()
+        });
+        if let Err(error) = result {
+            tracing::warn!(%error, "exclusive locks could not be renewed");
+        }
+    }
+}
+
+#[cfg(unix)]
+fn create_private_dir(dir: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    Ok(fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?)
+}
+
+#[cfg(not(unix))]
+fn create_private_dir(dir: &std::path::Path) -> Result<()> {
+    Ok(fs::create_dir_all(dir)?)
+}
+
+fn create_private(path: &std::path::Path) -> Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    Ok(options.open(path)?)
+}

@@ -1,0 +1,812 @@
+//! Importing a directory of the operating system's filesystem.
+//!
+//! One thread walks the source, several read and hash files, and the calling thread commits batches.
+//! What was read is recorded per source directory (size, times, inode and hash of each file), so a
+//! later import reads only files that may have changed since.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::{io, thread};
+
+use alknet_fs_content::Prepared;
+use alknet_fs_core::edit::{Editor, PutMode, SetAttrs};
+use alknet_fs_core::event::glob_set;
+use alknet_fs_core::store::Durability;
+use alknet_fs_core::tree::Follow;
+use alknet_fs_core::{Entry, Error, ErrorKind, Hash, Result, Timestamp, TreePath};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::branch::Branch;
+use crate::progress::{Progress, Task};
+use crate::store::{IntoPath, now};
+use crate::view::View;
+
+use super::workers;
+
+/// How to import a directory.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    exclude: Vec<String>,
+    delete: bool,
+}
+
+impl ImportOptions {
+    /// Creates the default options: import everything, delete nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Leaves out what matches a pattern, directories with all below them. Patterns are those of
+    /// [`EventFilter::globs`](crate::EventFilter::globs), relative to the imported directory.
+    #[must_use]
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Sets whether entries that the source lacks are removed from the branch. What is excluded is
+    /// neither imported nor removed.
+    #[must_use]
+    pub fn delete(mut self, delete: bool) -> Self {
+        self.delete = delete;
+        self
+    }
+}
+
+/// Something that could not be imported, while the rest was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImportReport {
+    /// Regular files in the source.
+    pub files: u64,
+    /// Directories in the source, the imported one not counted.
+    pub dirs: u64,
+    /// Symbolic links in the source.
+    pub symlinks: u64,
+    /// Bytes in the source's regular files.
+    pub bytes: u64,
+    /// Entries that were already as in the source.
+    pub unchanged: u64,
+    /// Files whose bytes were read.
+    pub files_read: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// Entries removed because the source lacks them.
+    pub removed: u64,
+    /// What was left out because it cannot be represented or read.
+    pub skipped: Vec<Skipped>,
+}
+
+/// What a commit holds at most, so that memory stays bounded and other writers get their turn.
+const BATCH_CHANGES: usize = 1024;
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// A file that changed this shortly before it was read may change again within one tick of the
+/// filesystem's clock, unnoticed by its times; it is not recorded, and so read again next time.
+const RACY: i64 = 100_000_000;
+
+const RECORD_SCOPE: &str = "import";
+
+/// What was known of a source file when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    stamp: Stamp,
+    hash: Hash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp(u64, i64, i64, u64);
+
+/// One step of the import, in an order in which directories precede what is in them.
+enum Step {
+    /// A directory was listed: its changes that need no reading, and how many files will follow.
+    Dir {
+        source: PathBuf,
+        changes: Vec<Change>,
+        known: Vec<Record>,
+        reading: usize,
+        unchanged: u64,
+    },
+    /// A file was read, or could not be.
+    File {
+        dir: PathBuf,
+        read: Result<FileRead, Skipped>,
+    },
+    /// Something was left out.
+    Skipped(Skipped),
+    /// The walk, or a worker, failed.
+    Failed(Error),
+}
+
+struct FileRead {
+    change: Change,
+    prepared: Prepared,
+    record: Option<Record>,
+}
+
+/// A directory still to be walked: where it is, where it goes, its path below the imported one, and
+/// what happens to it itself.
+type Child = (PathBuf, TreePath, String, Change);
+
+enum Change {
+    None,
+    Mkdir(TreePath, SetAttrs),
+    SetAttrs(TreePath, SetAttrs),
+    Symlink(TreePath, String, SetAttrs),
+    /// A file of a known content, replacing what is there where `replace` says so.
+    Put {
+        path: TreePath,
+        hash: Hash,
+        size: u64,
+        set: SetAttrs,
+        unlink_first: bool,
+    },
+    Remove(TreePath),
+}
+
+struct Job {
+    dir: PathBuf,
+    name: String,
+    path: TreePath,
+    stamp: Stamp,
+    set: SetAttrs,
+    unlink_first: bool,
+}
+
+#[derive(Default)]
+struct Totals {
+    files: AtomicU64,
+    dirs: AtomicU64,
+    symlinks: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Branch {
+    /// Imports a directory, with modes, owners, times and symbolic links, at a path, which is made
+    /// if it is missing.
+    ///
+    /// The import is committed in batches: after an error or a cancellation, what was committed
+    /// before stays, and importing again continues from there. Sockets, devices and names that are
+    /// not UTF-8 are left out and reported.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotADirectory`] or [`ErrorKind::NotFound`] for the source;
+    /// [`ErrorKind::Cancelled`]; the store's own.
+    pub fn import(
+        &self,
+        source: impl AsRef<Path>,
+        to: impl IntoPath,
+        options: &ImportOptions,
+        task: &Task,
+    ) -> Result<ImportReport> {
+        let source = source.as_ref();
+        let to = to.into_path().map_err(|e| e.op("import"))?;
+        let span = tracing::info_span!("import", source = %source.display(), to = %to);
+        let _entered = span.enter();
+        let fail = |e: Error| e.op("import").path(source.display());
+        let source = fs::canonicalize(source).map_err(|e| fail(e.into()))?;
+        let meta = fs::metadata(&source).map_err(|e| fail(e.into()))?;
+        if !meta.is_dir() {
+            return Err(fail(ErrorKind::NotADirectory.into()));
+        }
+        let exclude = glob_set(&options.exclude).map_err(|e| e.op("import"))?;
+        self.mkdir_all(&to)?;
+        let to = self.view()?.canonicalize(&to)?;
+        let totals = Totals::default();
+        let (steps, received) = sync_channel::<Step>(256);
+        let (jobs, queue) = sync_channel::<Job>(256);
+        let queue = Mutex::new(queue);
+        let walk = Walker {
+            view: self.view()?,
+            exclude,
+            delete: options.delete,
+            totals: &totals,
+            task,
+            steps: steps.clone(),
+            jobs,
+        };
+        // When the committer returns early, its end of the channel closes; the walker's and the
+        // workers' sends fail then, and they end.
+        thread::scope(|scope| {
+            for _ in 0..workers() {
+                let steps = steps.clone();
+                scope.spawn(|| read_files(self, &queue, steps, task));
+            }
+            drop(steps);
+            scope.spawn(|| walk.run(&source, &to, &meta));
+            Committer::new(self, &totals, task).run(received)
+        })
+        .map_err(|e| e.op("import"))
+    }
+}
+
+/// Walks the source and compares it with what the branch has and what was recorded.
+struct Walker<'a> {
+    view: View,
+    exclude: globset::GlobSet,
+    delete: bool,
+    totals: &'a Totals,
+    task: &'a Task,
+    steps: SyncSender<Step>,
+    jobs: SyncSender<Job>,
+}
+
+/// What comparing one directory came to.
+struct Compared {
+    step: Step,
+    jobs: Vec<Job>,
+    children: Vec<Child>,
+    skipped: Vec<Skipped>,
+}
+
+/// The receiver is gone: the import has failed already.
+struct Stopped;
+
+impl From<std::sync::mpsc::SendError<Step>> for Stopped {
+    fn from(_: std::sync::mpsc::SendError<Step>) -> Self {
+        Self
+    }
+}
+
+impl From<std::sync::mpsc::SendError<Job>> for Stopped {
+    fn from(_: std::sync::mpsc::SendError<Job>) -> Self {
+        Self
+    }
+}
+
+impl Walker<'_> {
+    fn run(self, source: &Path, to: &TreePath, meta: &Metadata) {
+        let set = attrs_of(meta);
+        let same = matches!(self.view.lstat(to), Ok(entry) if has_attrs(&entry, &set));
+        let first = if same {
+            Change::None
+        } else {
+            Change::SetAttrs(to.clone(), set)
+        };
+        // A source may be large, and its directories deep: no recursion.
+        let mut pending = vec![(source.to_owned(), to.clone(), String::new(), first)];
+        while let Some((source, to, rel, own)) = pending.pop() {
+            match self.directory(&source, &to, &rel, own) {
+                Ok(children) => pending.extend(children.into_iter().rev()),
+                Err(Stopped) => return,
+            }
+        }
+    }
+
+    fn directory(
+        &self,
+        source: &Path,
+        to: &TreePath,
+        rel: &str,
+        own: Change,
+    ) -> Result<Vec<Child>, Stopped> {
+        match self.compare(source, to, rel, own) {
+            Ok(Compared {
+                step,
+                jobs,
+                children,
+                skipped,
+            }) => {
+                for skipped in skipped {
+                    self.steps.send(Step::Skipped(skipped))?;
+                }
+                self.steps.send(step)?;
+                for job in jobs {
+                    self.jobs.send(job)?;
+                }
+                Ok(children)
+            }
+            Err(error) => {
+                self.steps.send(Step::Failed(error))?;
+                Err(Stopped)
+            }
+        }
+    }
+
+    fn compare(&self, source: &Path, to: &TreePath, rel: &str, own: Change) -> Result<Compared> {
+        self.task.cancel().check()?;
+        let mut skipped = Vec::new();
+        let mut changes = vec![own];
+        let mut known = Vec::new();
+        let mut jobs = Vec::new();
+        let mut children = Vec::new();
+        let mut unchanged = 0;
+        // A directory that is yet to be made has nothing in it.
+        let mut present: HashMap<Box<str>, Entry> = match self.view.list(to) {
+            Ok(entries) => entries.into_iter().map(|e| (e.name, e.entry)).collect(),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                HashMap::new()
+            }
+            Err(e) => return Err(e),
+        };
+        let recorded = self.recorded(source)?;
+        let mut names = Vec::new();
+        for item in fs::read_dir(source).map_err(|e| host(e, source))? {
+            let item = item.map_err(|e| host(e, source))?;
+            match item.file_name().into_string() {
+                Ok(name) => names.push(name),
+                Err(_) => skipped.push(Skipped {
+                    path: item.path(),
+                    reason: "the name is not valid UTF-8".to_owned(),
+                }),
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let inside = match rel {
+                "" => name.clone(),
+                rel => format!("{rel}/{name}"),
+            };
+            let here = source.join(&name);
+            let old = present.remove(name.as_str());
+            if self.exclude.is_match(&inside) {
+                continue;
+            }
+            let path = match to.join(&name) {
+                Ok(path) => path,
+                Err(e) => {
+                    let reason = e.detail().to_owned();
+                    skipped.push(Skipped { path: here, reason });
+                    continue;
+                }
+            };
+            let meta = match fs::symlink_metadata(&here) {
+                Ok(meta) => meta,
+                // It went away after it was listed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(host(e, &here)),
+            };
+            let set = attrs_of(&meta);
+            let kind = meta.file_type();
+            if kind.is_dir() {
+                self.totals.dirs.fetch_add(1, Ordering::Relaxed);
+                let own = match old {
+                    Some(old) if old.is_dir() && has_attrs(&old, &set) => {
+                        unchanged += 1;
+                        Change::None
+                    }
+                    Some(old) if old.is_dir() => Change::SetAttrs(path.clone(), set),
+                    Some(_) => {
+                        changes.push(Change::Remove(path.clone()));
+                        Change::Mkdir(path.clone(), set)
+                    }
+                    None => Change::Mkdir(path.clone(), set),
+                };
+                children.push((here, path, inside, own));
+            } else if kind.is_symlink() {
+                self.totals.symlinks.fetch_add(1, Ordering::Relaxed);
+                let text = fs::read_link(&here).map_err(|e| host(e, &here))?;
+                let Some(text) = text.to_str() else {
+                    let reason = "the link's text is not valid UTF-8".to_owned();
+                    skipped.push(Skipped { path: here, reason });
+                    continue;
+                };
+                match old {
+                    Some(old) if old.target() == Some(text) && has_attrs(&old, &set) => {
+                        unchanged += 1;
+                        continue;
+                    }
+                    Some(_) => changes.push(Change::Remove(path.clone())),
+                    None => {}
+                }
+                changes.push(Change::Symlink(path, text.to_owned(), set));
+            } else if kind.is_file() {
+                self.totals.files.fetch_add(1, Ordering::Relaxed);
+                self.totals.bytes.fetch_add(meta.len(), Ordering::Relaxed);
+                let stamp = stamp_of(&meta);
+                if old.as_ref().is_some_and(Entry::is_dir) {
+                    changes.push(Change::Remove(path.clone()));
+                }
+                let unlink_first = old.as_ref().is_some_and(Entry::is_symlink);
+                let old = old.filter(Entry::is_file);
+                let record = recorded.get(&name).filter(|r| r.stamp == stamp);
+                match record {
+                    Some(record) if self.has_content(record.hash, old.as_ref())? => {
+                        let hash = record.hash;
+                        known.push(record.clone());
+                        match old {
+                            Some(old) if old.hash() == Some(hash) && has_attrs(&old, &set) => {
+                                unchanged += 1;
+                            }
+                            Some(old) if old.hash() == Some(hash) => {
+                                changes.push(Change::SetAttrs(path, set));
+                            }
+                            _ => changes.push(Change::Put {
+                                path,
+                                hash,
+                                size: meta.len(),
+                                set,
+                                unlink_first,
+                            }),
+                        }
+                    }
+                    _ => jobs.push(Job {
+                        dir: source.to_owned(),
+                        name,
+                        path,
+                        stamp,
+                        set,
+                        unlink_first,
+                    }),
+                }
+            } else {
+                skipped.push(Skipped {
+                    path: here,
+                    reason: "neither a file, a directory nor a symbolic link".to_owned(),
+                });
+            }
+        }
+        if self.delete {
+            let mut gone: Vec<_> = present.into_keys().collect();
+            gone.sort_unstable();
+            for name in gone {
+                let inside = match rel {
+                    "" => name.to_string(),
+                    rel => format!("{rel}/{name}"),
+                };
+                if !self.exclude.is_match(&inside) {
+                    changes.push(Change::Remove(to.join(&name)?));
+                }
+            }
+        }
+        let step = Step::Dir {
+            source: source.to_owned(),
+            changes,
+            known,
+            reading: jobs.len(),
+            unchanged,
+        };
+        Ok(Compared {
+            step,
+            jobs,
+            children,
+            skipped,
+        })
+    }
+
+    /// Tells whether the store still holds a recorded content.
+    fn has_content(&self, hash: Hash, old: Option<&Entry>) -> Result<bool> {
+        if old.and_then(Entry::hash) == Some(hash) {
+            return Ok(true);
+        }
+        self.view.with(|txn, _| Ok(txn.content(&hash)?.is_some()))
+    }
+
+    fn recorded(&self, source: &Path) -> Result<HashMap<String, Record>> {
+        let key = source.to_string_lossy();
+        let value = self.view.with(|txn, _| txn.value(RECORD_SCOPE, &key))?;
+        let records: Vec<Record> = value
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Ok(records.into_iter().map(|r| (r.name.clone(), r)).collect())
+    }
+}
+
+/// Reads and hashes files until there are no more jobs.
+fn read_files(branch: &Branch, queue: &Mutex<Receiver<Job>>, steps: SyncSender<Step>, task: &Task) {
+    loop {
+        let job = queue.lock().recv();
+        let Ok(job) = job else {
+            return;
+        };
+        let step = match task.cancel().check() {
+            Ok(()) => read_file(branch, job),
+            Err(error) => Step::Failed(error),
+        };
+        if steps.send(step).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_file(branch: &Branch, job: Job) -> Step {
+    let Job {
+        dir,
+        name,
+        path,
+        mut stamp,
+        mut set,
+        unlink_first,
+    } = job;
+    let here = dir.join(&name);
+    let mut read = || -> Result<(Prepared, bool)> {
+        // A file that is written to while it is read is read once more, to get a version that was
+        // once there as a whole; whether it was, cannot be known, so it is not recorded.
+        let mut steady = false;
+        let mut prepared = None;
+        for _ in 0..2 {
+            let mut file = File::open(&here).map_err(|e| host(e, &here))?;
+            let meta = file.metadata().map_err(|e| host(e, &here))?;
+            (stamp, set) = (stamp_of(&meta), attrs_of(&meta));
+            let contents = &branch.inner.contents;
+            let content = contents.prepare_read(&mut file, Some(meta.len()), false)?;
+            let after = file.metadata().map_err(|e| host(e, &here))?;
+            steady = stamp_of(&after) == stamp && content.size() == meta.len();
+            prepared = Some(content);
+            if steady {
+                break;
+            }
+        }
+        let prepared = prepared.ok_or(ErrorKind::Io)?;
+        Ok((prepared, steady))
+    };
+    let skipped = |reason: &str| {
+        Err(Skipped {
+            path: here.clone(),
+            reason: reason.to_owned(),
+        })
+    };
+    let read = match read() {
+        Ok((prepared, steady)) => {
+            let settled = steady && now().0 - stamp.2.max(stamp.1) > RACY;
+            let (hash, size) = (prepared.hash(), prepared.size());
+            Ok(FileRead {
+                change: Change::Put {
+                    path,
+                    hash,
+                    size,
+                    set,
+                    unlink_first,
+                },
+                prepared,
+                record: settled.then_some(Record { name, stamp, hash }),
+            })
+        }
+        Err(e) if e.is_not_found() => skipped("it went away while it was imported"),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => skipped(e.detail()),
+        Err(e) => return Step::Failed(e),
+    };
+    Step::File { dir, read }
+}
+
+/// Collects changes and commits them in batches.
+struct Committer<'a> {
+    branch: &'a Branch,
+    totals: &'a Totals,
+    task: &'a Task,
+    report: ImportReport,
+    changes: Vec<Change>,
+    contents: Vec<Prepared>,
+    content_bytes: u64,
+    /// Directories whose files are not all read yet.
+    reading: HashMap<PathBuf, (usize, Vec<Record>)>,
+    /// Records of directories that are complete, to be stored with the next commit.
+    complete: Vec<(PathBuf, Vec<Record>)>,
+    done: u64,
+    done_bytes: u64,
+}
+
+impl<'a> Committer<'a> {
+    fn new(branch: &'a Branch, totals: &'a Totals, task: &'a Task) -> Self {
+        Self {
+            branch,
+            totals,
+            task,
+            report: ImportReport::default(),
+            changes: Vec::new(),
+            contents: Vec::new(),
+            content_bytes: 0,
+            reading: HashMap::new(),
+            complete: Vec::new(),
+            done: 0,
+            done_bytes: 0,
+        }
+    }
+
+    fn run(mut self, received: Receiver<Step>) -> Result<ImportReport> {
+        for step in received {
+            self.take(step)?;
+            if self.changes.len() >= BATCH_CHANGES || self.content_bytes >= BATCH_BYTES {
+                self.flush(Durability::Relaxed)?;
+            }
+        }
+        // The last commit takes those before it along.
+        self.flush(self.branch.inner.options.durability)?;
+        let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        self.report.files = total(&self.totals.files);
+        self.report.dirs = total(&self.totals.dirs);
+        self.report.symlinks = total(&self.totals.symlinks);
+        self.report.bytes = total(&self.totals.bytes);
+        Ok(self.report)
+    }
+
+    fn take(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Failed(error) => return Err(error),
+            Step::Skipped(skipped) => self.report.skipped.push(skipped),
+            Step::Dir {
+                source,
+                changes,
+                known,
+                reading,
+                unchanged,
+            } => {
+                self.report.unchanged += unchanged;
+                self.done += unchanged;
+                for change in changes {
+                    self.push(change);
+                }
+                if reading == 0 {
+                    self.complete.push((source, known));
+                } else {
+                    self.reading.insert(source, (reading, known));
+                }
+            }
+            Step::File { dir, read } => {
+                let mut record = None;
+                match read {
+                    Ok(read) => {
+                        self.report.files_read += 1;
+                        self.report.bytes_read += read.prepared.size();
+                        self.content_bytes += read.prepared.size();
+                        self.done_bytes += read.prepared.size();
+                        self.contents.push(read.prepared);
+                        self.push(read.change);
+                        record = read.record;
+                    }
+                    Err(skipped) => self.report.skipped.push(skipped),
+                }
+                if let Some((left, records)) = self.reading.get_mut(&dir) {
+                    *left -= 1;
+                    records.extend(record);
+                    if *left == 0
+                        && let Some((_, records)) = self.reading.remove(&dir)
+                    {
+                        self.complete.push((dir, records));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, change: Change) {
+        if !matches!(change, Change::None) {
+            self.done += 1;
+            self.changes.push(change);
+        }
+    }
+
+    fn flush(&mut self, durability: Durability) -> Result<()> {
+        let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        self.task.step(Progress {
+            files: self.done,
+            total_files: total(&self.totals.files)
+                + total(&self.totals.dirs)
+                + total(&self.totals.symlinks),
+            bytes: self.done_bytes,
+            total_bytes: 0,
+        })?;
+        let inner = &self.branch.inner;
+        let mut contents = std::mem::take(&mut self.contents);
+        self.content_bytes = 0;
+        inner.contents.sync(&mut contents)?;
+        let mut txn = inner.tree.write(durability)?;
+        let chain = inner.chain(&*txn, self.branch.id)?;
+        let mut editor = Editor::new(&mut *txn, &chain, inner.context());
+        inner.commit_contents(&mut editor, &mut contents)?;
+        for change in self.changes.drain(..) {
+            if let Change::Remove(_) = &change {
+                self.report.removed += 1;
+            }
+            change.apply(&mut editor)?;
+        }
+        editor.finish(None)?;
+        for (dir, records) in self.complete.drain(..) {
+            let value =
+                serde_json::to_vec(&records).map_err(|e| Error::new(ErrorKind::Io).source(e))?;
+            let value = (!records.is_empty()).then_some(value);
+            txn.set_value(RECORD_SCOPE, &dir.to_string_lossy(), value.as_deref())?;
+        }
+        txn.commit()
+    }
+}
+
+impl Change {
+    fn apply(self, editor: &mut Editor<'_>) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Mkdir(path, set) => editor.mkdir(&path, &set),
+            Self::SetAttrs(path, set) => editor.set_attrs(&path, &set, Follow::No),
+            Self::Symlink(path, text, set) => editor.symlink(&path, &text, &set),
+            Self::Remove(path) => editor.remove_all(&path).map(drop),
+            Self::Put {
+                path,
+                hash,
+                size,
+                set,
+                unlink_first,
+            } => {
+                if unlink_first {
+                    editor.unlink(&path)?;
+                }
+                let mode = PutMode::CreateOrReplace;
+                editor.put_file(&path, hash, size, &set, mode).map(drop)
+            }
+        }
+    }
+}
+
+fn has_attrs(entry: &Entry, set: &SetAttrs) -> bool {
+    let a = &entry.attrs;
+    *set == SetAttrs {
+        mode: Some(a.mode),
+        uid: Some(a.uid),
+        gid: Some(a.gid),
+        mtime: Some(a.mtime),
+    }
+}
+
+fn host(error: io::Error, path: &Path) -> Error {
+    Error::from(error).op("import").path(path.display())
+}
+
+#[cfg(unix)]
+fn attrs_of(meta: &Metadata) -> SetAttrs {
+    use std::os::unix::fs::MetadataExt;
+    SetAttrs {
+        mode: Some(meta.mode() & alknet_fs_core::edit::MODE_MASK),
+        uid: Some(meta.uid()),
+        gid: Some(meta.gid()),
+        mtime: Some(Timestamp(nanos(meta.mtime(), meta.mtime_nsec()))),
+    }
+}
+
+#[cfg(unix)]
+fn stamp_of(meta: &Metadata) -> Stamp {
+    use std::os::unix::fs::MetadataExt;
+    Stamp(
+        meta.len(),
+        nanos(meta.mtime(), meta.mtime_nsec()),
+        nanos(meta.ctime(), meta.ctime_nsec()),
+        meta.ino(),
+    )
+}
+
+#[cfg(unix)]
+fn nanos(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+#[cfg(not(unix))]
+fn attrs_of(meta: &Metadata) -> SetAttrs {
+    let mode = match (meta.is_dir(), meta.permissions().readonly()) {
+        (true, _) => 0o755,
+        (false, true) => 0o444,
+        (false, false) => 0o644,
+    };
+    SetAttrs {
+        mode: Some(mode),
+        uid: Some(0),
+        gid: Some(0),
+        mtime: Some(modified(meta)),
+    }
+}
+
+#[cfg(not(unix))]
+fn stamp_of(meta: &Metadata) -> Stamp {
+    let Timestamp(mtime) = modified(meta);
+    Stamp(meta.len(), mtime, mtime, 0)
+}
+
+#[cfg(not(unix))]
+fn modified(meta: &Metadata) -> Timestamp {
+    let since = meta
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Timestamp(since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+}

@@ -1,0 +1,235 @@
+//! Reading a branch, or a snapshot, at one point in time.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use alknet_fs_content::ContentReader;
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::event::glob_set;
+use alknet_fs_core::store::ReadTxn;
+use alknet_fs_core::tree::{self, Follow, Walk};
+use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Hash, Node, Result, TreePath};
+use parking_lot::Mutex;
+
+use crate::reader::Reader;
+use crate::store::{Inner, IntoPath};
+
+/// A tree at one point in time: whatever is committed afterwards, a view shows the same.
+///
+/// Reading many things through one view is consistent, and faster than one call each. A view that
+/// is held for long keeps the database's write-ahead log from shrinking, so drop it when done.
+pub struct View {
+    inner: Arc<Inner>,
+    chain: Arc<Chain>,
+    txn: Mutex<Box<dyn ReadTxn>>,
+}
+
+impl View {
+    pub(crate) fn new(inner: Arc<Inner>, chain: Arc<Chain>, txn: Box<dyn ReadTxn>) -> Self {
+        Self {
+            inner,
+            chain,
+            txn: Mutex::new(txn),
+        }
+    }
+
+    pub(crate) fn with<R>(&self, read: impl FnOnce(&dyn ReadTxn, &Chain) -> R) -> R {
+        read(&**self.txn.lock(), &self.chain)
+    }
+
+    /// Returns what is at a path; a link at its end is followed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::NotADirectory`], [`ErrorKind::TooManyLinks`].
+    pub fn stat(&self, path: impl IntoPath) -> Result<Entry> {
+        self.entry(path, Follow::Yes, "stat")
+            .map(|(_, entry)| entry)
+    }
+
+    /// Returns what is at a path; a link at its end is returned itself.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat).
+    pub fn lstat(&self, path: impl IntoPath) -> Result<Entry> {
+        self.entry(path, Follow::No, "lstat")
+            .map(|(_, entry)| entry)
+    }
+
+    /// Tells whether something is at a path, links followed.
+    ///
+    /// # Errors
+    /// Only those that say nothing about existence, such as [`ErrorKind::Io`].
+    pub fn exists(&self, path: impl IntoPath) -> Result<bool> {
+        match self.stat(path) {
+            Ok(_) => Ok(true),
+            Err(e) => match e.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::TooManyLinks => {
+                    Ok(false)
+                }
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Returns the path with every symbolic link replaced by what it points to.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat).
+    pub fn canonicalize(&self, path: impl IntoPath) -> Result<TreePath> {
+        self.entry(path, Follow::Yes, "canonicalize")
+            .map(|(path, _)| path)
+    }
+
+    /// Returns the text of a symbolic link.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] where the path is not a link, and as [`stat`](Self::stat).
+    pub fn read_link(&self, path: impl IntoPath) -> Result<String> {
+        let (path, entry) = self.entry(path, Follow::No, "readlink")?;
+        entry.target().map(str::to_owned).ok_or_else(|| {
+            Error::with_detail(ErrorKind::InvalidInput, "not a symbolic link")
+                .op("readlink")
+                .path(path)
+        })
+    }
+
+    /// Lists a directory in the order of the names' bytes. Links are not followed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotADirectory`], and as [`stat`](Self::stat).
+    pub fn list(&self, path: impl IntoPath) -> Result<Vec<DirEntry>> {
+        let path = path.into_path()?;
+        self.with(|txn, chain| tree::list(txn, chain, &path))
+            .map_err(|e| e.op("list").path(path))
+    }
+
+    /// Visits everything below a directory, each directory before its entries, by name.
+    ///
+    /// The visitor must not read through this view.
+    ///
+    /// # Errors
+    /// As [`stat`](Self::stat), and whatever the visitor returns.
+    pub fn walk(
+        &self,
+        path: impl IntoPath,
+        mut visit: impl FnMut(&TreePath, &Entry) -> Result<Walk>,
+    ) -> Result<()> {
+        let path = path.into_path()?;
+        self.with(|txn, chain| tree::walk(txn, chain, &path, &mut visit))
+            .map_err(|e| e.op("walk").path(path))
+    }
+
+    /// Returns the paths below a directory that match a pattern, relative to that directory.
+    ///
+    /// `*` and `?` stop at `/`, `**` does not; a pattern without a `/` matches names at any depth.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a malformed pattern, and as [`stat`](Self::stat).
+    pub fn glob(&self, path: impl IntoPath, pattern: &str) -> Result<Vec<(TreePath, Entry)>> {
+        let set = glob_set([pattern])?;
+        let base = self.canonicalize(path)?;
+        let mut out = Vec::new();
+        self.walk(&base, |path, entry| {
+            if path
+                .strip_prefix(&base)
+                .is_some_and(|rest| set.is_match(rest))
+            {
+                out.push((path.clone(), entry.clone()));
+            }
+            Ok(Walk::Continue)
+        })?;
+        Ok(out)
+    }
+
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IsADirectory`], [`ErrorKind::Corrupt`] where the content is missing, and as
+    /// [`stat`](Self::stat).
+    pub fn read(&self, path: impl IntoPath) -> Result<Vec<u8>> {
+        let path = path.into_path()?;
+        let read = |txn: &dyn ReadTxn, chain: &Chain| {
+            let hash = file_hash(tree::resolve(txn, chain, &path, Follow::Yes)?.1)?;
+            self.inner.contents.open(txn, &hash)?.read_all()
+        };
+        self.with(read).map_err(|e| e.op("read").path(path))
+    }
+
+    /// Opens a file for streaming reads. The reader stays valid after the view is dropped.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn open(&self, path: impl IntoPath) -> Result<Reader> {
+        let path = path.into_path()?;
+        let open = |txn: &dyn ReadTxn, chain: &Chain| {
+            let hash = file_hash(tree::resolve(txn, chain, &path, Follow::Yes)?.1)?;
+            self.inner.contents.open(txn, &hash)
+        };
+        let content = self.with(open).map_err(|e| e.op("open").path(path))?;
+        Ok(Reader::new(content))
+    }
+
+    /// Opens a content by its hash, whatever path it has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the store does not hold it.
+    pub fn open_content(&self, hash: &Hash) -> Result<Reader> {
+        let known = self.with(|txn, _| txn.content(hash))?;
+        if known.is_none() {
+            let detail = "the store holds no such content";
+            return Err(Error::with_detail(ErrorKind::NotFound, detail).path(hash));
+        }
+        self.content(hash).map(Reader::new)
+    }
+
+    pub(crate) fn content(&self, hash: &Hash) -> Result<ContentReader> {
+        self.with(|txn, _| self.inner.contents.open(txn, hash))
+    }
+
+    /// Re-reads a file and checks every byte against its hash.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] naming what is wrong, and as [`read`](Self::read).
+    pub fn verify(&self, path: impl IntoPath) -> Result<()> {
+        let path = path.into_path()?;
+        let verify = |txn: &dyn ReadTxn, chain: &Chain| {
+            let hash = file_hash(tree::resolve(txn, chain, &path, Follow::Yes)?.1)?;
+            self.inner
+                .contents
+                .verify(txn, &hash, &mut |_| ControlFlow::Continue(()))
+        };
+        self.with(verify).map_err(|e| e.op("verify").path(path))
+    }
+
+    /// Hashes the whole tree: names, kinds, modes, contents and link texts, not times or owners.
+    /// Two trees with equal hashes hold the same files.
+    pub fn tree_hash(&self) -> Result<Hash> {
+        self.with(tree::tree_hash)
+    }
+
+    fn entry(
+        &self,
+        path: impl IntoPath,
+        follow: Follow,
+        op: &'static str,
+    ) -> Result<(TreePath, Entry)> {
+        let path = path.into_path()?;
+        self.with(|txn, chain| tree::resolve(txn, chain, &path, follow))
+            .map_err(|e| e.op(op).path(path))
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("chain", &self.chain)
+            .finish_non_exhaustive()
+    }
+}
+
+fn file_hash(entry: Entry) -> Result<Hash> {
+    match entry.node {
+        Node::File { hash, .. } => Ok(hash),
+        _ => Err(Error::new(ErrorKind::IsADirectory)),
+    }
+}
