@@ -112,6 +112,11 @@ impl ExtentMap {
         self.size
     }
 
+    /// Returns below which offset the base shows through where nothing was written.
+    pub fn base_visible(&self) -> u64 {
+        self.base_visible
+    }
+
     /// Tells whether the file is still exactly the base.
     pub fn is_unchanged(&self, base_len: u64) -> bool {
         self.extents.is_empty() && self.size == base_len && self.base_visible == base_len
@@ -260,7 +265,11 @@ fn push(out: &mut Vec<Segment>, offset: u64, len: u64, source: Source) {
     });
 }
 
-fn checked_end(offset: u64, len: u64) -> Result<u64> {
+/// Returns where a write of `len` bytes at `offset` ends.
+///
+/// # Errors
+/// [`ErrorKind::TooLarge`] where that is beyond [`MAX_FILE_SIZE`].
+pub fn checked_end(offset: u64, len: u64) -> Result<u64> {
     offset
         .checked_add(len)
         .filter(|&end| end <= MAX_FILE_SIZE)
