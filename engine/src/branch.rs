@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use alknet_fs_core::branch;
-use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Editor, PutMode, SetAttrs};
 use alknet_fs_core::store::{BranchId, BucketId, SnapshotRecord};
 use alknet_fs_core::tree::Follow;
@@ -79,9 +78,21 @@ impl Branch {
     /// # Errors
     /// [`ErrorKind::NotFound`] where the branch was deleted.
     pub fn view(&self) -> Result<View> {
-        let txn = self.inner.tree.read()?;
-        let chain = self.inner.chain(&*txn, self.id)?;
-        Ok(View::new(Arc::clone(&self.inner), chain, txn))
+        View::open_at(&self.inner, true, |txn| self.inner.chain(txn, self.id))
+    }
+
+    /// Opens a view for one call.
+    fn now(&self) -> Result<View> {
+        View::open_at(&self.inner, false, |txn| self.inner.chain(txn, self.id))
+    }
+
+    /// Reads content in a view for one call, and should it find a file missing, which garbage
+    /// collection may have removed meanwhile, once more in a pinned one.
+    fn read_now<R>(&self, read: impl Fn(&View) -> Result<R>) -> Result<R> {
+        match read(&self.now()?) {
+            Err(e) if e.is_corrupt() => read(&self.view()?),
+            result => result,
+        }
     }
 
     /// Opens a view of one of the branch's snapshots.
@@ -89,10 +100,10 @@ impl Branch {
     /// # Errors
     /// [`ErrorKind::NotFound`].
     pub fn view_at(&self, snapshot: &str) -> Result<View> {
-        let txn = self.inner.tree.read()?;
-        let chain: Chain =
-            branch::chain_at(&*txn, self.id, Some(snapshot)).map_err(|e| e.op("open snapshot"))?;
-        Ok(View::new(Arc::clone(&self.inner), Arc::new(chain), txn))
+        View::open_at(&self.inner, true, |txn| {
+            let chain = branch::chain_at(txn, self.id, Some(snapshot));
+            chain.map(Arc::new).map_err(|e| e.op("open snapshot"))
+        })
     }
 
     /// Forks a branch off this one: later writes to this branch show through in the fork where the
@@ -164,37 +175,39 @@ impl Branch {
 
     /// As [`View::stat`], now.
     pub fn stat(&self, path: impl IntoPath) -> Result<Entry> {
-        self.view()?.stat(path)
+        self.now()?.stat(path)
     }
 
     /// As [`View::lstat`], now.
     pub fn lstat(&self, path: impl IntoPath) -> Result<Entry> {
-        self.view()?.lstat(path)
+        self.now()?.lstat(path)
     }
 
     /// As [`View::exists`], now.
     pub fn exists(&self, path: impl IntoPath) -> Result<bool> {
-        self.view()?.exists(path)
+        self.now()?.exists(path)
     }
 
     /// As [`View::read_link`], now.
     pub fn read_link(&self, path: impl IntoPath) -> Result<String> {
-        self.view()?.read_link(path)
+        self.now()?.read_link(path)
     }
 
     /// As [`View::list`], now.
     pub fn list(&self, path: impl IntoPath) -> Result<Vec<DirEntry>> {
-        self.view()?.list(path)
+        self.now()?.list(path)
     }
 
     /// As [`View::read`], now.
     pub fn read(&self, path: impl IntoPath) -> Result<Vec<u8>> {
-        self.view()?.read(path)
+        let path = path.into_path().map_err(|e| e.op("read"))?;
+        self.read_now(|view| view.read(&path))
     }
 
     /// As [`View::open`], now.
     pub fn open(&self, path: impl IntoPath) -> Result<Reader> {
-        self.view()?.open(path)
+        let path = path.into_path().map_err(|e| e.op("open"))?;
+        self.read_now(|view| view.open(&path))
     }
 
     /// Writes a whole file, creating or replacing it; a link at the end of the path is followed.

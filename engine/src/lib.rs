@@ -24,9 +24,12 @@
 mod batch;
 mod branch;
 mod bucket;
+mod fsck;
+mod gc;
 mod progress;
 mod reader;
 mod session;
+mod stats;
 mod store;
 mod transfer;
 mod view;
@@ -47,9 +50,12 @@ pub use alknet_fs_core::{
 pub use batch::Batch;
 pub use branch::Branch;
 pub use bucket::{BranchInfo, Bucket, TreeRef};
+pub use fsck::{FsckOptions, FsckReport, Problem};
+pub use gc::{GcOptions, GcReport};
 pub use progress::{Cancel, Progress, Task};
 pub use reader::Reader;
 pub use session::{Closed, OpenOptions, Session, SessionInfo};
+pub use stats::{Share, Stats};
 pub use store::{DEFAULT_BUCKET, IntoPath, Options, Store};
 pub use transfer::{ExportOptions, ExportReport, ImportOptions, ImportReport, Skipped};
 pub use view::View;

@@ -752,11 +752,13 @@ impl Inner {
     }
 }
 
-/// Tells other processes which sessions this open store works on, and renews their locks.
+/// Tells other processes which sessions this open store works on and whether it has views open,
+/// and renews locks.
 pub(crate) struct Keeper {
     /// Where lock files are; nothing for a store in memory.
     dir: Option<PathBuf>,
     holder: Mutex<Option<Holder>>,
+    views: Mutex<Views>,
     held: Arc<Held>,
 }
 
@@ -766,6 +768,16 @@ struct Holder {
     _file: File,
     path: PathBuf,
 }
+
+/// The views open now, and the shared lock that they hold together.
+#[derive(Default)]
+struct Views {
+    open: usize,
+    lock: Option<File>,
+}
+
+/// The lock file that views share and that the removal of files takes alone.
+const VIEWS: &str = "views";
 
 #[derive(Default)]
 struct Held {
@@ -779,6 +791,7 @@ impl Keeper {
         Self {
             dir,
             holder: Mutex::new(None),
+            views: Mutex::default(),
             held: Arc::default(),
         }
     }
@@ -795,7 +808,7 @@ impl Keeper {
         let name = format!("{}-{}", std::process::id(), now().0);
         let path = dir.join(&name);
         create_private_dir(dir)?;
-        let file = create_private(&path)?;
+        let file = private_options().create_new(true).open(&path)?;
         file.lock()?;
         *holder = Some(Holder {
             name: name.clone(),
@@ -803,6 +816,52 @@ impl Keeper {
             path,
         });
         Ok(name)
+    }
+
+    /// Keeps files from being removed until [`unpin_view`](Self::unpin_view).
+    pub(crate) fn pin_view(&self) -> Result<()> {
+        let mut views = self.views.lock();
+        if views.open == 0 {
+            views.lock = self.views_file()?;
+            if let Some(file) = &views.lock {
+                file.lock_shared()?;
+            }
+        }
+        views.open += 1;
+        Ok(())
+    }
+
+    pub(crate) fn unpin_view(&self) {
+        let mut views = self.views.lock();
+        views.open -= 1;
+        if views.open == 0 {
+            views.lock = None;
+        }
+    }
+
+    /// Keeps views from being opened while the result lives; nothing where some are open.
+    pub(crate) fn no_views(&self) -> Result<Option<Alone>> {
+        let file = self.views_file()?;
+        let alone = match &file {
+            None => Ok(()),
+            Some(file) => file.try_lock(),
+        };
+        match alone {
+            Ok(()) => Ok(Some(Alone { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(e.into()),
+        }
+    }
+
+    fn views_file(&self) -> Result<Option<File>> {
+        let Some(dir) = &self.dir else {
+            return Ok(None);
+        };
+        create_private_dir(dir)?;
+        let mut options = private_options();
+        Ok(Some(
+            options.create(true).truncate(false).open(dir.join(VIEWS))?,
+        ))
     }
 
     fn is_alive(&self, holder: &str) -> bool {
@@ -852,6 +911,11 @@ impl Keeper {
         self.held.locks.lock().remove(owner);
         self.held.changed.notify_all();
     }
+}
+
+/// Holds the lock of [`Keeper::no_views`]; dropping it closes the file, which unlocks it.
+pub(crate) struct Alone {
+    _file: Option<File>,
 }
 
 impl Drop for Keeper {
@@ -906,13 +970,13 @@ fn create_private_dir(dir: &std::path::Path) -> Result<()> {
     Ok(fs::create_dir_all(dir)?)
 }
 
-fn create_private(path: &std::path::Path) -> Result<File> {
+fn private_options() -> fs::OpenOptions {
     let mut options = File::options();
-    options.write(true).create_new(true);
+    options.write(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
         options.mode(0o600);
     }
-    Ok(options.open(path)?)
+    options
 }

@@ -22,14 +22,38 @@ pub struct View {
     inner: Arc<Inner>,
     chain: Arc<Chain>,
     txn: Mutex<Box<dyn ReadTxn>>,
+    /// Whether garbage collection waits for this view. A view that lives for one call goes without.
+    pinned: bool,
 }
 
 impl View {
-    pub(crate) fn new(inner: Arc<Inner>, chain: Arc<Chain>, txn: Box<dyn ReadTxn>) -> Self {
-        Self {
-            inner,
-            chain,
-            txn: Mutex::new(txn),
+    /// Opens a view. Garbage collection leaves alone what a pinned view shows; one that is not may
+    /// miss a file that was collected since.
+    pub(crate) fn open_at(
+        inner: &Arc<Inner>,
+        pinned: bool,
+        chain: impl FnOnce(&dyn ReadTxn) -> Result<Arc<Chain>>,
+    ) -> Result<Self> {
+        if pinned {
+            inner.keeper.pin_view()?;
+        }
+        let open = || {
+            let txn = inner.tree.read()?;
+            Ok((chain(&*txn)?, Mutex::new(txn)))
+        };
+        match open() {
+            Ok((chain, txn)) => Ok(Self {
+                inner: Arc::clone(inner),
+                chain,
+                txn,
+                pinned,
+            }),
+            Err(e) => {
+                if pinned {
+                    inner.keeper.unpin_view();
+                }
+                Err(e)
+            }
         }
     }
 
@@ -216,6 +240,14 @@ impl View {
         let path = path.into_path()?;
         self.with(|txn, chain| tree::resolve(txn, chain, &path, follow))
             .map_err(|e| e.op(op).path(path))
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if self.pinned {
+            self.inner.keeper.unpin_view();
+        }
     }
 }
 

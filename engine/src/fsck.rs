@@ -1,0 +1,251 @@
+//! Checking a store.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::store::{BucketRecord, Layer, ReadTxn};
+use alknet_fs_core::tree::{self, Follow, Walk};
+use alknet_fs_core::{Hash, Result, TreePath};
+
+use crate::progress::{Progress, Task};
+use crate::store::{Store, now};
+
+/// How to check a store.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FsckOptions {
+    fast: bool,
+}
+
+impl FsckOptions {
+    /// Creates the default options: check everything, every byte included.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets whether to check the structure only, without reading the contents.
+    #[must_use]
+    pub fn fast(mut self, fast: bool) -> Self {
+        self.fast = fast;
+        self
+    }
+}
+
+/// Something that is wrong with a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What it is about: a path, a content hash, a branch, a table.
+    pub subject: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FsckReport {
+    /// Entries looked at, in all branches and snapshots.
+    pub entries: u64,
+    /// Contents looked at.
+    pub contents: u64,
+    /// Bytes read and compared with their hash.
+    pub bytes: u64,
+    /// Files that nothing owns: harmless leftovers of crashes, which garbage collection removes.
+    pub orphans: u64,
+    /// Their sizes, in bytes.
+    pub orphan_bytes: u64,
+    /// What is wrong; empty for a healthy store.
+    pub problems: Vec<Problem>,
+}
+
+impl FsckReport {
+    fn problem(&mut self, subject: impl ToString, detail: impl ToString) {
+        self.problems.push(Problem {
+            subject: subject.to_string(),
+            detail: detail.to_string(),
+        });
+    }
+}
+
+impl Store {
+    /// Checks the whole store: the database, every branch and snapshot, and every content.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), or where the check itself cannot run;
+    /// what is wrong with the store is reported, not returned as an error.
+    pub fn fsck(&self, options: &FsckOptions, task: &Task) -> Result<FsckReport> {
+        let span = tracing::info_span!("fsck");
+        let _entered = span.enter();
+        let mut report = FsckReport::default();
+        if let Some(disk) = &self.inner.disk {
+            for problem in disk.sqlite.check(!options.fast)? {
+                report.problem("store.db", problem);
+            }
+        }
+        let txn = self.inner.tree.read()?;
+        for bucket in txn.buckets()? {
+            check_bucket(&*txn, &bucket, options, &mut report, task)?;
+        }
+        self.check_contents(&*txn, options, &mut report, task)?;
+        for orphan in self.inner.contents.orphans(&*txn)? {
+            report.orphans += 1;
+            report.orphan_bytes += orphan.len;
+        }
+        Ok(report)
+    }
+
+    fn check_contents(
+        &self,
+        txn: &dyn ReadTxn,
+        options: &FsckOptions,
+        report: &mut FsckReport,
+        task: &Task,
+    ) -> Result<()> {
+        let contents = &self.inner.contents;
+        let mut named: HashSet<Hash> = HashSet::new();
+        txn.referenced(now(), &mut |hash| {
+            named.insert(hash);
+        })?;
+        let mut total_bytes = 0;
+        let mut after = None;
+        loop {
+            let records = txn.contents_after(after.as_ref(), 256, false)?;
+            let Some(last) = records.last() else {
+                break;
+            };
+            after = Some(last.hash);
+            for record in records {
+                let hash = record.hash;
+                total_bytes += record.size;
+                report.contents += 1;
+                named.remove(&hash);
+                let done = report.bytes;
+                let mut progress = |bytes: u64| {
+                    let step = task.step(Progress {
+                        files: report.contents,
+                        total_files: 0,
+                        bytes: done + bytes,
+                        total_bytes,
+                    });
+                    match step {
+                        Ok(()) => ControlFlow::Continue(()),
+                        Err(_) => ControlFlow::Break(()),
+                    }
+                };
+                let checked = if options.fast {
+                    // Opening compares the sizes of its files.
+                    contents.open(txn, &hash).map(drop)
+                } else {
+                    contents.verify(txn, &hash, &mut progress)
+                };
+                match checked {
+                    Ok(()) if options.fast => {}
+                    Ok(()) => report.bytes += record.size,
+                    Err(e) if e.is_cancelled() => return Err(e),
+                    Err(e) => report.problem(format!("content {hash}"), e),
+                }
+                task.cancel().check()?;
+            }
+        }
+        for hash in named {
+            report.problem(format!("content {hash}"), "referred to, but missing");
+        }
+        Ok(())
+    }
+}
+
+/// Checks that every branch of a bucket, and but for a fast check every snapshot, can be read as a
+/// tree.
+fn check_bucket(
+    txn: &dyn ReadTxn,
+    bucket: &BucketRecord,
+    options: &FsckOptions,
+    report: &mut FsckReport,
+    task: &Task,
+) -> Result<()> {
+    for branch in txn.branches(bucket.id)? {
+        let mut trees = vec![(branch.name.clone(), None)];
+        for snapshot in txn.snapshots(branch.id)? {
+            trees.push((
+                format!("{}@{}", branch.name, snapshot.name),
+                Some(snapshot.epoch),
+            ));
+        }
+        for (name, epoch) in trees {
+            let subject = format!("{}/{name}", bucket.name);
+            let chain = match Chain::load(txn, branch.id, epoch) {
+                Ok(chain) => chain,
+                Err(e) => {
+                    report.problem(&subject, e);
+                    continue;
+                }
+            };
+            if epoch.is_some() && options.fast {
+                continue;
+            }
+            let walked = tree::walk(txn, &chain, &TreePath::root(), &mut |_, _| {
+                report.entries += 1;
+                task.cancel().check()?;
+                Ok(Walk::Continue)
+            });
+            match walked {
+                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) => report.problem(&subject, e),
+                Ok(()) if epoch.is_none() => {
+                    check_reachable(txn, &chain, &subject, report, task)?;
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every entry which a branch itself wrote can be reached from the root.
+fn check_reachable(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    subject: &str,
+    report: &mut FsckReport,
+    task: &Task,
+) -> Result<()> {
+    let Some(own) = chain.spans().first().copied() else {
+        return Ok(());
+    };
+    let mut dirs = HashSet::new();
+    let mut paths: Vec<TreePath> = Vec::new();
+    txn.paths_of(
+        chain.bucket(),
+        own.branch,
+        own.first..=own.last,
+        &TreePath::root(),
+        &mut |parent, name| {
+            if !parent.is_empty() && dirs.insert(parent.to_owned()) {
+                paths.push(TreePath::from_stored(parent, name));
+            }
+            Ok(())
+        },
+    )?;
+    for path in paths {
+        task.cancel().check()?;
+        // A tombstone needs no directory; an entry does.
+        let present = txn.seek(
+            chain.bucket(),
+            path.parent_str(),
+            path.name(),
+            Layer {
+                branch: own.branch,
+                epoch: own.last,
+            },
+        )?;
+        let is_own =
+            present.is_some_and(|(layer, row)| layer.branch == own.branch && row.entry.is_some());
+        let parent = path.parent().unwrap_or_else(TreePath::root);
+        if is_own {
+            match tree::resolve(txn, chain, &parent, Follow::No) {
+                Ok((_, entry)) if entry.is_dir() => {}
+                _ => report.problem(format!("{subject}:{path}"), "its directory does not exist"),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! How much a store holds, and how much branches share.
+
+use std::collections::HashSet;
+
+use alknet_fs_core::store::ContentForm;
+use alknet_fs_core::tree::Walk;
+use alknet_fs_core::{Result, TreePath};
+
+use crate::store::Store;
+use crate::view::View;
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Buckets.
+    pub buckets: u64,
+    /// Branches, in all buckets.
+    pub branches: u64,
+    /// Snapshots, in all buckets.
+    pub snapshots: u64,
+    /// Open write sessions.
+    pub sessions: u64,
+    /// Contents, each counted once however many files have it.
+    pub contents: u64,
+    /// Their sizes, in bytes.
+    pub content_bytes: u64,
+    /// Of these, kept inside the database.
+    pub inline_contents: u64,
+    /// Of these, kept as files.
+    pub file_contents: u64,
+    /// Of these, kept as deltas over others.
+    pub delta_contents: u64,
+    /// Bytes of the database file; 0 for a store in memory.
+    pub database_bytes: u64,
+    /// Bytes of the database's write-ahead log.
+    pub wal_bytes: u64,
+    /// Bytes of content files, hash trees and deltas.
+    pub blob_bytes: u64,
+    /// Bytes staged by large write sessions.
+    pub staged_bytes: u64,
+}
+
+impl Stats {
+    /// Returns the bytes that the store takes on disk.
+    pub fn stored_bytes(&self) -> u64 {
+        self.database_bytes + self.wal_bytes + self.blob_bytes + self.staged_bytes
+    }
+}
+
+/// What a tree holds, and how much of it another tree has too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files whose content the other tree has too, at any path.
+    pub shared_files: u64,
+    /// Their bytes.
+    pub shared_bytes: u64,
+}
+
+impl Store {
+    /// Counts what the store holds. The cost follows the number of contents.
+    pub fn stats(&self) -> Result<Stats> {
+        let txn = self.inner.tree.read()?;
+        let mut stats = Stats::default();
+        for bucket in txn.buckets()? {
+            stats.buckets += 1;
+            for branch in txn.branches(bucket.id)? {
+                stats.branches += 1;
+                stats.snapshots += txn.snapshots(branch.id)?.len() as u64;
+            }
+        }
+        stats.sessions = txn.sessions(None)?.len() as u64;
+        let mut after = None;
+        loop {
+            let records = txn.contents_after(after.as_ref(), 256, false)?;
+            let Some(last) = records.last() else {
+                break;
+            };
+            after = Some(last.hash);
+            for record in records {
+                stats.contents += 1;
+                stats.content_bytes += record.size;
+                match record.form {
+                    ContentForm::Inline => stats.inline_contents += 1,
+                    ContentForm::File => stats.file_contents += 1,
+                    ContentForm::Delta => stats.delta_contents += 1,
+                }
+            }
+        }
+        if let Some(disk) = &self.inner.disk {
+            let database = disk.sqlite.stats()?;
+            stats.database_bytes = database.database_bytes;
+            stats.wal_bytes = database.wal_bytes;
+            let files = self.inner.contents.usage()?;
+            stats.blob_bytes = files.blob_bytes;
+            stats.staged_bytes = files.staged_bytes;
+        }
+        Ok(stats)
+    }
+}
+
+impl View {
+    /// Compares the contents of two trees, of any branches of the store.
+    pub fn share_with(&self, other: &Self) -> Result<Share> {
+        let mut theirs = HashSet::new();
+        other.walk(&TreePath::root(), |_, entry| {
+            theirs.extend(entry.hash());
+            Ok(Walk::Continue)
+        })?;
+        let mut share = Share::default();
+        self.walk(&TreePath::root(), |_, entry| {
+            if let Some(hash) = entry.hash() {
+                let shared = theirs.contains(&hash);
+                share.files += 1;
+                share.bytes += entry.size();
+                share.shared_files += u64::from(shared);
+                share.shared_bytes += if shared { entry.size() } else { 0 };
+            }
+            Ok(Walk::Continue)
+        })?;
+        Ok(share)
+    }
+}

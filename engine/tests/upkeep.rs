@@ -1,0 +1,184 @@
+//! Checking and collecting.
+
+use std::fs;
+use std::time::Duration;
+
+use alknet_fs::{Branch, ErrorKind, FsckOptions, GcOptions, OpenOptions, Store, Task};
+
+fn store() -> (tempfile::TempDir, Store, Branch) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path().join("store")).unwrap();
+    let main = store.bucket("default").unwrap().main().unwrap();
+    (dir, store, main)
+}
+
+fn large(seed: u8) -> Vec<u8> {
+    (0..1_000_000u32).map(|i| (i % 251) as u8 ^ seed).collect()
+}
+
+fn at_once() -> GcOptions {
+    GcOptions::new().grace(Duration::ZERO)
+}
+
+fn assert_healthy(store: &Store) {
+    let report = store.fsck(&FsckOptions::new(), &Task::new()).unwrap();
+    assert_eq!(report.problems, []);
+}
+
+fn blobs(store: &Store) -> Vec<std::path::PathBuf> {
+    let dir = store.path().unwrap().join("blobs");
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect()
+}
+
+#[test]
+fn collects_what_nothing_shows_and_nothing_else() {
+    let (_dir, store, main) = store();
+    main.write("/kept", large(1)).unwrap();
+    main.write("/snapped", large(2)).unwrap();
+    main.snapshot("s").unwrap();
+    main.write("/snapped", large(3)).unwrap();
+    main.write("/gone", large(4)).unwrap();
+    main.write("/gone-small", "small").unwrap();
+    main.remove("/gone").unwrap();
+    main.remove("/gone-small").unwrap();
+    let agent = main.fork("agent").unwrap();
+    agent.write("/agent", large(5)).unwrap();
+    assert_eq!(blobs(&store).len(), 5);
+
+    let spared = store.gc(&GcOptions::new(), &Task::new()).unwrap();
+    assert_eq!(
+        (spared.contents, spared.files),
+        (0, 0),
+        "younger than the grace period"
+    );
+    let dry = store.gc(&at_once().dry_run(true), &Task::new()).unwrap();
+    assert_eq!((dry.contents, blobs(&store).len()), (2, 5));
+    let done = store.gc(&at_once(), &Task::new()).unwrap();
+    assert_eq!((done.contents, done.content_bytes), (2, 1_000_005));
+    assert_eq!((done.files, blobs(&store).len()), (1, 4));
+    assert_healthy(&store);
+    assert_eq!(main.read("/kept").unwrap(), large(1));
+    assert_eq!(
+        main.view_at("s").unwrap().read("/snapped").unwrap(),
+        large(2)
+    );
+    assert_eq!(main.read("/snapped").unwrap(), large(3));
+    assert_eq!(agent.read("/agent").unwrap(), large(5));
+
+    // Without the snapshot its version goes; without the branch, what only it held.
+    main.delete_snapshot("s").unwrap();
+    main.bucket().delete_branch("agent").unwrap();
+    let done = store.gc(&at_once(), &Task::new()).unwrap();
+    assert_eq!((done.versions, done.contents), (1, 2));
+    assert_eq!(blobs(&store).len(), 2);
+    assert_healthy(&store);
+}
+
+#[test]
+fn open_views_readers_and_sessions_keep_what_they_show() {
+    let (_dir, store, main) = store();
+    main.write("/viewed", large(1)).unwrap();
+    main.write("/edited", large(2)).unwrap();
+    let view = main.view().unwrap();
+    let mut reader = main.open("/viewed").unwrap();
+    let session = main.open_session("/edited", &OpenOptions::new()).unwrap();
+    session.write_at(10, b"edit").unwrap();
+    main.remove("/viewed").unwrap();
+    main.remove("/edited").unwrap();
+
+    let report = store.gc(&at_once(), &Task::new()).unwrap();
+    assert!(report.files_deferred);
+    assert_eq!(view.read("/viewed").unwrap(), large(1));
+    drop(view);
+    let report = store.gc(&at_once(), &Task::new()).unwrap();
+    assert_eq!((report.files_deferred, report.files), (false, 1));
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
+    assert_eq!(bytes, large(1));
+    session.close().unwrap();
+    let mut edited = large(2);
+    edited[10..14].copy_from_slice(b"edit");
+    assert_eq!(main.read("/edited").unwrap(), edited);
+    assert_healthy(&store);
+}
+
+#[test]
+fn a_delta_is_flattened_when_its_base_serves_nothing_else() {
+    let (_dir, store, main) = store();
+    main.write("/file", large(1)).unwrap();
+    let session = main.open_session("/file", &OpenOptions::new()).unwrap();
+    session.write_at(500_000, b"!").unwrap();
+    session.close().unwrap();
+    assert_eq!(store.stats().unwrap().delta_contents, 1);
+    let report = store.gc(&at_once(), &Task::new()).unwrap();
+    assert_eq!((report.flattened, report.contents), (1, 1));
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.delta_contents, stats.contents), (0, 1));
+    let mut want = large(1);
+    want[500_000] = b'!';
+    assert_eq!(main.read("/file").unwrap(), want);
+    assert_healthy(&store);
+}
+
+#[test]
+fn old_versions_between_restores_go_and_shown_ones_stay() {
+    let (_dir, store, main) = store();
+    main.write("/f", "one").unwrap();
+    main.snapshot("one").unwrap();
+    main.write("/f", "two").unwrap();
+    let pinned = main.fork_at("one", "pinned").unwrap();
+    main.restore("one").unwrap();
+    main.write("/g", "three").unwrap();
+    let report = store.gc(&at_once(), &Task::new()).unwrap();
+    assert_eq!(report.versions, 1, "\"two\" is shown by nothing");
+    assert_eq!(main.read("/f").unwrap(), b"one");
+    assert_eq!(main.read("/g").unwrap(), b"three");
+    main.delete_snapshot("one").unwrap();
+    store.gc(&at_once(), &Task::new()).unwrap();
+    assert_eq!(pinned.read("/f").unwrap(), b"one");
+    assert_eq!(main.read("/f").unwrap(), b"one");
+    assert_healthy(&store);
+}
+
+#[test]
+fn fsck_names_what_is_damaged_and_goes_on() {
+    let (_dir, store, main) = store();
+    main.write("/a", large(1)).unwrap();
+    main.write("/b", large(2)).unwrap();
+    let hash = main.stat("/a").unwrap().hash().unwrap();
+    let file = store.path().unwrap().join("blobs").join(hash.to_hex());
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[777_777] ^= 4;
+    fs::write(&file, &bytes).unwrap();
+    let fast = store
+        .fsck(&FsckOptions::new().fast(true), &Task::new())
+        .unwrap();
+    assert_eq!(fast.problems, [], "the structure is fine");
+    let full = store.fsck(&FsckOptions::new(), &Task::new()).unwrap();
+    assert_eq!(full.problems.len(), 1, "{:?}", full.problems);
+    assert!(full.problems[0].subject.contains(&hash.to_hex()));
+    assert_eq!(
+        main.view().unwrap().verify("/a").unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
+    fs::remove_file(&file).unwrap();
+    let fast = store
+        .fsck(&FsckOptions::new().fast(true), &Task::new())
+        .unwrap();
+    assert_eq!(fast.problems.len(), 1, "{:?}", fast.problems);
+    assert_eq!(main.read("/b").unwrap(), large(2));
+}
+
+#[test]
+fn long_work_can_be_cancelled() {
+    let (_dir, store, main) = store();
+    main.write("/a", large(1)).unwrap();
+    let cancel = alknet_fs::Cancel::new();
+    cancel.cancel();
+    let task = Task::new().cancel_with(&cancel);
+    let error = store.fsck(&FsckOptions::new(), &task).unwrap_err();
+    assert!(error.is_cancelled());
+}
