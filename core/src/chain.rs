@@ -10,9 +10,12 @@
 //!
 //! # What is visible
 //! A path is visible when its newest row in the chain is not a tombstone and each of its ancestors
-//! is visible and a directory. The second half matters only below a *live* base, which goes on
-//! changing: a row that arrives there later may lie below a directory that this branch removed or
-//! replaced. Everywhere else the editing rules keep it true by themselves.
+//! is visible and a directory. The second half matters only for rows from beyond a *live* base,
+//! which goes on changing (or did, in a snapshot of such a branch): a row that arrives there later
+//! may lie below a directory that this branch removed or replaced. Everywhere else the editing
+//! rules keep it true by themselves: a directory that can still go away in a live base is copied up
+//! when the branch first writes below it, and a directory that a branch makes starts empty, so rows
+//! that were hidden below its path stay hidden by tombstones.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -64,6 +67,8 @@ pub struct Chain {
     epoch: Epoch,
     root: Entry,
     spans: Vec<Span>,
+    /// How many spans come before the first that is, or was, inherited live.
+    settled: usize,
     /// Set once a listing met many rows of branches outside the chain; see `tree::list`.
     crowded: AtomicBool,
 }
@@ -91,6 +96,7 @@ impl Chain {
         let record = txn.branch(branch)?.ok_or_else(gone)?;
         let bucket = txn.bucket(record.bucket)?.ok_or_else(gone)?;
         let mut spans: Vec<Span> = Vec::new();
+        let mut settled = None;
         let mut next = Some((branch, at.unwrap_or(Epoch::MAX)));
         while let Some((branch, last)) = next {
             let broken = || {
@@ -109,6 +115,9 @@ impl Chain {
                 return Err(broken());
             }
             spans.push(span);
+            if line.base.is_some_and(|base| base.at.is_none()) {
+                settled.get_or_insert(spans.len());
+            }
             next = line
                 .base
                 .map(|base| (base.branch, base.at.unwrap_or(Epoch::MAX).min(last)));
@@ -120,6 +129,7 @@ impl Chain {
             generation: bucket.generation,
             epoch: bucket.epoch,
             root: root_entry(&bucket),
+            settled: settled.unwrap_or(spans.len()),
             spans,
             crowded: AtomicBool::new(false),
         })
@@ -163,9 +173,14 @@ impl Chain {
         matches!(&self.spans[..], [only] if only.first == self.epoch)
     }
 
-    /// Tells whether a span belongs to a live base, which others go on writing.
-    pub(crate) fn is_live_base(&self, span: usize) -> bool {
-        span > 0 && self.spans[span].is_live()
+    /// Tells whether the branch inherits from one that others go on writing.
+    pub(crate) fn has_live_base(&self) -> bool {
+        self.spans.get(1).is_some_and(Span::is_live)
+    }
+
+    /// Tells whether there can be rows below something that is not a visible directory.
+    pub(crate) fn may_hide_rows(&self) -> bool {
+        self.settled < self.spans.len()
     }
 
     pub(crate) fn is_crowded(&self) -> bool {
@@ -244,7 +259,7 @@ impl Chain {
         if found.row.entry.is_none() {
             return Ok(None);
         }
-        if self.is_live_base(found.span) {
+        if found.span >= self.settled {
             for ancestor in path.ancestors().filter(|a| !a.is_root()) {
                 let above = self.find(txn, ancestor.parent_str(), ancestor.name())?;
                 let is_dir = above.and_then(|f| f.row.entry).is_some_and(|e| e.is_dir());

@@ -202,24 +202,26 @@ impl<'t> Editor<'t> {
     /// Makes a directory and those above it that are missing. Does nothing where it exists.
     ///
     /// # Errors
-    /// [`ErrorKind::NotADirectory`] where it, or something above it, is not a directory.
+    /// [`ErrorKind::NotADirectory`] where it, or something above it, is not a directory;
+    /// [`ErrorKind::AlreadyExists`] where a link there leads nowhere.
     pub fn mkdir_all(&mut self, path: &TreePath, set: &SetAttrs) -> Result<()> {
-        let is_dir = |editor: &Self, path: &TreePath| match tree::resolve(
-            &*editor.txn,
-            editor.chain,
-            path,
-            Follow::Yes,
-        ) {
-            Ok((_, entry)) if entry.is_dir() => Ok(true),
-            Ok(_) => Err(Error::new(ErrorKind::NotADirectory).op("mkdir").path(path)),
-            Err(e) if e.is_not_found() => Ok(false),
-            Err(e) => Err(e.op("mkdir")),
-        };
         let mut missing = Vec::new();
         let mut at = Some(path.clone());
         while let Some(dir) = at {
-            if is_dir(self, &dir)? {
-                break;
+            match tree::resolve(&*self.txn, self.chain, &dir, Follow::Yes) {
+                Ok((mut real, entry)) if entry.is_dir() => {
+                    // Behind a link a path can grow too long; nothing may be made then.
+                    for dir in missing.iter().rev() {
+                        real = real.join(TreePath::name(dir)).map_err(|e| e.op("mkdir"))?;
+                    }
+                    break;
+                }
+                Ok(_) => {
+                    let error = Error::new(ErrorKind::NotADirectory);
+                    return Err(error.op("mkdir").path(dir));
+                }
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e.op("mkdir")),
             }
             at = dir.parent();
             missing.push(dir);
@@ -390,7 +392,7 @@ impl<'t> Editor<'t> {
         self.anchor(to)?;
         let mut renamed = entry.clone();
         renamed.attrs.ctime = self.context.now;
-        self.put_row(to, renamed)?;
+        self.put_over(to, renamed, target.entry.as_ref())?;
         if self.chain.is_flat() {
             // Every row below `from` belongs to the write layer, so they move as one.
             if entry.is_dir() {
@@ -399,7 +401,7 @@ impl<'t> Editor<'t> {
             }
         } else {
             for (_, new, entry) in &moved {
-                self.put_row(new, entry.clone())?;
+                self.put_over(new, entry.clone(), None)?;
             }
             for (old, _, _) in moved.iter().rev() {
                 self.remove_row(old)?;
@@ -492,7 +494,7 @@ impl<'t> Editor<'t> {
         self.changes.push(Change {
             path: Some(path.clone()),
             kind: Some(entry.kind()),
-            old: old.and_then(|e| e.hash()),
+            old: old.as_ref().and_then(Entry::hash),
             new: entry.hash(),
             size: file_size(&entry),
             ..Change::new(op)
@@ -500,7 +502,7 @@ impl<'t> Editor<'t> {
         if entry.is_dir() {
             self.anchored.insert(path.as_str().into());
         }
-        self.put_row(path, entry)
+        self.put_over(path, entry, old.as_ref())
     }
 
     /// Removes a visible entry, and records the change.
@@ -532,6 +534,9 @@ impl<'t> Editor<'t> {
             if dir.is_root() {
                 break;
             }
+            if !self.chain.has_live_base() {
+                break;
+            }
             let found = self.chain.find(&*self.txn, dir.parent_str(), dir.name())?;
             let Some(Found {
                 span,
@@ -543,7 +548,7 @@ impl<'t> Editor<'t> {
             else {
                 return Err(Error::new(ErrorKind::NotFound).path(dir));
             };
-            if !self.chain.is_live_base(span) {
+            if span == 0 {
                 break;
             }
             self.put_row(&dir, entry)?;
@@ -552,12 +557,32 @@ impl<'t> Editor<'t> {
         Ok(())
     }
 
+    /// Puts an entry over what was visible there; a directory that was none before starts empty.
+    fn put_over(&mut self, path: &TreePath, entry: Entry, old: Option<&Entry>) -> Result<()> {
+        let begins = entry.is_dir() && !old.is_some_and(Entry::is_dir);
+        if begins && self.chain.may_hide_rows() {
+            let tombstone = Row {
+                entry: None,
+                base: None,
+            };
+            let (bucket, layer) = (self.chain.bucket(), self.chain.write_layer());
+            for hidden in tree::list_resolved(&*self.txn, self.chain, path)? {
+                self.txn
+                    .put_row(bucket, path.as_str(), &hidden.name, layer, &tombstone)?;
+            }
+        }
+        self.put_row(path, entry)
+    }
+
     fn put_row(&mut self, path: &TreePath, entry: Entry) -> Result<()> {
         let (parent, name) = (path.parent_str(), path.name());
         let base = if self.chain.is_flat() {
             None
         } else {
-            let found = self.chain.find(&*self.txn, parent, name)?;
+            let found = match path.is_root() {
+                true => self.chain.lookup_found(&*self.txn, path)?,
+                false => self.chain.find(&*self.txn, parent, name)?,
+            };
             self.base_of(found.as_ref())
         };
         let row = Row {
@@ -610,4 +635,184 @@ fn root_in_use(op: &'static str) -> Error {
     Error::with_detail(ErrorKind::InUse, detail)
         .op(op)
         .path("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::branch::{self, ForkSource};
+    use crate::memory::MemoryStore;
+    use crate::store::{BranchId, BranchRecord, BucketId, Durability, Store};
+
+    struct Fixture {
+        store: MemoryStore,
+        bucket: BucketId,
+        main: BranchId,
+    }
+
+    fn p(text: &str) -> TreePath {
+        TreePath::parse(text).unwrap()
+    }
+
+    fn context() -> Context {
+        Context {
+            now: Timestamp(1),
+            author: "test".to_owned(),
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let store = MemoryStore::new();
+            let mut txn = store.write(Durability::Full).unwrap();
+            let (bucket, main) = branch::create_bucket(&mut *txn, "t", &context()).unwrap();
+            txn.commit().unwrap();
+            Self {
+                store,
+                bucket: bucket.id,
+                main: main.id,
+            }
+        }
+
+        fn write<T>(&self, write: impl FnOnce(&mut dyn WriteTxn) -> Result<T>) -> T {
+            let mut txn = self.store.write(Durability::Full).unwrap();
+            let out = write(&mut *txn).unwrap();
+            txn.commit().unwrap();
+            out
+        }
+
+        fn edit<T>(&self, branch: BranchId, edit: impl FnOnce(&mut Editor<'_>) -> T) -> T {
+            self.write(|txn| {
+                let chain = Chain::load(txn, branch, None)?;
+                Ok(edit(&mut Editor::new(txn, &chain, context())))
+            })
+        }
+
+        fn mkdir(&self, branch: BranchId, path: &str) {
+            let set = SetAttrs::default();
+            self.edit(branch, |e| e.mkdir_all(&p(path), &set)).unwrap();
+        }
+
+        fn put(&self, branch: BranchId, path: &str) {
+            let (set, mode) = (SetAttrs::default(), PutMode::default());
+            self.edit(branch, |e| e.put_file(&p(path), Hash::EMPTY, 0, &set, mode))
+                .unwrap();
+        }
+
+        fn fork(&self, name: &str, branch: BranchId, snapshot: Option<&str>) -> BranchId {
+            let snapshot = snapshot.map(str::to_owned);
+            let source = ForkSource { branch, snapshot };
+            let made: BranchRecord = self.write(|t| branch::fork(t, name, &source, &context()));
+            assert_eq!(made.bucket, self.bucket);
+            made.id
+        }
+
+        fn snapshot(&self, branch: BranchId, name: &str) {
+            self.write(|t| branch::take_snapshot(t, branch, name, &context()));
+        }
+
+        fn shows(&self, branch: BranchId, at: Option<&str>, path: &str) -> bool {
+            let txn = self.store.read().unwrap();
+            let chain = branch::chain_at(&*txn, branch, at).unwrap();
+            let target = tree::resolve_target(&*txn, &chain, &p(path), Follow::No);
+            let by_path = target.is_ok_and(|t| t.entry.is_some());
+            let mut by_walk = false;
+            tree::walk(&*txn, &chain, &TreePath::root(), &mut |at, _| {
+                by_walk |= *at == p(path);
+                Ok(tree::Walk::Continue)
+            })
+            .unwrap();
+            assert_eq!(by_path, by_walk, "{path}");
+            by_path
+        }
+    }
+
+    #[test]
+    fn a_snapshot_hides_what_lies_below_what_the_branch_put_in_the_way() {
+        let f = Fixture::new();
+        let child = f.fork("child", f.main, None);
+        f.put(child, "/d");
+        f.mkdir(f.main, "/d/x");
+        f.snapshot(child, "s");
+        let pinned = f.fork("pinned", child, Some("s"));
+        assert!(!f.shows(child, None, "/d/x"));
+        assert!(!f.shows(child, Some("s"), "/d/x"));
+        assert!(!f.shows(pinned, None, "/d/x"));
+    }
+
+    #[test]
+    fn a_directory_that_a_live_base_has_from_a_snapshot_is_copied_up() {
+        let f = Fixture::new();
+        f.mkdir(f.main, "/d");
+        f.snapshot(f.main, "s");
+        let base = f.fork("base", f.main, Some("s"));
+        let child = f.fork("child", base, None);
+        f.put(child, "/d/x");
+        f.edit(base, |e| e.rmdir(&p("/d"))).unwrap();
+        assert!(!f.shows(base, None, "/d"));
+        assert!(f.shows(child, None, "/d/x"));
+    }
+
+    #[test]
+    fn a_new_directory_is_empty_whatever_the_base_put_there() {
+        let f = Fixture::new();
+        f.mkdir(f.main, "/d");
+        f.mkdir(f.main, "/e/d");
+        let child = f.fork("child", f.main, None);
+        f.edit(child, |e| e.remove_all(&p("/d"))).unwrap();
+        f.mkdir(f.main, "/d/late");
+        f.snapshot(child, "s");
+        let pinned = f.fork("pinned", child, Some("s"));
+        let copied = f.fork("copied", child, None);
+        let renamed = f.fork("renamed", child, None);
+        f.edit(renamed, |e| e.rename(&p("/e/d"), &p("/d"), false))
+            .unwrap();
+        f.edit(copied, |e| e.copy(&p("/e/d"), &p("/d"), false))
+            .unwrap();
+        f.mkdir(child, "/d");
+        f.mkdir(pinned, "/d");
+        for branch in [child, pinned, copied, renamed] {
+            assert!(f.shows(branch, None, "/d"));
+            assert!(!f.shows(branch, None, "/d/late"));
+        }
+        f.mkdir(f.main, "/d/later");
+        assert!(f.shows(child, None, "/d/later"));
+        assert!(!f.shows(pinned, None, "/d/later"));
+    }
+
+    #[test]
+    fn an_override_of_a_root_nobody_wrote_records_it() {
+        let f = Fixture::new();
+        let child = f.fork("child", f.main, None);
+        let root = |branch| {
+            let txn = f.store.read().unwrap();
+            let chain = Chain::load(&*txn, branch, None).unwrap();
+            chain.lookup_found(&*txn, &p("/")).unwrap().unwrap()
+        };
+        let inherited = root(f.main).row.entry.unwrap().id();
+        let set = SetAttrs {
+            mode: Some(0o700),
+            ..SetAttrs::default()
+        };
+        f.edit(child, |e| e.set_attrs(&p("/"), &set, Follow::Yes))
+            .unwrap();
+        assert_eq!(root(child).row.base, Some(inherited));
+    }
+
+    #[test]
+    fn making_directories_down_to_a_path_that_is_too_long_makes_none() {
+        let f = Fixture::new();
+        let name = "n".repeat(250);
+        let deep = vec![name.clone(); 16].join("/");
+        f.mkdir(f.main, &deep);
+        let set = SetAttrs::default();
+        f.edit(f.main, |e| {
+            e.symlink(&p("/l"), &deep, &set).unwrap();
+            let failed = e.mkdir_all(&p(&format!("/l/x/{name}")), &set);
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::NameTooLong);
+        });
+        assert!(!f.shows(f.main, None, &format!("{deep}/x")));
+    }
 }
