@@ -2,6 +2,7 @@
 //! that compares a store with it.
 #![allow(clippy::unwrap_used, reason = "everything here runs in tests only")]
 
+pub mod fixture;
 pub mod model;
 pub mod ops;
 pub mod world;
