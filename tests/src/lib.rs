@@ -1,7 +1,8 @@
-//! What the tests of alknet-fs share: the reference model of a tree of branches, and the harness
-//! that compares a store with it.
+//! What the tests of alknet-fs share: the reference model of a tree of branches, the harness that
+//! compares a store with it, and a store that fails on demand.
 #![allow(clippy::unwrap_used, reason = "everything here runs in tests only")]
 
+pub mod faulty;
 pub mod fixture;
 pub mod model;
 pub mod ops;

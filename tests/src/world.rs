@@ -295,8 +295,13 @@ fn context(now: Timestamp) -> Context {
     }
 }
 
-/// Carries out one edit through an editor.
+/// Carries out one edit through an editor; tells failures by their kind.
 pub fn apply(editor: &mut Editor<'_>, edit: &Edit) -> Outcome {
+    try_apply(editor, edit).map_err(|e| e.kind())
+}
+
+/// Carries out one edit through an editor.
+pub fn try_apply(editor: &mut Editor<'_>, edit: &Edit) -> Result<String> {
     let p = |text: &str| TreePath::parse(text);
     let attrs = |set: &Set| SetAttrs {
         mode: set.mode,
@@ -304,7 +309,7 @@ pub fn apply(editor: &mut Editor<'_>, edit: &Edit) -> Outcome {
         gid: None,
         mtime: set.mtime.map(Timestamp),
     };
-    let mut run = || match edit {
+    match edit {
         Edit::Put {
             path,
             content,
@@ -336,8 +341,7 @@ pub fn apply(editor: &mut Editor<'_>, edit: &Edit) -> Outcome {
             let count = editor.copy(&p(from)?, &p(to)?, *replace)?;
             Ok(count.to_string())
         }
-    };
-    run().map_err(|e: alknet_fs_core::Error| e.kind())
+    }
 }
 
 fn nothing(result: Result<()>) -> Result<String> {
