@@ -15,9 +15,9 @@ pub enum Fault {
     NoSpace,
     /// A write writes half of its bytes and says so; other calls are not touched.
     ShortWrite,
-    /// The power goes: this call and all later ones fail and do nothing, until
-    /// [`SimFiles::power_cut`].
-    PowerCut,
+    /// The process dies: this call and all later ones fail and do nothing, until
+    /// [`SimFiles::restart`] or [`SimFiles::power_cut`].
+    Death,
 }
 
 /// Files in memory for tests: any call can be made to fail, and a power cut loses all that was not
@@ -61,16 +61,16 @@ impl Sim {
     fn call(&mut self, is_write: bool) -> io::Result<Option<Fault>> {
         self.calls += 1;
         if self.dead {
-            return Err(io::Error::other("the power is off"));
+            return Err(io::Error::other("the process is dead"));
         }
         let Some((_, fault)) = self.fault.take_if(|(at, _)| *at == self.calls) else {
             return Ok(None);
         };
         match fault {
             Fault::Io => Err(io::Error::other("injected fault")),
-            Fault::PowerCut => {
+            Fault::Death => {
                 self.dead = true;
-                Err(io::Error::other("the power is off"))
+                Err(io::Error::other("the process is dead"))
             }
             Fault::NoSpace if !is_write => Err(io::ErrorKind::StorageFull.into()),
             Fault::ShortWrite if !is_write => Ok(None),
@@ -106,10 +106,23 @@ impl SimFiles {
         locked(&self.shared).fault.take().is_some()
     }
 
-    /// Loses all bytes and names that were not synced, and turns the power on again.
+    /// Starts a new process: all that was written is there, and nobody owns a file.
     ///
-    /// Handles that are open do not survive a real power cut; drop them before.
+    /// Drop the handles that are open before.
+    pub fn restart(&self) {
+        let mut sim = locked(&self.shared);
+        for inode in sim.now.iter().flat_map(BTreeMap::values) {
+            locked(inode).owner = Weak::new();
+        }
+        sim.fault = None;
+        sim.dead = false;
+    }
+
+    /// Loses all bytes and names that were not synced, and starts the machine again.
+    ///
+    /// Drop the handles that are open before.
     pub fn power_cut(&self) {
+        self.restart();
         let mut sim = locked(&self.shared);
         sim.now = sim.on_disk.clone();
         for inode in sim.now.iter().flat_map(BTreeMap::values) {
@@ -117,8 +130,6 @@ impl SimFiles {
             inode.bytes = inode.synced.clone();
             inode.owner = Weak::new();
         }
-        sim.fault = None;
-        sim.dead = false;
         sim.boot += 1;
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use alknet_fs_core::session::{AssemblyPlan, ExtentMap, MAX_FILE_SIZE, Source};
+use alknet_fs_core::session::{AssemblyPlan, ExtentMap, MAX_FILE_SIZE, Segment, Source};
 use alknet_fs_core::store::SessionId;
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 
@@ -117,6 +117,8 @@ pub struct StagingFile {
     /// From where on the file's length says what was written.
     tail: Option<u64>,
     extents: ExtentMap,
+    /// Whether holes may hold bytes of writes that were never acknowledged.
+    holes_unclean: bool,
     follower: Arc<Follower>,
     state: State,
 }
@@ -149,6 +151,7 @@ impl StagingFile {
             log_len: 0,
             tail: None,
             extents: ExtentMap::new(base_len),
+            holes_unclean: false,
             state: State::Open,
         };
         staging.record(Record::Start {
@@ -207,11 +210,17 @@ impl StagingFile {
             log_len: (kept.len() * RECORD_LEN) as u64,
             tail,
             extents,
+            holes_unclean: true,
             state: State::Open,
         };
         // What is past the end of all ranges was never acknowledged, or was being truncated.
         let end = staging.staged_end();
-        if data_len > end {
+        if data_len < end && !lost_power {
+            let detail = format!("staging/{id} is shorter than its journal says");
+            return Err(Error::with_detail(ErrorKind::Corrupt, detail));
+        }
+        // A truncate that the journal has lost may have reached the disk; then zeros are left.
+        if data_len != end {
             staging.data.set_len(end)?;
             staging.data_len = end;
         }
@@ -287,6 +296,7 @@ impl StagingFile {
         let written = self.data.write_all_at(bytes, offset);
         self.follower.changed(offset, end);
         if let Err(error) = written {
+            self.holes_unclean = true;
             let restored = end <= old_len || self.data.set_len(old_len).is_ok();
             if !restored || self.close_tail().is_err() {
                 self.state = State::Broken;
@@ -430,23 +440,12 @@ impl StagingFile {
     ) -> Result<(Hash, TreeSink)> {
         self.check_open()?;
         self.close_tail()?;
-        let mut buf = Vec::new();
         for s in &plan.segments {
-            let Source::Base(at) = s.source else { continue };
-            let base = base.ok_or(ErrorKind::InvalidInput)?;
-            let mut done = 0;
-            while done < s.len {
-                buf.resize((s.len - done).min(CHUNK) as usize, 0);
-                let n = base.read_at(at + done, &mut buf)?;
-                if n < buf.len() {
-                    return Err(ErrorKind::InvalidInput.into());
-                }
-                let offset = s.offset + done;
-                let written = self.data.write_all_at(&buf, offset);
-                self.follower.changed(offset, offset + n as u64);
-                self.data_len = self.data_len.max(offset + n as u64);
-                written?;
-                done += n as u64;
+            match (s.source, base) {
+                (Source::Base(_), None) => return Err(ErrorKind::InvalidInput.into()),
+                (Source::Base(_), Some(base)) => self.fill_from_base(s, base)?,
+                (Source::Zeros, _) if self.holes_unclean => self.clean_hole(s)?,
+                _ => {}
             }
         }
         if self.data_len != plan.size {
@@ -459,6 +458,49 @@ impl StagingFile {
             self.reopen();
         }
         sealed
+    }
+
+    /// Writes bytes that are no write of the session.
+    fn overwrite(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
+        let end = offset + bytes.len() as u64;
+        let written = self.data.write_all_at(bytes, offset);
+        self.follower.changed(offset, end);
+        self.data_len = self.data_len.max(end);
+        Ok(written?)
+    }
+
+    fn fill_from_base(&mut self, s: &Segment, base: &ContentReader) -> Result<()> {
+        let Source::Base(from) = s.source else {
+            return Ok(());
+        };
+        let mut buf = Vec::new();
+        let mut done = 0;
+        while done < s.len {
+            buf.resize((s.len - done).min(CHUNK) as usize, 0);
+            if base.read_at(from + done, &mut buf)? < buf.len() {
+                return Err(ErrorKind::InvalidInput.into());
+            }
+            self.overwrite(&buf, s.offset + done)?;
+            done += buf.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Puts zeros where a hole is not one.
+    fn clean_hole(&mut self, s: &Segment) -> Result<()> {
+        let end = (s.offset + s.len).min(self.data_len);
+        let mut buf = Vec::new();
+        let mut at = s.offset;
+        while at < end {
+            buf.resize((end - at).min(CHUNK) as usize, 0);
+            self.data.read_full_at(&mut buf, at)?;
+            if buf.iter().any(|&b| b != 0) {
+                buf.fill(0);
+                self.overwrite(&buf, at)?;
+            }
+            at += buf.len() as u64;
+        }
+        Ok(())
     }
 
     pub(crate) fn data(&self) -> &Arc<dyn FileHandle> {
