@@ -23,6 +23,7 @@
 mod check;
 mod error;
 mod events;
+mod moving;
 mod read;
 mod schema;
 mod store;
@@ -31,3 +32,6 @@ mod write;
 
 pub use schema::SCHEMA_VERSION;
 pub use store::{DATABASE_FILE, Options, SqliteStore, Stats};
+
+#[cfg(test)]
+mod plans;

@@ -13,19 +13,17 @@ use rusqlite::{Connection, Params};
 
 use crate::error::{DbResult, corrupt, missing, to_i64};
 use crate::events;
+use crate::moving::{self, Parents};
 use crate::read::parents_below;
 use crate::store::{Handle, Txn, WriteHandle};
 
-const PUT_ROW: &str = "INSERT OR REPLACE INTO entries \
+/// Updates where the row exists, because that leaves the second index alone.
+const PUT_ROW: &str = "INSERT INTO entries \
     (bucket, parent, name, branch, epoch, kind, size, hash, target, mode, uid, gid, mtime, ctime, base) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
-
-pub(crate) const MOVE_DIRECT: &str = "UPDATE entries INDEXED BY entries_by_branch SET parent = ?5 \
-    WHERE branch = ?2 AND parent = ?4 AND epoch = ?3 AND bucket = ?1";
-
-pub(crate) const MOVE_BELOW: &str = "UPDATE entries INDEXED BY entries_by_branch \
-    SET parent = ?6 || substr(parent, ?7) \
-    WHERE branch = ?2 AND parent > ?4 AND parent < ?5 AND epoch = ?3 AND bucket = ?1";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
+    ON CONFLICT DO UPDATE SET kind = excluded.kind, size = excluded.size, hash = excluded.hash, \
+    target = excluded.target, mode = excluded.mode, uid = excluded.uid, gid = excluded.gid, \
+    mtime = excluded.mtime, ctime = excluded.ctime, base = excluded.base";
 
 impl WriteTxn for Txn<WriteHandle> {
     fn commit(self: Box<Self>) -> Result<()> {
@@ -213,15 +211,21 @@ impl WriteTxn for Txn<WriteHandle> {
         to: &TreePath,
     ) -> Result<()> {
         let conn = self.0.conn()?;
-        let Layer { branch, epoch } = layer;
-        let direct = (bucket.0, branch.0, epoch.0, from.as_str(), to.as_str());
-        change(conn, MOVE_DIRECT, direct)?;
-        let (low, high) = parents_below(from);
-        let to = if to.is_root() { "" } else { to.as_str() };
         // `substr` counts characters from 1: the rest starts at the `/` after the old prefix.
-        let rest = low.chars().count() as i64;
-        let below = (bucket.0, branch.0, epoch.0, low, high, to, rest);
-        change(conn, MOVE_BELOW, below).map(drop)
+        let (low, high) = parents_below(from);
+        let rest = low.chars().count();
+        let prefix = if to.is_root() { "" } else { to.as_str() };
+        let below = Parents::Between(&low, &high);
+        moving::move_rows(conn, bucket, layer, below, prefix, rest)?;
+        let own = Parents::Only(from.as_str());
+        moving::move_rows(
+            conn,
+            bucket,
+            layer,
+            own,
+            to.as_str(),
+            from.as_str().chars().count() + 1,
+        )
     }
 
     fn add_content(&mut self, content: &ContentRecord) -> Result<bool> {
@@ -382,7 +386,7 @@ impl WriteTxn for Txn<WriteHandle> {
 }
 
 /// Runs a change; returns how many rows it met.
-fn change(conn: &Connection, sql: &str, params: impl Params) -> Result<usize> {
+pub(crate) fn change(conn: &Connection, sql: &str, params: impl Params) -> Result<usize> {
     conn.prepare_cached(sql).db()?.execute(params).db()
 }
 

@@ -406,6 +406,13 @@ fn scans_keep_to_their_directory_and_order() {
 
 #[test]
 fn move_rows_takes_one_layer_and_nothing_beside_it() {
+    for crowd in [0, 30] {
+        move_rows_beside(crowd);
+    }
+}
+
+/// Moves rows of a branch whose directories also hold this many rows of others.
+fn move_rows_beside(crowd: u32) {
     let (_dir, store) = new_store();
     let bucket = bucket(&store, "b", 2);
     let mut txn = store.write(Durability::Full).unwrap();
@@ -432,6 +439,11 @@ fn move_rows_takes_one_layer_and_nothing_beside_it() {
     }
     put("/ä/d/1", 1, 1);
     put("/ä/d/1", 2, 2);
+    for n in 0..crowd {
+        for p in ["/ä/d/1", "/ä/d/e/2", "/x/y/1"] {
+            put(p, 3 + n, 2);
+        }
+    }
     txn.move_rows(bucket, layer(1, 2), &path("/ä/d"), &path("/x/y"))
         .unwrap();
     let of = |txn: &dyn ReadTxn, branch, epoch, under: &str| {
@@ -445,6 +457,9 @@ fn move_rows_takes_one_layer_and_nothing_beside_it() {
         .unwrap();
     assert_eq!(of(&*txn, 1, 2, "/e"), ["/e/2", "/e/f/3"]);
     assert!(of(&*txn, 1, 2, "/").contains(&"/1".to_owned()));
+    for n in 0..crowd {
+        assert_eq!(of(&*txn, 3 + n, 2, "/"), ["/x/y/1", "/ä/d/1", "/ä/d/e/2"]);
+    }
 }
 
 #[test]
