@@ -196,8 +196,10 @@ fn run(dir: &std::path::Path) -> Result<()> {
         )?;
     }
     let mut full = false;
-    measure("write: 1 row, Full and Relaxed in turns", 1_000, |n| {
+    let mut n = 0;
+    measure("write: 1 row, Full and Relaxed in turns", 1_000, |_| {
         full = !full;
+        n += 1;
         let mut txn = store.write(if full {
             Durability::Full
         } else {

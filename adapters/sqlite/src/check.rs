@@ -38,7 +38,7 @@ const REFERENCES: &[&str] = &[
          SELECT (SELECT min(branch) FROM entries WHERE branch > present.id) FROM present
          WHERE present.id IS NOT NULL)
      SELECT format('entries are of branch %d, which does not exist', id)
-     FROM present WHERE id NOT IN (SELECT id FROM branches)",
+     FROM present WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM branches)",
     "SELECT format('session %d is of branch %d, which does not exist', id, branch)
      FROM sessions WHERE branch NOT IN (SELECT id FROM branches)",
     "SELECT format('%d staged operations are of session %d, which does not exist',

@@ -754,6 +754,7 @@ fn a_bad_row_is_corrupt_and_named() {
 #[test]
 fn check_names_what_refers_to_nothing() {
     let (dir, store) = new_store();
+    assert_eq!(store.check(true).unwrap(), Vec::<String>::new());
     bucket(&store, "b", 2);
     let conn = sqlite(&dir);
     for (sql, undo, want) in [
