@@ -414,7 +414,7 @@ pub trait WriteTxn: ReadTxn {
     ) -> Result<BranchRecord>;
     /// Replaces a branch's record (its name).
     fn set_branch(&mut self, branch: &BranchRecord) -> Result<()>;
-    /// Removes a branch with its lines, snapshots and rows.
+    /// Removes a branch with its lines, snapshots, rows and sessions.
     fn remove_branch(&mut self, id: BranchId) -> Result<()>;
     /// Adds a line to a branch.
     fn add_line(&mut self, line: &LineRecord) -> Result<()>;
@@ -454,7 +454,7 @@ pub trait WriteTxn: ReadTxn {
     fn add_content(&mut self, content: &ContentRecord) -> Result<bool>;
     /// Replaces how an existing content is kept.
     fn set_content(&mut self, content: &ContentRecord) -> Result<()>;
-    /// Removes a content.
+    /// Removes a content and its pin.
     fn remove_content(&mut self, hash: &Hash) -> Result<()>;
     /// Keeps a content from being collected until a time; a later call replaces the time.
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()>;

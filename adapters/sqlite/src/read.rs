@@ -11,7 +11,7 @@ use alknet_fs_core::store::{
 };
 use alknet_fs_core::{Result, TreePath};
 use rusqlite::types::{FromSql, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Params};
+use rusqlite::{Connection, OptionalExtension, Params, params_from_iter};
 
 use crate::error::{DbResult, corrupt};
 use crate::store::{Handle, Txn};
@@ -244,24 +244,27 @@ impl<H: Handle> ReadTxn for Txn<H> {
 
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()> {
         let conn = self.0.conn()?;
-        let sources = [
+        let sources: [(_, _, &[i64]); 4] = [
             (
                 "entries",
-                "SELECT hash FROM entries WHERE hash IS NOT NULL AND ?1 = ?1",
+                "SELECT hash FROM entries WHERE hash IS NOT NULL",
+                &[],
             ),
             (
                 "sessions",
-                "SELECT base_hash FROM sessions WHERE base_hash IS NOT NULL AND ?1 = ?1",
+                "SELECT base_hash FROM sessions WHERE base_hash IS NOT NULL",
+                &[],
             ),
             (
                 "contents",
-                "SELECT base FROM contents WHERE base IS NOT NULL AND ?1 = ?1",
+                "SELECT base FROM contents WHERE base IS NOT NULL",
+                &[],
             ),
-            ("pins", "SELECT hash FROM pins WHERE until > ?1"),
+            ("pins", "SELECT hash FROM pins WHERE until > ?1", &[now.0]),
         ];
-        for (table, sql) in sources {
+        for (table, sql, params) in sources {
             let mut stmt = conn.prepare_cached(sql).db()?;
-            let mut rows = stmt.query([now.0]).db()?;
+            let mut rows = stmt.query(params_from_iter(params)).db()?;
             while let Some(row) = rows.next().db()? {
                 let key = || "with a reference to a content".into();
                 let fields = Fields {

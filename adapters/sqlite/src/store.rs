@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alknet_fs_core::store::{Durability, ReadTxn, Store, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result};
@@ -214,15 +214,12 @@ impl SqliteStore {
     ///
     /// Returns whether all of it went; what an open read transaction may still need stays.
     pub fn checkpoint(&self) -> Result<bool> {
-        let writer = self.lock_writer()?;
-        // A reader may stay for ever: wait for none.
-        writer.conn.busy_timeout(Duration::ZERO).db()?;
+        let writer = self.lock_writer(self.deadline())?;
         let busy = writer
             .conn
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
                 row.get::<_, bool>(0)
             });
-        writer.conn.busy_timeout(self.options.busy_timeout).db()?;
         match busy.map_err(from_sqlite) {
             Ok(busy) => Ok(!busy),
             Err(e) if e.kind() == ErrorKind::Busy => Ok(false),
@@ -230,10 +227,19 @@ impl SqliteStore {
         }
     }
 
-    fn lock_writer(&self) -> Result<WriterGuard> {
-        self.writer
-            .try_lock_arc_for(self.options.busy_timeout)
-            .ok_or_else(|| Error::new(ErrorKind::Busy))
+    /// Returns until when a call may wait; nothing where that is for ever.
+    fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.options.busy_timeout)
+    }
+
+    fn lock_writer(&self, deadline: Option<Instant>) -> Result<WriterGuard> {
+        match deadline {
+            None => Ok(self.writer.lock_arc()),
+            Some(deadline) => self
+                .writer
+                .try_lock_arc_until(deadline)
+                .ok_or_else(|| Error::new(ErrorKind::Busy)),
+        }
     }
 }
 
@@ -244,7 +250,8 @@ impl Store for SqliteStore {
     }
 
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>> {
-        let mut writer = self.lock_writer()?;
+        let deadline = self.deadline();
+        let mut writer = self.lock_writer(deadline)?;
         if !writer.conn.is_autocommit() {
             // An earlier transaction could not be rolled back: its connection cannot be trusted.
             *writer = Writer {
@@ -254,7 +261,7 @@ impl Store for SqliteStore {
             };
         }
         writer.set_durability(durability)?;
-        run(&writer.conn, "BEGIN IMMEDIATE")?;
+        begin(&writer.conn, deadline)?;
         Ok(Box::new(Txn(WriteHandle {
             writer,
             watch: self.watch.clone(),
@@ -428,6 +435,26 @@ impl Drop for WriteHandle {
 /// A transaction; its methods are in `read` and `write`.
 pub(crate) struct Txn<H>(pub(crate) H);
 
+/// Begins a write transaction as soon as no other process is in one.
+///
+/// SQLite's own busy handler sleeps up to 100 ms at a time. Beside a process that commits all the
+/// time, and so leaves the lock free for moments only, that would rarely hit one of these.
+fn begin(conn: &Connection, deadline: Option<Instant>) -> Result<()> {
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match run(conn, "BEGIN IMMEDIATE") {
+            Err(e) if e.kind() == ErrorKind::Busy => {
+                if deadline.is_some_and(|at| Instant::now() >= at) {
+                    return Err(e);
+                }
+            }
+            result => return result,
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_micros(250));
+    }
+}
+
 /// Runs a cached statement that returns no row.
 fn run(conn: &Connection, sql: &str) -> Result<()> {
     let mut stmt = conn.prepare_cached(sql).db()?;
@@ -478,6 +505,8 @@ fn open_writer(database: &Path, options: &Options) -> Result<Connection> {
          PRAGMA wal_autocheckpoint = 10000; PRAGMA journal_size_limit = 67108864;",
     )
     .db()?;
+    // From here on `begin` waits for other writers, and a checkpoint waits for no reader.
+    conn.busy_timeout(Duration::ZERO).db()?;
     Ok(conn)
 }
 
@@ -486,7 +515,7 @@ fn open_writer(database: &Path, options: &Options) -> Result<Connection> {
 /// The change takes an exclusive lock for which SQLite does not call the busy handler, so another
 /// process that opens the store at the same moment makes it fail; hence the loop.
 fn set_wal(conn: &Connection, timeout: Duration) -> Result<()> {
-    let deadline = std::time::Instant::now().checked_add(timeout);
+    let deadline = Instant::now().checked_add(timeout);
     let mut pause = Duration::from_millis(1);
     loop {
         let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| {
@@ -503,7 +532,7 @@ fn set_wal(conn: &Connection, timeout: Duration) -> Result<()> {
             }
             Err(error) => error,
         };
-        let expired = deadline.is_some_and(|at| std::time::Instant::now() >= at);
+        let expired = deadline.is_some_and(|at| Instant::now() >= at);
         if error.kind() != ErrorKind::Busy || expired {
             return Err(error);
         }
@@ -578,6 +607,7 @@ fn create_private_dir(dir: &Path) -> Result<()> {
         if let Some(parent) = dir.parent() {
             fs::create_dir_all(parent)?;
         }
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has modes"))]
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -627,4 +657,92 @@ fn sync_dir(dir: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = dir;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new_store() -> (tempfile::TempDir, SqliteStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::create(&dir.path().join("s"), Options::default()).unwrap();
+        (dir, store)
+    }
+
+    fn set(store: &SqliteStore, durability: Durability, size: usize) -> Result<()> {
+        let mut txn = store.write(durability)?;
+        txn.set_value("scope", "name", Some(&vec![7; size]))?;
+        txn.commit()
+    }
+
+    #[test]
+    fn each_commit_is_as_durable_as_it_asked_for() {
+        let (_dir, store) = new_store();
+        for (durability, level) in [
+            (Durability::Full, 2),
+            (Durability::Relaxed, 1),
+            (Durability::Relaxed, 1),
+            (Durability::Full, 2),
+        ] {
+            set(&store, durability, 1).unwrap();
+            let writer = store.writer.lock();
+            let pragma = |name: &str| -> i32 {
+                let value = writer.conn.pragma_query_value(None, name, |row| row.get(0));
+                value.unwrap()
+            };
+            assert_eq!(pragma("synchronous"), level);
+            assert_eq!(pragma("wal_autocheckpoint"), 10_000);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_undoes_the_transaction_and_leaves_the_store_usable() {
+        let (_dir, store) = new_store();
+        let limit = |pages: i64| {
+            let conn = &store.writer.lock().conn;
+            let sql = format!("PRAGMA max_page_count = {pages}");
+            conn.query_row(&sql, [], |_| Ok(())).unwrap();
+        };
+        limit(store.stats().unwrap().pages as i64 + 3);
+        let mut txn = store.write(Durability::Full).unwrap();
+        txn.set_value("scope", "first", Some(b"x")).unwrap();
+        let error = txn
+            .set_value("scope", "name", Some(&[7; 100_000]))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        drop(txn);
+        assert_eq!(store.read().unwrap().value("scope", "first").unwrap(), None);
+        limit(1_000_000);
+        set(&store, Durability::Full, 100_000).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_after_sqlite_rolled_back() {
+        let (_dir, store) = new_store();
+        let writer = store.lock_writer(None).unwrap();
+        begin(&writer.conn, None).unwrap();
+        let mut txn = Txn(WriteHandle {
+            writer,
+            watch: store.watch.clone(),
+            ended: false,
+        });
+        txn.set_value("scope", "name", Some(b"x")).unwrap();
+        // SQLite does this by itself on some errors.
+        run(&txn.0.writer.conn, "ROLLBACK").unwrap();
+        let error = txn.set_value("scope", "name", Some(b"y")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(Box::new(txn).commit().is_err());
+        assert_eq!(store.read().unwrap().value("scope", "name").unwrap(), None);
+        set(&store, Durability::Full, 1).unwrap();
+    }
+
+    #[test]
+    fn readers_are_pooled_up_to_the_limit_and_cannot_write() {
+        let (_dir, store) = new_store();
+        let many: Vec<_> = (0..9).map(|_| store.read().unwrap()).collect();
+        drop(many);
+        let idle = store.readers.idle.lock();
+        assert_eq!(idle.len(), Options::default().max_readers);
+        assert!(idle[0].execute("DELETE FROM kv", []).is_err());
+    }
 }

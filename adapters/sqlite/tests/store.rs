@@ -3,7 +3,8 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Change, Commit, Cursor, Op};
@@ -543,6 +544,42 @@ fn a_writer_that_waits_too_long_is_told_busy() {
 }
 
 #[test]
+fn a_busy_writer_does_not_lock_others_out() {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let (dir, busy) = new_store();
+    let bucket = bucket(&busy, "b", 0);
+    let other = open(&dir);
+    let stopped = AtomicBool::new(false);
+    let commits = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stopped);
+        scope.spawn(|| {
+            while !stopped.load(Ordering::Relaxed) {
+                let mut txn = busy.write(Durability::Full).unwrap();
+                txn.publish(bucket, &commit(1, 0)).unwrap();
+                txn.commit().unwrap();
+                commits.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let started = Instant::now();
+        for _ in 0..10 {
+            let before = commits.load(Ordering::Relaxed);
+            while commits.load(Ordering::Relaxed) == before {
+                assert!(started.elapsed() < 2 * Options::default().busy_timeout);
+                std::thread::yield_now();
+            }
+            publish(&other, bucket, 1, 1);
+        }
+        assert!(started.elapsed() < Options::default().busy_timeout);
+    });
+}
+
+#[test]
 fn events_are_read_from_any_cursor_in_any_store_object() {
     let (dir, store) = new_store();
     let (one, two) = (bucket(&store, "one", 0), bucket(&store, "two", 0));
@@ -643,7 +680,7 @@ fn waiting_ends_with_a_commit_of_this_or_another_store_object() {
     let mut seen = store.wait_for_commit(0, Duration::ZERO).unwrap();
     for writer in [&store, &other] {
         publish(writer, bucket, 1, 1);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let now = store.wait_for_commit(seen, long).unwrap();
         assert_ne!(now, seen);
         assert!(started.elapsed() < long);
