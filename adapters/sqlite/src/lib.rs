@@ -27,6 +27,7 @@ mod moving;
 mod read;
 mod schema;
 mod store;
+mod turn;
 mod watch;
 mod write;
 

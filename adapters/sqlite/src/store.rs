@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{DbResult, from_sqlite};
 use crate::schema::{self, Identity};
+use crate::turn::{Pauses, Turn};
 use crate::watch::Watch;
 
 /// The name of the database within a store's directory.
@@ -70,6 +71,7 @@ pub struct SqliteStore {
     watch: Arc<Watch>,
     readers: Arc<Readers>,
     writer: Arc<Mutex<Writer>>,
+    turn: Turn,
     dir: PathBuf,
     database: PathBuf,
     id: [u8; 16],
@@ -162,6 +164,7 @@ impl SqliteStore {
                 busy_timeout: options.busy_timeout,
             }),
             writer: Arc::new(Mutex::new(writer)),
+            turn: Turn::open(&with_suffix(&database, "-turn"))?,
             dir: dir.to_owned(),
             database,
             id,
@@ -261,7 +264,9 @@ impl Store for SqliteStore {
             };
         }
         writer.set_durability(durability)?;
+        let turn = self.turn.take(deadline)?;
         begin(&writer.conn, deadline)?;
+        drop(turn);
         Ok(Box::new(Txn(WriteHandle {
             writer,
             watch: self.watch.clone(),
@@ -436,22 +441,13 @@ impl Drop for WriteHandle {
 pub(crate) struct Txn<H>(pub(crate) H);
 
 /// Begins a write transaction as soon as no other process is in one.
-///
-/// SQLite's own busy handler sleeps up to 100 ms at a time. Beside a process that commits all the
-/// time, and so leaves the lock free for moments only, that would rarely hit one of these.
 fn begin(conn: &Connection, deadline: Option<Instant>) -> Result<()> {
-    let mut pause = Duration::from_micros(50);
+    let mut pauses = Pauses::new(deadline);
     loop {
         match run(conn, "BEGIN IMMEDIATE") {
-            Err(e) if e.kind() == ErrorKind::Busy => {
-                if deadline.is_some_and(|at| Instant::now() >= at) {
-                    return Err(e);
-                }
-            }
+            Err(e) if e.kind() == ErrorKind::Busy && pauses.pause() => {}
             result => return result,
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_micros(250));
     }
 }
 

@@ -567,7 +567,7 @@ fn a_busy_writer_does_not_lock_others_out() {
             }
         });
         let started = Instant::now();
-        for _ in 0..10 {
+        for _ in 0..20 {
             let before = commits.load(Ordering::Relaxed);
             while commits.load(Ordering::Relaxed) == before {
                 assert!(started.elapsed() < 2 * Options::default().busy_timeout);
@@ -575,7 +575,7 @@ fn a_busy_writer_does_not_lock_others_out() {
             }
             publish(&other, bucket, 1, 1);
         }
-        assert!(started.elapsed() < Options::default().busy_timeout);
+        assert!(started.elapsed() < Options::default().busy_timeout / 3);
     });
 }
 
@@ -861,7 +861,7 @@ fn check_names_what_refers_to_nothing() {
 }
 
 #[test]
-fn closing_leaves_one_file_and_checkpoints_count() {
+fn closing_leaves_no_log_and_checkpoints_count() {
     let (dir, store) = new_store();
     let bucket = bucket(&store, "b", 0);
     store.wait_for_commit(0, Duration::ZERO).unwrap();
@@ -876,11 +876,12 @@ fn closing_leaves_one_file_and_checkpoints_count() {
     assert_eq!(stats.database_bytes, stats.page_size * stats.pages);
     publish(&store, bucket, 1, 1);
     drop(store);
-    let files: Vec<_> = std::fs::read_dir(dir.path().join("s"))
+    let mut files: Vec<_> = std::fs::read_dir(dir.path().join("s"))
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(files, ["store.db"]);
+    files.sort();
+    assert_eq!(files, ["store.db", "store.db-turn"]);
     assert_eq!(
         open(&dir)
             .read()
@@ -1026,7 +1027,7 @@ mod opening {
             let bucket = bucket(&store, "b", 0);
             publish(&store, bucket, 1, 1);
             assert_eq!(mode(&path), 0o700);
-            for name in ["store.db", "store.db-wal", "store.db-shm"] {
+            for name in ["store.db", "store.db-wal", "store.db-shm", "store.db-turn"] {
                 assert_eq!(mode(&path.join(name)), 0o600, "{name}");
             }
         }
