@@ -106,12 +106,12 @@ impl View {
     /// Compares the contents of two trees, of any branches of the store.
     pub fn share_with(&self, other: &Self) -> Result<Share> {
         let mut theirs = HashSet::new();
-        other.walk(&TreePath::root(), |_, entry| {
+        other.walk(TreePath::root(), |_, entry| {
             theirs.extend(entry.hash());
             Ok(Walk::Continue)
         })?;
         let mut share = Share::default();
-        self.walk(&TreePath::root(), |_, entry| {
+        self.walk(TreePath::root(), |_, entry| {
             if let Some(hash) = entry.hash() {
                 let shared = theirs.contains(&hash);
                 share.files += 1;

@@ -1,4 +1,5 @@
 //! The research's fifteen tests by their names, on the store in memory and on the one on disk.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

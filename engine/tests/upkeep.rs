@@ -1,4 +1,5 @@
 //! Checking and collecting.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::time::Duration;

@@ -112,23 +112,26 @@ struct Stamp(u64, i64, i64, u64);
 
 /// One step of the import, in an order in which directories precede what is in them.
 enum Step {
-    /// A directory was listed: its changes that need no reading, and how many files will follow.
-    Dir {
-        source: PathBuf,
-        changes: Vec<Change>,
-        known: Vec<Record>,
-        reading: usize,
-        unchanged: u64,
-    },
+    /// A directory was listed.
+    Dir(DirListed),
     /// A file was read, or could not be.
     File {
         dir: PathBuf,
-        read: Result<FileRead, Skipped>,
+        read: Result<Box<FileRead>, Skipped>,
     },
     /// Something was left out.
     Skipped(Skipped),
     /// The walk, or a worker, failed.
     Failed(Error),
+}
+
+/// A directory's changes that need no reading, and how many files will follow.
+struct DirListed {
+    source: PathBuf,
+    changes: Vec<Change>,
+    known: Vec<Record>,
+    reading: usize,
+    unchanged: u64,
 }
 
 struct FileRead {
@@ -462,13 +465,13 @@ impl Walker<'_> {
                 }
             }
         }
-        let step = Step::Dir {
+        let step = Step::Dir(DirListed {
             source: source.to_owned(),
             changes,
             known,
             reading: jobs.len(),
             unchanged,
-        };
+        });
         Ok(Compared {
             step,
             jobs,
@@ -553,7 +556,7 @@ fn read_file(branch: &Branch, job: Job) -> Step {
         Ok((prepared, steady)) => {
             let settled = steady && now().0 - stamp.2.max(stamp.1) > RACY;
             let (hash, size) = (prepared.hash(), prepared.size());
-            Ok(FileRead {
+            Ok(Box::new(FileRead {
                 change: Change::Put {
                     path,
                     hash,
@@ -563,7 +566,7 @@ fn read_file(branch: &Branch, job: Job) -> Step {
                 },
                 prepared,
                 record: settled.then_some(Record { name, stamp, hash }),
-            })
+            }))
         }
         Err(e) if e.is_not_found() => skipped("it went away while it was imported"),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => skipped(e.detail()),
@@ -627,13 +630,13 @@ impl<'a> Committer<'a> {
         match step {
             Step::Failed(error) => return Err(error),
             Step::Skipped(skipped) => self.report.skipped.push(skipped),
-            Step::Dir {
+            Step::Dir(DirListed {
                 source,
                 changes,
                 known,
                 reading,
                 unchanged,
-            } => {
+            }) => {
                 self.report.unchanged += unchanged;
                 self.done += unchanged;
                 for change in changes {
