@@ -389,11 +389,18 @@ impl ReadTxn for Reader {
         let wanted = |id: BucketId| bucket.is_none_or(|bucket| bucket == id);
         let records = self.0.log.range(after.offset()..);
         let mut out = Vec::new();
-        for (offset, (id, commit)) in records.filter(|(_, (id, _))| wanted(*id)).take(limit) {
+        let mut given = 0;
+        for (offset, (id, commit)) in records.filter(|(_, (id, _))| wanted(*id)) {
+            if given == limit {
+                break;
+            }
             let Some(bucket) = self.0.buckets.get(id) else {
                 continue;
             };
+            let before = out.len();
             out.extend(commit.events(&bucket.name, *offset, after));
+            // The record that the cursor points into may have nothing left to give.
+            given += usize::from(out.len() > before);
         }
         Ok(out)
     }
