@@ -21,6 +21,8 @@
 //! All handles are cheap to clone, `Send` and `Sync`. Calls block; the `async` feature offers the
 //! same calls as futures in the `aio` module.
 
+#[cfg(feature = "async")]
+pub mod aio;
 mod batch;
 mod branch;
 mod bucket;

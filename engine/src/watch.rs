@@ -60,6 +60,11 @@ impl Watcher {
         })
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn store(&self) -> Arc<dyn alknet_fs_core::store::Store> {
+        Arc::clone(&self.inner.tree)
+    }
+
     /// Returns the position after the last delivered event: a watcher started with it continues
     /// exactly where this one stands.
     pub fn cursor(&self) -> Cursor {
