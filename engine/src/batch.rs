@@ -3,7 +3,7 @@
 use alknet_fs_content::Prepared;
 use alknet_fs_core::edit::{Editor, PutMode, SetAttrs};
 use alknet_fs_core::tree::Follow;
-use alknet_fs_core::{Cursor, Result, TreePath};
+use alknet_fs_core::{Result, TreePath};
 
 use crate::branch::Branch;
 use crate::store::{Inner, IntoPath};
@@ -211,29 +211,23 @@ impl Batch {
         self.push(path, |path| BatchChange::SetAttrs(path, *set, follow))
     }
 
-    /// Commits all changes in the order they were collected. Returns the cursor of the last event,
-    /// or nothing where nothing changed.
+    /// Commits all changes in the order they were collected.
     ///
     /// # Errors
     /// The first change's that fails; nothing is changed then.
-    pub fn commit(self) -> Result<Option<Cursor>> {
+    pub fn commit(self) -> Result<()> {
         let Self {
             branch,
             changes,
             mut contents,
             ..
         } = self;
-        let inner = &branch.inner;
-        let mut txn = inner.write()?;
-        let chain = inner.chain(&*txn, branch.id)?;
-        let mut editor = Editor::new(&mut *txn, &chain, inner.context());
-        inner.commit_contents(&mut editor, &mut contents)?;
-        for change in changes {
-            change.apply(&mut editor)?;
-        }
-        let cursor = editor.finish(None)?;
-        txn.commit()?;
-        Ok(cursor)
+        branch.inner.edit(branch.id, None, |editor| {
+            branch.inner.commit_contents(editor, &mut contents)?;
+            changes
+                .into_iter()
+                .try_for_each(|change| change.apply(editor))
+        })
     }
 
     fn push(

@@ -434,6 +434,8 @@ impl Session {
     /// with all that was written, and close can be tried again.
     pub fn close(&self) -> Result<Closed> {
         let mut state = self.state()?;
+        let span = tracing::debug_span!("close session", id = state.record.id.0);
+        let _entered = span.enter();
         let closed = self
             .close_locked(&mut state)
             .map_err(|e| e.op("close").path(&state.record.path))?;

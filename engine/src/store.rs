@@ -361,12 +361,14 @@ impl Inner {
         session: Option<SessionId>,
         edit: impl FnOnce(&mut Editor<'_>) -> Result<R>,
     ) -> Result<R> {
+        let span = tracing::debug_span!("edit", branch = id.0);
+        let _entered = span.enter();
         let mut txn = self.write()?;
         let chain = self.chain(&*txn, id)?;
         let mut editor = Editor::new(&mut *txn, &chain, self.context());
         let result = edit(&mut editor)?;
         editor.finish(session)?;
-        txn.commit()?;
+        tracing::debug_span!("commit").in_scope(|| txn.commit())?;
         Ok(result)
     }
 }

@@ -9,6 +9,7 @@ use alknet_fs_core::event::glob_set;
 use alknet_fs_core::store::ReadTxn;
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Hash, Node, Result, TreePath};
+use hashlink::LruCache;
 use parking_lot::Mutex;
 
 use crate::reader::Reader;
@@ -22,8 +23,23 @@ pub struct View {
     inner: Arc<Inner>,
     chain: Arc<Chain>,
     txn: Mutex<Box<dyn ReadTxn>>,
+    /// What was resolved and listed before, which cannot change; for a pinned view only.
+    seen: Mutex<Seen>,
     /// Whether garbage collection waits for this view. A view that lives for one call goes without.
     pinned: bool,
+}
+
+/// How many paths and how many listings a view remembers.
+const SEEN_PATHS: usize = 1024;
+const SEEN_LISTINGS: usize = 64;
+
+/// The longest listing that a view remembers.
+const SEEN_LISTING_LEN: usize = 1024;
+
+struct Seen {
+    /// Where a path leads, links followed.
+    paths: LruCache<TreePath, (TreePath, Entry)>,
+    listings: LruCache<TreePath, Vec<DirEntry>>,
 }
 
 impl View {
@@ -46,6 +62,10 @@ impl View {
                 inner: Arc::clone(inner),
                 chain,
                 txn,
+                seen: Mutex::new(Seen {
+                    paths: LruCache::new(SEEN_PATHS),
+                    listings: LruCache::new(SEEN_LISTINGS),
+                }),
                 pinned,
             }),
             Err(e) => {
@@ -123,8 +143,20 @@ impl View {
     /// [`ErrorKind::NotADirectory`], and as [`stat`](Self::stat).
     pub fn list(&self, path: impl IntoPath) -> Result<Vec<DirEntry>> {
         let path = path.into_path()?;
-        self.with(|txn, chain| tree::list(txn, chain, &path))
-            .map_err(|e| e.op("list").path(path))
+        if self.pinned
+            && let Some(listing) = self.seen.lock().listings.get(&path)
+        {
+            return Ok(listing.clone());
+        }
+        match self.with(|txn, chain| tree::list(txn, chain, &path)) {
+            Ok(listing) => {
+                if self.pinned && listing.len() <= SEEN_LISTING_LEN {
+                    self.seen.lock().listings.insert(path, listing.clone());
+                }
+                Ok(listing)
+            }
+            Err(e) => Err(e.op("list").path(path)),
+        }
     }
 
     /// Visits everything below a directory, each directory before its entries, by name.
@@ -172,11 +204,11 @@ impl View {
     /// [`stat`](Self::stat).
     pub fn read(&self, path: impl IntoPath) -> Result<Vec<u8>> {
         let path = path.into_path()?;
-        let read = |txn: &dyn ReadTxn, chain: &Chain| {
-            let hash = file_hash(tree::resolve(txn, chain, &path, Follow::Yes)?.1)?;
-            self.inner.contents.open(txn, &hash)?.read_all()
+        let read = || {
+            let hash = self.file_hash(&path)?;
+            self.content(&hash)?.into_bytes()
         };
-        self.with(read).map_err(|e| e.op("read").path(path))
+        read().map_err(|e: Error| e.op("read").path(path))
     }
 
     /// Opens a file for streaming reads. The reader stays valid after the view is dropped.
@@ -185,11 +217,8 @@ impl View {
     /// As [`read`](Self::read).
     pub fn open(&self, path: impl IntoPath) -> Result<Reader> {
         let path = path.into_path()?;
-        let open = |txn: &dyn ReadTxn, chain: &Chain| {
-            let hash = file_hash(tree::resolve(txn, chain, &path, Follow::Yes)?.1)?;
-            self.inner.contents.open(txn, &hash)
-        };
-        let content = self.with(open).map_err(|e| e.op("open").path(path))?;
+        let open = || self.content(&self.file_hash(&path)?);
+        let content = open().map_err(|e| e.op("open").path(path))?;
         Ok(Reader::new(content))
     }
 
@@ -216,13 +245,14 @@ impl View {
     /// [`ErrorKind::Corrupt`] naming what is wrong, and as [`read`](Self::read).
     pub fn verify(&self, path: impl IntoPath) -> Result<()> {
         let path = path.into_path()?;
-        let verify = |txn: &dyn ReadTxn, chain: &Chain| {
-            let hash = file_hash(tree::resolve(txn, chain, &path, Follow::Yes)?.1)?;
-            self.inner
-                .contents
-                .verify(txn, &hash, &mut |_| ControlFlow::Continue(()))
+        let verify = || {
+            let hash = self.file_hash(&path)?;
+            self.with(|txn, _| {
+                let go_on = &mut |_| ControlFlow::Continue(());
+                self.inner.contents.verify(txn, &hash, go_on)
+            })
         };
-        self.with(verify).map_err(|e| e.op("verify").path(path))
+        verify().map_err(|e: Error| e.op("verify").path(path))
     }
 
     /// Hashes the whole tree: names, kinds, modes, contents and link texts, not times or owners.
@@ -238,8 +268,27 @@ impl View {
         op: &'static str,
     ) -> Result<(TreePath, Entry)> {
         let path = path.into_path()?;
-        self.with(|txn, chain| tree::resolve(txn, chain, &path, follow))
-            .map_err(|e| e.op(op).path(path))
+        self.resolve(&path, follow).map_err(|e| e.op(op).path(path))
+    }
+
+    fn resolve(&self, path: &TreePath, follow: Follow) -> Result<(TreePath, Entry)> {
+        let remember = self.pinned && follow == Follow::Yes;
+        if remember && let Some(seen) = self.seen.lock().paths.get(path) {
+            return Ok(seen.clone());
+        }
+        let resolved = self.with(|txn, chain| tree::resolve(txn, chain, path, follow))?;
+        if remember {
+            let mut seen = self.seen.lock();
+            seen.paths.insert(path.clone(), resolved.clone());
+        }
+        Ok(resolved)
+    }
+
+    fn file_hash(&self, path: &TreePath) -> Result<Hash> {
+        match self.resolve(path, Follow::Yes)?.1.node {
+            Node::File { hash, .. } => Ok(hash),
+            _ => Err(Error::new(ErrorKind::IsADirectory)),
+        }
     }
 }
 
@@ -256,12 +305,5 @@ impl std::fmt::Debug for View {
         f.debug_struct("View")
             .field("chain", &self.chain)
             .finish_non_exhaustive()
-    }
-}
-
-fn file_hash(entry: Entry) -> Result<Hash> {
-    match entry.node {
-        Node::File { hash, .. } => Ok(hash),
-        _ => Err(Error::new(ErrorKind::IsADirectory)),
     }
 }

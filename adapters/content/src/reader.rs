@@ -225,6 +225,17 @@ impl ContentReader {
         Ok(bytes)
     }
 
+    /// Turns the reader into the whole content; one that is in memory already is not copied.
+    ///
+    /// # Errors
+    /// As [`read_all`](Self::read_all).
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        match self.body {
+            Body::Bytes(bytes) => Ok(bytes),
+            _ => self.read_all(),
+        }
+    }
+
     /// Fills `buf` with a range inside the content.
     fn fill(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         match &self.body {
