@@ -81,14 +81,17 @@ fn memory_agrees_with_the_model_on_deep_chains() {
     on_memory(300, (0..10).map(|i| fork(format!("deep{i}"), i)).collect());
 }
 
-/// Many siblings that write the same names, so that listings and look-ups must leap over them.
+/// Many younger siblings that write the same names, so that listings and look-ups of short and of
+/// long chains must leap over them.
 #[test]
 fn memory_agrees_with_the_model_among_many_siblings() {
-    let mut prefix: Vec<Op> = (0..24).map(|i| fork(format!("side{i}"), 0)).collect();
+    let deep = (0..9).map(|i| fork(format!("deep{i}"), i));
+    let sides = (0..18).map(|i| fork(format!("side{i}"), 0));
+    let mut prefix: Vec<Op> = deep.chain(sides).collect();
     let edits: Vec<_> =
         serde_json::from_str(r#"[{"MkdirAll": {"path": "/a/b"}}, {"MkdirAll": {"path": "/b"}}]"#)
             .unwrap();
-    prefix.extend((1..25).map(|branch| Op::Edits {
+    prefix.extend((10..28).map(|branch| Op::Edits {
         branch,
         edits: edits.clone(),
         commit: true,
