@@ -16,6 +16,9 @@
 //! rules keep it true by themselves: a directory that can still go away in a live base is copied up
 //! when the branch first writes below it, and a directory that a branch makes starts empty, so rows
 //! that were hidden below its path stay hidden by tombstones.
+//!
+//! What a branch removed stays removed in it, even where only the branch itself had made it: a live
+//! base that writes to that path later does not bring it back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -594,7 +594,8 @@ impl<'t> Editor<'t> {
             .put_row(self.chain.bucket(), parent, name, layer, &row)
     }
 
-    /// Removes the row of a path, or hides what would show through below it.
+    /// Removes the row of a path, or hides what would show through below it. Over a live base it
+    /// always hides: what a branch removed stays removed, whatever the base writes there later.
     fn remove_row(&mut self, path: &TreePath) -> Result<()> {
         let (parent, name) = (path.parent_str(), path.name());
         let (bucket, layer) = (self.chain.bucket(), self.chain.write_layer());
@@ -603,7 +604,7 @@ impl<'t> Editor<'t> {
             let below = self
                 .chain
                 .find_below_write_layer(&*self.txn, parent, name)?;
-            if below.is_some_and(|f| f.row.entry.is_some()) {
+            if self.chain.has_live_base() || below.is_some_and(|f| f.row.entry.is_some()) {
                 let tombstone = Row {
                     entry: None,
                     base: self.base_of(found.as_ref()),

@@ -231,14 +231,15 @@ impl Model {
         }
     }
 
-    /// Removes a visible entry: its row, where nothing shows through below it, or else by a
-    /// tombstone.
+    /// Removes a visible entry: its row, where nothing shows through below it, or else, and always
+    /// over a live base, by a tombstone.
     fn remove(&mut self, id: u32, path: &TreePath) {
         let below = match self.branches[&id].frozen.get(path) {
             Some(row) => row.entry.clone(),
             None => self.inherited(id).remove(path).flatten(),
         };
-        if below.is_some() {
+        let live = matches!(self.branches[&id].base, Base::Live(_));
+        if live || below.is_some() {
             self.put_own(id, path, None);
         } else {
             self.branch_mut(id).current.remove(path);

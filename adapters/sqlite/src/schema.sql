@@ -82,7 +82,7 @@ CREATE INDEX contents_by_base ON contents (base) WHERE base IS NOT NULL;
 CREATE TABLE pins (
     -- Contents that garbage collection keeps for a time.
     hash  BLOB    NOT NULL PRIMARY KEY, -- contents.hash
-    until INTEGER NOT NULL -- the last moment it is kept
+    until INTEGER NOT NULL -- when that time is over
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sessions (
