@@ -31,6 +31,7 @@ mod gc;
 mod progress;
 mod reader;
 mod session;
+mod sharing;
 mod stats;
 mod store;
 mod transfer;
@@ -40,8 +41,8 @@ mod watch;
 pub use alknet_fs_core::diff::Difference;
 pub use alknet_fs_core::edit::{PutMode, SetAttrs};
 pub use alknet_fs_core::store::{
-    BranchId, BucketId, Durability, Epoch, Retention, SessionId, SessionRecord, SnapshotRecord,
-    Staging,
+    BranchId, BucketId, ContentForm, Durability, Epoch, Retention, SessionId, SessionRecord,
+    SnapshotRecord, Staging,
 };
 pub use alknet_fs_core::tree::{Follow, Walk};
 pub use alknet_fs_core::{
@@ -57,7 +58,8 @@ pub use gc::{GcOptions, GcReport};
 pub use progress::{Cancel, Progress, Task};
 pub use reader::Reader;
 pub use session::{Closed, OpenOptions, Session, SessionInfo};
-pub use stats::{Share, Stats};
+pub use sharing::{Sharing, TreeSharing};
+pub use stats::Stats;
 pub use store::{DEFAULT_BUCKET, IntoPath, Options, Store};
 pub use transfer::{ExportOptions, ExportReport, ImportOptions, ImportReport, Skipped};
 pub use view::View;

@@ -1,9 +1,13 @@
 //! Streaming reads.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 use alknet_fs_content::ContentReader;
-use alknet_fs_core::{Hash, Result};
+use alknet_fs_core::store::ContentForm;
+use alknet_fs_core::{Error, ErrorKind, Hash, Result};
+
+use crate::progress::{Progress, Task};
 
 /// Reads one version of a file, from any offset.
 ///
@@ -39,7 +43,75 @@ impl Reader {
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.content.read_at(offset, buffer)
     }
+
+    /// Returns how the store keeps the content.
+    pub fn form(&self) -> ContentForm {
+        self.content.form()
+    }
+
+    /// Copies a range of bytes, cut at the end of the file, to a writer. Returns how many.
+    ///
+    /// # Errors
+    /// Those of reading and of the writer; [`ErrorKind::Cancelled`].
+    pub fn copy_range(
+        &self,
+        range: Range<u64>,
+        writer: &mut dyn Write,
+        task: &Task,
+    ) -> Result<u64> {
+        self.copy_blocks(range, task, &mut |block| Ok(writer.write_all(block)?))
+    }
+
+    /// Copies the whole file to a writer, and checks what was copied against the hash.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where the bytes are not those of the hash: what the writer got is of
+    /// no use then. As [`copy_range`](Self::copy_range).
+    pub fn copy_verified(&self, writer: &mut dyn Write, task: &Task) -> Result<u64> {
+        let mut hasher = blake3::Hasher::new();
+        let copied = self.copy_blocks(0..self.size(), task, &mut |block| {
+            hasher.update(block);
+            Ok(writer.write_all(block)?)
+        })?;
+        let (want, found) = (self.hash(), Hash::from(hasher.finalize()));
+        if want != found {
+            let detail = format!("content {want}: the stored bytes have the hash {found}");
+            return Err(Error::with_detail(ErrorKind::Corrupt, detail));
+        }
+        Ok(copied)
+    }
+
+    fn copy_blocks(
+        &self,
+        range: Range<u64>,
+        task: &Task,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<u64> {
+        let end = range.end.min(self.size());
+        let total_bytes = end.saturating_sub(range.start);
+        let mut block = vec![0; total_bytes.min(COPY_BLOCK as u64) as usize];
+        let mut at = range.start;
+        while at < end {
+            let len = (end - at).min(block.len() as u64) as usize;
+            let n = self.read_at(at, &mut block[..len])?;
+            if n == 0 {
+                let detail = "the content ends before its size";
+                return Err(Error::with_detail(ErrorKind::Corrupt, detail).path(self.hash()));
+            }
+            write(&block[..n])?;
+            at += n as u64;
+            task.step(Progress {
+                bytes: at - range.start,
+                total_bytes,
+                ..Progress::default()
+            })?;
+        }
+        Ok(total_bytes)
+    }
 }
+
+/// Bytes that streams are copied by.
+pub(crate) const COPY_BLOCK: usize = 1 << 20;
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -22,6 +23,8 @@ use alknet_fs_core::tree::{Follow, resolve_target};
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::progress::{Progress, Task};
+use crate::reader::COPY_BLOCK;
 use crate::store::{Inner, Store, locked, now};
 
 /// Staged bytes from which on a session stages in a file instead of the database.
@@ -357,6 +360,31 @@ impl Session {
         Ok(offset)
     }
 
+    /// Writes all that a reader gives at the end of the file as it is in this session; returns how
+    /// many bytes. Memory use does not depend on the length.
+    ///
+    /// # Errors
+    /// Those of the reader; [`ErrorKind::Cancelled`]; as [`write_at`](Self::write_at). What was
+    /// written before the error stays in the session.
+    pub fn append_from(&self, reader: &mut dyn Read, task: &Task) -> Result<u64> {
+        let mut block = Vec::new();
+        let mut bytes = 0;
+        loop {
+            block.clear();
+            // A pipe gives little at a time; a session works best by large blocks.
+            let n = Read::take(&mut *reader, COPY_BLOCK as u64).read_to_end(&mut block)?;
+            if n == 0 {
+                return Ok(bytes);
+            }
+            self.append(&block)?;
+            bytes += n as u64;
+            task.step(Progress {
+                bytes,
+                ..Progress::default()
+            })?;
+        }
+    }
+
     /// Cuts the file, or extends it with zeros.
     ///
     /// # Errors
@@ -433,11 +461,19 @@ impl Session {
     /// [`OpenOptions::create_new`] where the path was taken meanwhile. The session then stays open,
     /// with all that was written, and close can be tried again.
     pub fn close(&self) -> Result<Closed> {
+        self.close_with(&SetAttrs::default())
+    }
+
+    /// As [`close`](Self::close), and sets attributes of the file in the same commit.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close); [`ErrorKind::InvalidInput`] for a mode beyond `0o7777`.
+    pub fn close_with(&self, set: &SetAttrs) -> Result<Closed> {
         let mut state = self.state()?;
         let span = tracing::debug_span!("close session", id = state.record.id.0);
         let _entered = span.enter();
         let closed = self
-            .close_locked(&mut state)
+            .close_locked(&mut state, set)
             .map_err(|e| e.op("close").path(&state.record.path))?;
         state.ended = true;
         self.inner.release(&state.record);
@@ -558,7 +594,7 @@ impl Session {
         Ok(())
     }
 
-    fn close_locked(&self, state: &mut State) -> Result<Closed> {
+    fn close_locked(&self, state: &mut State, set: &SetAttrs) -> Result<Closed> {
         let State {
             record,
             put,
@@ -569,7 +605,8 @@ impl Session {
         let inner = &self.inner;
         let plan = staged.extents().plan();
         let base = record.base;
-        if let (false, Some((hash, size))) = (*dirty, base) {
+        let unset = *set == SetAttrs::default();
+        if let (true, false, Some((hash, size))) = (unset, *dirty, base) {
             inner.remove_session(record)?;
             let path = record.path.clone();
             return Ok(Closed { path, hash, size });
@@ -594,8 +631,8 @@ impl Session {
                 .entry
                 .is_some();
             let set = SetAttrs {
-                mode: (!exists).then_some(record.mode),
-                ..SetAttrs::default()
+                mode: set.mode.or((!exists).then_some(record.mode)),
+                ..*set
             };
             let path = editor.put_file(&record.path, hash, size, &set, *put)?;
             inner.end_session(editor.txn(), record)?;

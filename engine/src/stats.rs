@@ -1,13 +1,9 @@
-//! How much a store holds, and how much branches share.
+//! How much a store holds.
 
-use std::collections::HashSet;
-
+use alknet_fs_core::Result;
 use alknet_fs_core::store::ContentForm;
-use alknet_fs_core::tree::Walk;
-use alknet_fs_core::{Result, TreePath};
 
 use crate::store::Store;
-use crate::view::View;
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,19 +41,6 @@ impl Stats {
     pub fn stored_bytes(&self) -> u64 {
         self.database_bytes + self.wal_bytes + self.blob_bytes + self.staged_bytes
     }
-}
-
-/// What a tree holds, and how much of it another tree has too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Share {
-    /// Regular files.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Files whose content the other tree has too, at any path.
-    pub shared_files: u64,
-    /// Their bytes.
-    pub shared_bytes: u64,
 }
 
 impl Store {
@@ -99,28 +82,5 @@ impl Store {
             stats.staged_bytes = files.staged_bytes;
         }
         Ok(stats)
-    }
-}
-
-impl View {
-    /// Compares the contents of two trees, of any branches of the store.
-    pub fn share_with(&self, other: &Self) -> Result<Share> {
-        let mut theirs = HashSet::new();
-        other.walk(TreePath::root(), |_, entry| {
-            theirs.extend(entry.hash());
-            Ok(Walk::Continue)
-        })?;
-        let mut share = Share::default();
-        self.walk(TreePath::root(), |_, entry| {
-            if let Some(hash) = entry.hash() {
-                let shared = theirs.contains(&hash);
-                share.files += 1;
-                share.bytes += entry.size();
-                share.shared_files += u64::from(shared);
-                share.shared_bytes += if shared { entry.size() } else { 0 };
-            }
-            Ok(Walk::Continue)
-        })?;
-        Ok(share)
     }
 }

@@ -183,6 +183,29 @@ impl ContentReader {
         self.size
     }
 
+    /// Returns how the content is kept.
+    pub fn form(&self) -> ContentForm {
+        match &self.body {
+            Body::Bytes(_) => ContentForm::Inline,
+            Body::File { .. } => ContentForm::File,
+            Body::Delta(_) => ContentForm::Delta,
+        }
+    }
+
+    /// Visits what is kept so that this content can be read: the content itself and, where it is a
+    /// delta, all that it builds on; each with the number of bytes kept for it alone.
+    pub fn for_each_part(&self, visit: &mut dyn FnMut(Hash, u64)) {
+        match &self.body {
+            Body::Bytes(_) | Body::File { .. } => visit(self.hash, self.size),
+            Body::Delta(body) => {
+                visit(self.hash, body.delta.payload_len());
+                if let Some(base) = &body.base {
+                    base.for_each_part(visit);
+                }
+            }
+        }
+    }
+
     /// Returns the number of deltas that a read goes through at most.
     pub fn depth(&self) -> u32 {
         match &self.body {

@@ -183,10 +183,12 @@ impl Branch {
     ///
     /// The import is committed in batches: after an error or a cancellation, what was committed
     /// before stays, and importing again continues from there. Sockets, devices and names that are
-    /// not UTF-8 are left out and reported.
+    /// not UTF-8 are left out and reported. The store's own directory is left out where it lies in
+    /// the source.
     ///
     /// # Errors
     /// [`ErrorKind::NotADirectory`] or [`ErrorKind::NotFound`] for the source;
+    /// [`ErrorKind::InvalidInput`] where the source lies in the store's own directory;
     /// [`ErrorKind::Cancelled`]; the store's own.
     pub fn import(
         &self,
@@ -205,6 +207,12 @@ impl Branch {
         if !meta.is_dir() {
             return Err(fail(ErrorKind::NotADirectory.into()));
         }
+        let store = self.inner.disk.as_ref();
+        let store = store.and_then(|disk| fs::canonicalize(&disk.path).ok());
+        if store.as_ref().is_some_and(|own| source.starts_with(own)) {
+            let detail = "the source is the store itself";
+            return Err(fail(Error::with_detail(ErrorKind::InvalidInput, detail)));
+        }
         let exclude = glob_set(&options.exclude).map_err(|e| e.op("import"))?;
         self.mkdir_all(&to)?;
         let to = self.view()?.canonicalize(&to)?;
@@ -214,6 +222,7 @@ impl Branch {
         let queue = Mutex::new(queue);
         let walk = Walker {
             view: self.view()?,
+            store,
             exclude,
             delete: options.delete,
             totals: &totals,
@@ -239,6 +248,8 @@ impl Branch {
 /// Walks the source and compares it with what the branch has and what was recorded.
 struct Walker<'a> {
     view: View,
+    /// The store's own directory.
+    store: Option<PathBuf>,
     exclude: globset::GlobSet,
     delete: bool,
     totals: &'a Totals,
@@ -355,7 +366,7 @@ impl Walker<'_> {
             };
             let here = source.join(&name);
             let old = present.remove(name.as_str());
-            if self.exclude.is_match(&inside) {
+            if self.exclude.is_match(&inside) || self.store.as_ref() == Some(&here) {
                 continue;
             }
             let path = match to.join(&name) {
