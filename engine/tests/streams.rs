@@ -1,4 +1,5 @@
 //! Copying between sessions, readers and streams, and what trees share.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{self, Read};
 

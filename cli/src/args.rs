@@ -1,0 +1,816 @@
+//! The command line: every command, option and example.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use alknet_fs::TreeRef;
+use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Makes the part of a help text that shows how a command is used.
+macro_rules! examples {
+    ($($line:literal)*) => {
+        concat!("\x1b[1m\x1b[4mExamples:\x1b[0m", $("\n  ", $line,)*)
+    };
+}
+
+const NOTES: &str = concat!(
+    "Paths inside the store are plain arguments, such as /src/a.rs; \"-\" is standard input or \
+     output.\nNAME@SNAPSHOT names a snapshot wherever a branch is only read.\n\n",
+    "\x1b[1m\x1b[4mExit status:\x1b[0m\n",
+    "  0    success\n",
+    "  1    the operation failed, or diff or fsck found something\n",
+    "  2    the command line is wrong\n",
+    "  130  Ctrl-C ended the work\n\n",
+    "\x1b[1m\x1b[4mExamples:\x1b[0m\n",
+    "  alkfs demo                            see what it does, in a temporary store\n",
+    "  alkfs mkfs                            make a store in ./.alkfs\n",
+    "  alkfs import ./project /              bring a directory in\n",
+    "  alkfs branch create agent-a           fork it, at no cost\n",
+    "  alkfs --branch agent-a put - /a.txt   write there; main does not change\n",
+    "  alkfs diff main agent-a --content     see what the agent did",
+);
+
+/// The groups in which the help lists the commands.
+const GROUPS: &[(&str, &[&str])] = &[
+    (
+        "Files",
+        &[
+            "put", "get", "cat", "ls", "stat", "mkdir", "rm", "mv", "cp", "ln",
+        ],
+    ),
+    ("Whole trees", &["import", "export"]),
+    (
+        "Branches",
+        &["branch", "snapshot", "diff", "share-check", "bucket"],
+    ),
+    ("Changes", &["log", "watch", "sessions"]),
+    ("The store", &["mkfs", "fsck", "gc", "stats"]),
+    ("More", &["demo", "completions", "help"]),
+];
+
+/// Keeps files in an embedded, content-addressed store whose branches fork for free
+#[derive(Debug, Parser)]
+#[command(name = "alkfs", version, max_term_width = 100, after_help = NOTES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Args {
+    /// Parses the command line of this process.
+    pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// Returns the command with its help in groups.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Args::command();
+    command.build();
+    let mut groups = String::new();
+    for (title, names) in GROUPS {
+        groups.push_str(&format!("\x1b[1m\x1b[4m{title}:\x1b[0m\n"));
+        for name in *names {
+            let about = command
+                .find_subcommand(name)
+                .and_then(|found| found.get_about())
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            groups.push_str(&format!("  \x1b[1m{name:<13}\x1b[0m{about}\n"));
+        }
+        groups.push('\n');
+    }
+    let template = format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}\
+         \x1b[1m\x1b[4mOptions:\x1b[0m\n{{options}}{{after-help}}"
+    );
+    Args::command().help_template(template)
+}
+
+/// Options of every command.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The store's directory [default: ./.alkfs]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ALKFS_STORE",
+        hide_env_values = true
+    )]
+    pub(crate) store: Option<PathBuf>,
+    /// The bucket [default: default]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "ALKFS_BUCKET",
+        hide_env_values = true
+    )]
+    pub(crate) bucket: Option<String>,
+    /// The branch, or NAME@SNAPSHOT where it is only read [default: main]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "ALKFS_BRANCH",
+        hide_env_values = true
+    )]
+    pub(crate) branch: Option<TreeRef>,
+    /// Who is named as the author of changes [default: your user name]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "ALKFS_AUTHOR",
+        hide_env_values = true
+    )]
+    pub(crate) author: Option<String>,
+    /// Print a line of JSON for each record, and errors as JSON on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more; twice for the details (ALKFS_LOG sets filters, such as "alknet_fs=trace")
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Print only what was asked for, and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a store
+    #[command(after_help = examples!(
+        "alkfs mkfs                      # in ./.alkfs"
+        "alkfs mkfs ~/work/store"
+        "alkfs --store ~/work/store mkfs"
+    ))]
+    Mkfs(Mkfs),
+    /// Write a file from the disk or from standard input
+    #[command(after_help = examples!(
+        "alkfs put notes.txt /notes.txt"
+        "alkfs put notes.txt /docs/      # as /docs/notes.txt"
+        "tar c . | alkfs put - /backup.tar"
+        "alkfs put -p --mode 755 run.sh /bin/run"
+    ))]
+    Put(Put),
+    /// Copy a file to the disk or to standard output
+    #[command(after_help = examples!(
+        "alkfs get /notes.txt            # to ./notes.txt"
+        "alkfs get --verify /disk.img copy.img"
+        "alkfs get --range 1M..2M /disk.img part.img"
+        "alkfs get /backup.tar - | tar t"
+    ))]
+    Get(Get),
+    /// Print files
+    #[command(after_help = examples!(
+        "alkfs cat /notes.txt"
+        "alkfs --branch main@v1 cat /src/a.rs"
+        "alkfs cat --range ..1K /log.txt"
+    ))]
+    Cat(Cat),
+    /// List directories
+    #[command(after_help = examples!(
+        "alkfs ls"
+        "alkfs ls -l /src"
+        "alkfs --branch agent-a ls -R /"
+    ))]
+    Ls(Ls),
+    /// Show all attributes of files, their hash and how they are kept
+    #[command(after_help = examples!(
+        "alkfs stat /src/a.rs"
+        "alkfs --json stat /src/a.rs | jq -r .hash"
+    ))]
+    Stat(Stat),
+    /// Make directories
+    #[command(after_help = examples!(
+        "alkfs mkdir /docs"
+        "alkfs mkdir -p /docs/old/2024"
+    ))]
+    Mkdir(Mkdir),
+    /// Remove files or directories, all in one commit
+    #[command(after_help = examples!(
+        "alkfs rm /notes.txt /old.txt"
+        "alkfs rm -r /target"
+    ))]
+    Rm(Rm),
+    /// Move or rename files and directories
+    #[command(after_help = examples!(
+        "alkfs mv /a.txt /b.txt"
+        "alkfs mv /a.txt /b.txt /docs    # into a directory"
+        "alkfs mv -n /a.txt /b.txt       # fail where /b.txt exists"
+    ))]
+    Mv(Mv),
+    /// Copy files and directories; contents are shared, so a copy takes no space
+    #[command(after_help = examples!(
+        "alkfs cp /a.txt /b.txt"
+        "alkfs cp -r /src /src-before"
+    ))]
+    Cp(Cp),
+    /// Make a symbolic link
+    #[command(after_help = examples!(
+        "alkfs ln -s v2/config.toml /config.toml"
+    ))]
+    Ln(Ln),
+    /// Bring a directory of the disk in, with modes, times and links
+    #[command(
+        after_help = examples!(
+            "alkfs import ~/project /"
+            "alkfs import ~/project / --exclude target --exclude '*.o'"
+            "alkfs import ~/project / --delete   # make it the same again"
+        ),
+        long_about = "Bring a directory of the disk in, with modes, times and links.\n\nA directory \
+            that was imported before is compared by size and times; only what may have changed is \
+            read. What cannot be kept, such as sockets, is left out and named, and the exit status \
+            is 1 then."
+    )]
+    Import(Import),
+    /// Write a tree to a directory of the disk, with modes, times and links
+    #[command(after_help = examples!(
+        "alkfs export ./out              # the whole branch"
+        "alkfs export /src ./out"
+        "alkfs --branch main@v1 export ./v1 --sync"
+    ))]
+    Export(Export),
+    /// List, make, rename and delete buckets
+    #[command(subcommand, after_help = examples!(
+        "alkfs bucket list"
+        "alkfs bucket create tenant-7"
+        "alkfs --bucket tenant-7 ls"
+    ))]
+    Bucket(BucketCommand),
+    /// List, fork, rename, delete and restore branches
+    #[command(subcommand, after_help = examples!(
+        "alkfs branch list"
+        "alkfs branch create agent-a"
+        "alkfs branch create fix --from main@v1"
+        "alkfs branch restore main v1"
+    ))]
+    Branch(BranchCommand),
+    /// List, take and delete snapshots
+    #[command(subcommand, after_help = examples!(
+        "alkfs snapshot create v1"
+        "alkfs snapshot list"
+        "alkfs --branch main@v1 ls"
+    ))]
+    Snapshot(SnapshotCommand),
+    /// Compare two branches or snapshots; the exit status is 1 where they differ
+    #[command(after_help = examples!(
+        "alkfs diff main agent-a"
+        "alkfs diff main@v1 main /src --content"
+        "alkfs diff main agent-a --stat"
+    ))]
+    Diff(Diff),
+    /// Show what changed on a branch, the newest first
+    #[command(after_help = examples!(
+        "alkfs log"
+        "alkfs log /src -n 20 --glob '*.rs'"
+        "alkfs log --all-branches"
+    ))]
+    Log(Log),
+    /// Print changes as they happen, in any process
+    #[command(
+        after_help = examples!(
+            "alkfs watch"
+            "alkfs watch /src --glob '*.rs' --all-branches"
+            "alkfs --json watch --after 2048 # resume after a cursor, missing nothing"
+            "alkfs watch --count 1 --timeout 60   # wait for the next change"
+        ),
+        long_about = "Print changes as they happen, in any process.\n\nEach event carries a cursor; \
+            watching again with --after CURSOR goes on right after it. The exit status is 1 where \
+            --timeout passed before --count events came."
+    )]
+    Watch(Watch),
+    /// List, abort, close and clean up open write sessions
+    #[command(subcommand, after_help = examples!(
+        "alkfs sessions list"
+        "alkfs sessions close 12         # commit what a crashed writer had written"
+        "alkfs sessions clean"
+    ))]
+    Sessions(SessionsCommand),
+    /// Check the store; the exit status is 1 where something is wrong
+    #[command(after_help = examples!(
+        "alkfs fsck                      # read and verify everything"
+        "alkfs fsck --fast               # the structure only"
+    ))]
+    Fsck(Fsck),
+    /// Free the space of contents that nothing refers to
+    #[command(after_help = examples!(
+        "alkfs gc --dry-run"
+        "alkfs gc --grace 10m"
+    ))]
+    Gc(Gc),
+    /// Show how many things the store holds and how much disk it takes
+    #[command(after_help = examples!(
+        "alkfs stats"
+        "alkfs --json stats | jq ."
+    ))]
+    Stats,
+    /// Show how much content branches share
+    #[command(after_help = examples!(
+        "alkfs share-check               # all branches of the bucket"
+        "alkfs share-check main agent-a main@v1"
+    ))]
+    ShareCheck(ShareCheck),
+    /// Run a tour on real files: branches, sessions, events, sharing
+    #[command(
+        after_help = examples!(
+            "alkfs demo"
+            "alkfs demo ~/project"
+            "alkfs demo --keep               # look around in the store afterwards"
+        ),
+        long_about = "Run a tour on real files: branches, sessions, events, sharing.\n\nIt imports a \
+            directory and a large generated file into a temporary store (or into the one that \
+            --store or ALKFS_STORE names), lets two agents work on forks of it, and shows who sees \
+            what and what it costs. It checks all that it shows, and the exit status is 1 where a \
+            check fails."
+    )]
+    Demo(Demo),
+    /// Print a script that completes commands in a shell
+    #[command(after_help = examples!(
+        "alkfs completions bash > ~/.local/share/bash-completion/completions/alkfs"
+        "alkfs completions zsh > ~/.zfunc/_alkfs"
+        "alkfs completions fish > ~/.config/fish/completions/alkfs.fish"
+    ))]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Mkfs {
+    /// Where to make it; otherwise where --store says
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Put {
+    /// The file to read; "-" or nothing for standard input
+    pub(crate) file: Option<PathBuf>,
+    /// The path to write; a directory, or a path that ends in "/", takes the file's name
+    pub(crate) path: String,
+    /// The permission bits, in octal; otherwise those of a new path's FILE, or 644
+    #[arg(short, long, value_parser = parse_mode, value_name = "OCTAL")]
+    pub(crate) mode: Option<u32>,
+    /// Make the directories above that are missing
+    #[arg(short, long)]
+    pub(crate) parents: bool,
+    /// Hold the path's lock while writing, so that another exclusive writer fails
+    #[arg(short = 'x', long)]
+    pub(crate) exclusive: bool,
+    /// Fail where the path exists
+    #[arg(short = 'n', long)]
+    pub(crate) no_clobber: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Get {
+    /// The path to read
+    pub(crate) path: String,
+    /// The file or directory to write; "-" for standard output [default: the file's name, here]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: ReadHow,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cat {
+    /// The paths to print
+    #[arg(required = true)]
+    pub(crate) path: Vec<String>,
+    #[command(flatten)]
+    pub(crate) how: ReadHow,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReadHow {
+    /// Check the bytes against the file's hash; damaged bytes are never written
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Only these bytes; the end is not included, either may be left out, K, M and G multiply
+    #[arg(long, value_parser = parse_range, value_name = "START..END")]
+    pub(crate) range: Option<std::ops::Range<u64>>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ls {
+    /// The paths to list
+    #[arg(default_value = "/")]
+    pub(crate) path: Vec<String>,
+    /// Show modes, sizes, times and the targets of links
+    #[arg(short, long)]
+    pub(crate) long: bool,
+    /// List everything below, by path
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    /// List a directory itself, not what is in it
+    #[arg(short, long)]
+    pub(crate) directory: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Stat {
+    /// The paths to show
+    #[arg(required = true)]
+    pub(crate) path: Vec<String>,
+    /// Show what a link points to
+    #[arg(short = 'L', long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Mkdir {
+    /// The directories to make
+    #[arg(required = true)]
+    pub(crate) path: Vec<String>,
+    /// Make those above too, and accept directories that exist
+    #[arg(short, long)]
+    pub(crate) parents: bool,
+    /// The permission bits of the directories, in octal
+    #[arg(short, long, value_parser = parse_mode, value_name = "OCTAL", conflicts_with = "parents")]
+    pub(crate) mode: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Rm {
+    /// What to remove
+    #[arg(required = true)]
+    pub(crate) path: Vec<String>,
+    /// Remove directories with all below them
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Accept paths that do not exist
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Mv {
+    /// What to move
+    #[arg(required = true)]
+    pub(crate) from: Vec<String>,
+    /// Its new path; a directory takes it in under its name
+    pub(crate) to: String,
+    /// Fail where the new path exists
+    #[arg(short = 'n', long)]
+    pub(crate) no_clobber: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cp {
+    /// What to copy
+    #[arg(required = true)]
+    pub(crate) from: Vec<String>,
+    /// The path of the copy; a directory takes it in under its name
+    pub(crate) to: String,
+    /// Copy directories with all below them
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ln {
+    /// What the link points to; it need not exist
+    pub(crate) target: String,
+    /// The path of the link
+    pub(crate) path: String,
+    /// Make a symbolic link: the only kind there is
+    #[arg(short, long)]
+    pub(crate) symbolic: bool,
+    /// Replace a file or link at the path
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    /// The directory of the disk
+    pub(crate) dir: PathBuf,
+    /// The path it goes to; made if it is missing
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Leave out what matches: "*.o" anywhere, "/target" or "a/**" from the top
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Remove what the directory lacks
+    #[arg(long)]
+    pub(crate) delete: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Export {
+    /// The path to write
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// The directory of the disk; made if it is missing
+    pub(crate) dir: PathBuf,
+    /// Allow a directory that is not empty: files of the same name are replaced
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Return when everything is safe from a power cut
+    #[arg(long)]
+    pub(crate) sync: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BucketCommand {
+    /// List the buckets
+    #[command(after_help = examples!("alkfs bucket list"))]
+    List,
+    /// Make a bucket, with an empty branch main
+    #[command(after_help = examples!("alkfs bucket create tenant-7"))]
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// Give a bucket another name
+    #[command(after_help = examples!("alkfs bucket rename tenant-7 tenant-8"))]
+    Rename {
+        /// Its name
+        name: String,
+        /// Its new name
+        new: String,
+    },
+    /// Delete a bucket with all that is in it
+    #[command(after_help = examples!("alkfs bucket delete tenant-7 --yes"))]
+    Delete {
+        /// Its name
+        name: String,
+        /// Really delete its branches, snapshots, sessions and history
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BranchCommand {
+    /// List the branches of the bucket
+    #[command(after_help = examples!("alkfs branch list"))]
+    List,
+    /// Fork a branch: it shows all that the other shows, and its writes stay its own
+    #[command(after_help = examples!(
+        "alkfs branch create agent-a            # off --branch; later writes to it show through"
+        "alkfs branch create fix --from main@v1 # off a snapshot; nothing changes under it"
+    ))]
+    Create {
+        /// The new branch's name
+        name: String,
+        /// The branch or snapshot to fork off [default: --branch]
+        #[arg(long, value_name = "NAME[@SNAPSHOT]")]
+        from: Option<TreeRef>,
+    },
+    /// Give a branch another name
+    #[command(after_help = examples!("alkfs branch rename agent-a review"))]
+    Rename {
+        /// Its name
+        name: String,
+        /// Its new name
+        new: String,
+    },
+    /// Delete a branch with its snapshots
+    #[command(after_help = examples!("alkfs branch delete agent-a"))]
+    Delete {
+        /// Its name
+        name: String,
+    },
+    /// Make a branch look as it did at one of its snapshots
+    #[command(
+        after_help = examples!(
+            "alkfs branch restore main v1"
+            "alkfs branch restore main v1 --discard"
+        ),
+        long_about = "Make a branch look as it did at one of its snapshots.\n\nA snapshot of the \
+            present state is taken first, and its name printed, unless --discard is given."
+    )]
+    Restore {
+        /// The branch
+        name: String,
+        /// The snapshot
+        snapshot: String,
+        /// Do not keep the present state
+        #[arg(long)]
+        discard: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// List the snapshots of --branch, or of all branches
+    #[command(after_help = examples!("alkfs snapshot list" "alkfs --branch main snapshot list"))]
+    List,
+    /// Take a snapshot of --branch
+    #[command(after_help = examples!("alkfs snapshot create v1"))]
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// Forget a snapshot of --branch; branches forked from it keep what they show
+    #[command(after_help = examples!("alkfs snapshot delete v1"))]
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Diff {
+    /// The first branch or snapshot
+    pub(crate) a: TreeRef,
+    /// The second branch or snapshot
+    pub(crate) b: TreeRef,
+    /// Compare only at and below this path
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Show only the sums
+    #[arg(long, conflicts_with = "content")]
+    pub(crate) stat: bool,
+    /// Show how the text of files differs
+    #[arg(short, long)]
+    pub(crate) content: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Log {
+    /// Only changes at and below this path
+    pub(crate) path: Option<String>,
+    /// How many to show
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    pub(crate) count: usize,
+    /// Only paths that match; may be given again
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) glob: Vec<String>,
+    /// Changes of all branches of the bucket
+    #[arg(short, long)]
+    pub(crate) all_branches: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Watch {
+    /// Only changes at and below this path
+    pub(crate) path: Option<String>,
+    /// Only paths that match; may be given again
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) glob: Vec<String>,
+    /// Begin after this cursor; 0 for all that is kept [default: from now on]
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<u64>,
+    /// End after this many events
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// End after this time, in seconds or such as "5m"
+    #[arg(long, value_name = "SECS", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Changes of all branches of the bucket
+    #[arg(short, long)]
+    pub(crate) all_branches: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// List the open write sessions of the store
+    #[command(after_help = examples!("alkfs sessions list"))]
+    List,
+    /// Throw a session away with what it had written
+    #[command(after_help = examples!("alkfs sessions abort 12" "alkfs sessions abort 12 --force"))]
+    Abort {
+        /// Its number
+        id: u64,
+        /// Even if a living process works on it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Commit what a session had written, whose process is gone
+    #[command(after_help = examples!("alkfs sessions close 12"))]
+    Close {
+        /// Its number
+        id: u64,
+    },
+    /// Throw away all sessions whose process is gone
+    #[command(after_help = examples!("alkfs sessions clean"))]
+    Clean,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Fsck {
+    /// Check the structure only, do not read the contents
+    #[arg(long)]
+    pub(crate) fast: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Gc {
+    /// Spare what was stored this recently, in seconds or such as "10m"
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
+    pub(crate) grace: Duration,
+    /// Only say what would go
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShareCheck {
+    /// The branches or snapshots to compare [default: all branches]
+    #[arg(value_name = "BRANCH")]
+    pub(crate) tree: Vec<TreeRef>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// The directory to import [default: sources found nearby]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep the temporary store, and say where it is
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// The size of the large file, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) large: u64,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err("permission bits are an octal number up to 7777, such as 644".to_owned()),
+    }
+}
+
+fn parse_range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let Some((start, end)) = text.split_once("..") else {
+        return Err("a range is START..END, such as 0..4K".to_owned());
+    };
+    let bound = |text: &str, default| match text {
+        "" => Ok(default),
+        text => parse_size(text),
+    };
+    let range = bound(start, 0)?..bound(end, u64::MAX)?;
+    if range.start > range.end {
+        return Err("the range ends before it starts".to_owned());
+    }
+    Ok(range)
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of bytes"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{text:?} is too large"))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || "a time is a number of seconds, or such as \"90s\", \"10m\" or \"1h\"".to_owned();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|_| bad());
+    }
+    let span: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
+    span.try_into().map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_one_group() {
+        let mut grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| *names).collect();
+        let mut command = Args::command();
+        command.build();
+        let mut all: Vec<_> = command.get_subcommands().map(|c| c.get_name()).collect();
+        grouped.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(grouped.into_iter().copied().collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn ranges_sizes_and_times() {
+        assert_eq!(parse_range("1K..2M"), Ok(1024..2 << 20));
+        assert_eq!(parse_range("..5"), Ok(0..5));
+        assert_eq!(parse_range("7.."), Ok(7..u64::MAX));
+        for bad in ["5", "9..3", "a..b", "99999999999G.."] {
+            assert!(parse_range(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        assert!(parse_duration("-1").is_err() && parse_duration("soon").is_err());
+        assert_eq!(parse_mode("0755"), Ok(0o755));
+        assert!(parse_mode("778").is_err() && parse_mode("10000").is_err());
+    }
+}

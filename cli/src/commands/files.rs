@@ -1,0 +1,580 @@
+//! Single files and directories.
+
+use std::fs::{self, File, FileTimes};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use alknet_fs::{
+    Cancel, Entry, Error, ErrorKind, Kind, Node, OpenOptions, Reader, SetAttrs, Task, Timestamp,
+    TreePath, View, Walk,
+};
+
+use super::records::{DoneRecord, EntryRecord, FileRecord, octal};
+use crate::app::{App, file_name};
+use crate::args::{Cat, Cp, Get, Ln, Ls, Mkdir, Mv, Put, ReadHow, Rm, Stat};
+use crate::failure::{Failure, Result};
+use crate::output::{self, Cell, DIM, DIR, GOOD, LINK, Table, Unit, count, printable, size};
+
+pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
+    let branch = app.branch("put")?;
+    let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
+    let (mut source, len, name, mode) = match file {
+        None => {
+            if io::stdin().is_terminal() {
+                app.out
+                    .note("reading from the terminal; Ctrl-D ends the input");
+            }
+            let source: Box<dyn Read> = Box::new(Interruptible::new(io::stdin(), app.cancel()));
+            (source, None, None, None)
+        }
+        Some(path) => {
+            let on_disk = |e: io::Error| Error::from(e).op("put").path(path.display());
+            let file = File::open(path).map_err(on_disk)?;
+            let meta = file.metadata().map_err(on_disk)?;
+            if meta.is_dir() {
+                let error = Error::new(ErrorKind::IsADirectory)
+                    .op("put")
+                    .path(path.display());
+                let hint = format!(
+                    "bring a directory in with `alkfs import {}`",
+                    path.display()
+                );
+                return Err(Failure::with_hint(error, hint));
+            }
+            let source: Box<dyn Read> = match meta.is_file() {
+                true => Box::new(file),
+                // A pipe or a device may keep its reader waiting.
+                false => Box::new(Interruptible::new(file, app.cancel())),
+            };
+            let len = meta.is_file().then_some(meta.len());
+            (source, len, Some(file_name(path)?), permissions(&meta))
+        }
+    };
+    let path = match name {
+        Some(name) => destination(&branch.view()?, &args.path, name)?,
+        None => TreePath::parse(&args.path)?,
+    };
+    if args.parents
+        && let Some(parent) = path.parent()
+    {
+        branch.mkdir_all(parent)?;
+    }
+    let mut options = OpenOptions::new()
+        .truncate(true)
+        .create_new(args.no_clobber)
+        .exclusive(args.exclusive);
+    if let Some(mode) = args.mode.or(mode) {
+        options = options.mode(mode);
+    }
+    let session = branch.open_session(&path, &options)?;
+    let (task, bar) = app.out.follow(app.task(), "put", Unit::Bytes);
+    if let Some(len) = len {
+        bar.length(len);
+    }
+    // A session that is dropped is aborted.
+    session.append_from(&mut *source, &task)?;
+    drop(bar);
+    let closed = session.close_with(&SetAttrs {
+        mode: args.mode,
+        ..SetAttrs::default()
+    })?;
+    let record = FileRecord {
+        op: "put",
+        path: closed.path.as_str(),
+        file: None,
+        size: closed.size,
+        hash: closed.hash.to_hex(),
+        verified: false,
+    };
+    let line = format!(
+        "{}  {}  {}",
+        printable(closed.path.as_str()),
+        size(closed.size),
+        app.out.paint(DIM, &record.hash)
+    );
+    app.out.done(&record, line)?;
+    Ok(())
+}
+
+pub(crate) fn get(app: &App, args: &Get) -> Result<()> {
+    if args.file.as_deref() == Some(Path::new("-")) {
+        return print(app, &app.view()?, &args.path, &args.how);
+    }
+    let view = app.view()?;
+    let path = TreePath::parse(&args.path)?;
+    let entry = view.stat(&path)?;
+    let reader = view.open(&path)?;
+    let target = match &args.file {
+        None => PathBuf::from(path.name()),
+        Some(target) if target.is_dir() => target.join(path.name()),
+        Some(target) => target.clone(),
+    };
+    let (task, bar) = app.out.follow(app.task(), "get", Unit::Bytes);
+    let copied = to_file(&view, &path, &entry, &reader, &target, &args.how, &task)?;
+    drop(bar);
+    let record = FileRecord {
+        op: "get",
+        path: path.as_str(),
+        file: Some(target.display().to_string()),
+        size: copied,
+        hash: reader.hash().to_hex(),
+        verified: args.how.verify,
+    };
+    let verified = match args.how.verify {
+        true => app.out.paint(GOOD, "  verified"),
+        false => String::new(),
+    };
+    let shown = record.file.as_deref().unwrap_or_default();
+    let line = format!("{}  {}{verified}", printable(shown), size(copied));
+    app.out.done(&record, line)?;
+    Ok(())
+}
+
+/// Writes a file of the disk. It appears under its name only once it is complete.
+fn to_file(
+    view: &View,
+    path: &TreePath,
+    entry: &Entry,
+    reader: &Reader,
+    target: &Path,
+    how: &ReadHow,
+    task: &Task,
+) -> Result<u64> {
+    let on_disk = |e: io::Error| Error::from(e).op("get").path(target.display());
+    // A link is written through, and what is no regular file is written in place.
+    let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
+        let mut file = File::options().write(true).open(&target).map_err(on_disk)?;
+        return copy(view, path, reader, &mut file, how, task);
+    }
+    let dir = match target.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".alkfs-get-")
+        .tempfile_in(dir)
+        .map_err(on_disk)?;
+    let copied = if how.verify && how.range.is_none() {
+        reader
+            .copy_verified(file.as_file_mut(), task)
+            .map_err(|e| e.op("get").path(path))?
+    } else {
+        copy(view, path, reader, file.as_file_mut(), how, task)?
+    };
+    set_attrs(file.as_file(), entry).map_err(on_disk)?;
+    file.persist(&target).map_err(|e| on_disk(e.error))?;
+    Ok(copied)
+}
+
+/// Copies what was asked for; where it is to be verified, only after it was.
+fn copy(
+    view: &View,
+    path: &TreePath,
+    reader: &Reader,
+    writer: &mut dyn Write,
+    how: &ReadHow,
+    task: &Task,
+) -> Result<u64> {
+    if how.verify {
+        view.verify(path)?;
+    }
+    let copied = match &how.range {
+        Some(range) => reader.copy_range(range.clone(), writer, task),
+        // What the disk gives now may differ from what it gave a moment ago.
+        None if how.verify => reader.copy_verified(writer, task),
+        None => reader.copy_range(0..reader.size(), writer, task),
+    };
+    Ok(copied.map_err(|e| e.op("read").path(path))?)
+}
+
+fn set_attrs(file: &File, entry: &Entry) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(fs::Permissions::from_mode(entry.attrs.mode))?;
+    }
+    let Timestamp(nanos) = entry.attrs.mtime;
+    let since = Duration::from_nanos(nanos.unsigned_abs());
+    let time = match nanos {
+        0.. => SystemTime::UNIX_EPOCH + since,
+        _ => SystemTime::UNIX_EPOCH - since,
+    };
+    file.set_times(FileTimes::new().set_modified(time))
+}
+
+#[cfg(unix)]
+fn permissions(meta: &fs::Metadata) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    meta.is_file().then(|| meta.permissions().mode() & 0o777)
+}
+
+#[cfg(not(unix))]
+fn permissions(_meta: &fs::Metadata) -> Option<u32> {
+    None
+}
+
+pub(crate) fn cat(app: &App, args: &Cat) -> Result<()> {
+    let view = app.view()?;
+    for path in &args.path {
+        print(app, &view, path, &args.how)?;
+    }
+    Ok(())
+}
+
+fn print(app: &App, view: &View, path: &str, how: &ReadHow) -> Result<()> {
+    let path = TreePath::parse(path)?;
+    let reader = view.open(&path)?;
+    let task = app.task();
+    app.out.raw(|stdout| {
+        copy(view, &path, &reader, stdout, how, &task)?;
+        Ok(stdout.flush()?)
+    })
+}
+
+pub(crate) fn ls(app: &App, args: &Ls) -> Result<()> {
+    let view = app.view()?;
+    let several = args.path.len() > 1;
+    for (i, path) in args.path.iter().enumerate() {
+        let path = TreePath::parse(path)?;
+        let entry = view.lstat(&path)?;
+        // A link to a directory lists the directory, as ls(1) does without -l.
+        let is_dir =
+            entry.is_dir() || (entry.is_symlink() && !args.long && view.list(&path).is_ok());
+        let items = if args.directory || !is_dir {
+            vec![(path.clone(), path.as_str().to_owned(), entry)]
+        } else if args.recursive {
+            below(&view, &path)?
+        } else {
+            let mut items = Vec::new();
+            for item in view.list(&path)? {
+                let name = String::from(item.name);
+                items.push((path.join(&name)?, name, item.entry));
+            }
+            items
+        };
+        if several && is_dir && !args.directory {
+            let gap = if i > 0 { "\n" } else { "" };
+            app.out
+                .line(format_args!("{gap}{}:", printable(path.as_str())))?;
+        }
+        let mut table = Table::new(&[]);
+        for (path, name, entry) in &items {
+            app.out.record(&EntryRecord::new(path, entry))?;
+            let (name, style) = dressed(name, entry);
+            if args.long {
+                table.push(vec![
+                    Cell::new(output::mode_text(entry.kind(), entry.attrs.mode)),
+                    Cell::right(size(entry.size())),
+                    Cell::new(output::time(entry.attrs.mtime, output::MINUTE)).styled(DIM),
+                    Cell::new(name).styled(style),
+                ]);
+            } else {
+                app.out.line(app.out.paint(style, printable(&name)))?;
+            }
+        }
+        app.out.table(&table)?;
+    }
+    Ok(())
+}
+
+fn below(view: &View, path: &TreePath) -> Result<Vec<(TreePath, String, Entry)>> {
+    let base = view.canonicalize(path)?;
+    let mut items = Vec::new();
+    view.walk(&base, |found, entry| {
+        let rest = found.strip_prefix(&base).unwrap_or_default().to_owned();
+        items.push((found.clone(), rest, entry.clone()));
+        Ok(Walk::Continue)
+    })?;
+    Ok(items)
+}
+
+fn dressed(name: &str, entry: &Entry) -> (String, anstyle::Style) {
+    match &entry.node {
+        Node::Dir => (format!("{name}/"), DIR),
+        Node::Symlink { target } => (format!("{name} -> {target}"), LINK),
+        Node::File { .. } if entry.attrs.mode & 0o111 != 0 => (name.to_owned(), GOOD),
+        Node::File { .. } => (name.to_owned(), anstyle::Style::new()),
+    }
+}
+
+pub(crate) fn stat(app: &App, args: &Stat) -> Result<()> {
+    let view = app.view()?;
+    for (i, path) in args.path.iter().enumerate() {
+        let path = TreePath::parse(path)?;
+        let entry = match args.follow {
+            true => view.stat(&path)?,
+            false => view.lstat(&path)?,
+        };
+        let mut record = EntryRecord::new(&path, &entry);
+        if entry.is_file() {
+            record.form = Some(view.open(&path)?.form());
+        }
+        app.out.record(&record)?;
+        let mut table = Table::new(&[]);
+        let mut line = |name: &str, value: String| {
+            table.push(vec![Cell::right(name).styled(DIM), Cell::new(value)]);
+        };
+        line("path", path.to_string());
+        line("kind", entry.kind().name().to_owned());
+        if entry.kind() != Kind::Dir {
+            let exact = count(entry.size(), "byte", "bytes");
+            line("size", format!("{} ({exact})", size(entry.size())));
+        }
+        let mode = entry.attrs.mode;
+        let text = output::mode_text(entry.kind(), mode);
+        line("mode", format!("{} ({text})", octal(mode)));
+        line("owner", format!("{}:{}", entry.attrs.uid, entry.attrs.gid));
+        line("modified", output::time(entry.attrs.mtime, output::FULL));
+        line("changed", output::time(entry.attrs.ctime, output::FULL));
+        if let Some(target) = entry.target() {
+            line("target", target.to_owned());
+        }
+        if let Some(hash) = entry.hash() {
+            line("hash", hash.to_hex());
+        }
+        if let Some(form) = record.form {
+            line("kept", form_text(form).to_owned());
+        }
+        if i > 0 {
+            app.out.line("")?;
+        }
+        app.out.table(&table)?;
+    }
+    Ok(())
+}
+
+fn form_text(form: alknet_fs::ContentForm) -> &'static str {
+    match form {
+        alknet_fs::ContentForm::Inline => "inline, in the database",
+        alknet_fs::ContentForm::File => "as a file",
+        alknet_fs::ContentForm::Delta => "as a delta over another content",
+    }
+}
+
+pub(crate) fn mkdir(app: &App, args: &Mkdir) -> Result<()> {
+    let branch = app.branch("mkdir")?;
+    for path in &args.path {
+        let path = TreePath::parse(path)?;
+        let set = SetAttrs {
+            mode: args.mode,
+            ..SetAttrs::default()
+        };
+        match args.parents {
+            true => branch.mkdir_all(&path)?,
+            false => branch.mkdir_with(&path, &set)?,
+        }
+        let record = DoneRecord {
+            op: "mkdir",
+            path: path.as_str(),
+            ..DoneRecord::default()
+        };
+        app.out
+            .silent(&record, format_args!("made {}", printable(path.as_str())))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn rm(app: &App, args: &Rm) -> Result<()> {
+    let branch = app.branch("rm")?;
+    let view = branch.view()?;
+    let mut batch = branch.batch();
+    let mut removed = Vec::new();
+    for path in &args.path {
+        let path = TreePath::parse(path)?;
+        let missing =
+            |e: &Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        match view.lstat(&path) {
+            Err(e) if args.force && missing(&e) => continue,
+            Err(e) => return Err(e.into()),
+            Ok(_) => {}
+        }
+        match args.recursive {
+            true => batch.remove_all(&path)?,
+            false => batch.remove(&path)?,
+        }
+        removed.push(path);
+    }
+    drop(view);
+    batch.commit()?;
+    for path in &removed {
+        let record = DoneRecord {
+            op: "rm",
+            path: path.as_str(),
+            ..DoneRecord::default()
+        };
+        app.out.silent(
+            &record,
+            format_args!("removed {}", printable(path.as_str())),
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) fn mv(app: &App, args: &Mv) -> Result<()> {
+    let branch = app.branch("mv")?;
+    for from in &args.from {
+        let from = TreePath::parse(from)?;
+        let view = branch.view()?;
+        let to = move_target(&view, &from, &args.to, args.from.len() > 1, "mv")?;
+        drop(view);
+        match args.no_clobber {
+            true => branch.rename_new(&from, &to)?,
+            false => branch.rename(&from, &to)?,
+        }
+        let record = DoneRecord {
+            op: "mv",
+            path: to.as_str(),
+            from: Some(from.as_str()),
+            ..DoneRecord::default()
+        };
+        app.out.silent(&record, arrow("moved", &from, &to))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn cp(app: &App, args: &Cp) -> Result<()> {
+    let branch = app.branch("cp")?;
+    for from in &args.from {
+        let from = TreePath::parse(from)?;
+        let view = branch.view()?;
+        if !args.recursive && view.lstat(&from)?.is_dir() {
+            let error = Error::new(ErrorKind::IsADirectory).op("copy").path(&from);
+            return Err(Failure::with_hint(
+                error,
+                "copy a directory with `alkfs cp -r`",
+            ));
+        }
+        let to = move_target(&view, &from, &args.to, args.from.len() > 1, "cp")?;
+        drop(view);
+        let entries = branch.copy(&from, &to)?;
+        let record = DoneRecord {
+            op: "cp",
+            path: to.as_str(),
+            from: Some(from.as_str()),
+            entries: Some(entries),
+            ..DoneRecord::default()
+        };
+        app.out.silent(&record, arrow("copied", &from, &to))?;
+    }
+    Ok(())
+}
+
+fn arrow(verb: &str, from: &TreePath, to: &TreePath) -> String {
+    format!(
+        "{verb} {} -> {}",
+        printable(from.as_str()),
+        printable(to.as_str())
+    )
+}
+
+pub(crate) fn ln(app: &App, args: &Ln) -> Result<()> {
+    let branch = app.branch("ln")?;
+    let path = TreePath::parse(&args.path)?;
+    if !args.symbolic {
+        return Ok(branch.hard_link(&args.target, &path)?);
+    }
+    let mut batch = branch.batch();
+    if args.force && branch.lstat(&path).is_ok() {
+        batch.remove(&path)?;
+    }
+    batch.symlink(&args.target, &path)?;
+    batch.commit()?;
+    let record = DoneRecord {
+        op: "ln",
+        path: path.as_str(),
+        target: Some(&args.target),
+        ..DoneRecord::default()
+    };
+    let line = format!(
+        "linked {} -> {}",
+        printable(path.as_str()),
+        printable(&args.target)
+    );
+    app.out.silent(&record, line)?;
+    Ok(())
+}
+
+/// Returns where a file of a name goes: into the path, where that is or must be a directory.
+fn destination(view: &View, path: &str, name: &str) -> Result<TreePath> {
+    let to = TreePath::parse(path)?;
+    let is_dir = view.stat(&to).is_ok_and(|entry| entry.is_dir());
+    match is_dir || path.ends_with('/') {
+        true => Ok(to.join(name)?),
+        false => Ok(to),
+    }
+}
+
+/// Returns where one of the sources of `mv` and `cp` goes.
+fn move_target(
+    view: &View,
+    from: &TreePath,
+    to: &str,
+    several: bool,
+    op: &'static str,
+) -> Result<TreePath> {
+    if several && !view.stat(to)?.is_dir() {
+        return Err(Error::new(ErrorKind::NotADirectory).op(op).path(to).into());
+    }
+    // The root has no name to go under.
+    match from.is_root() {
+        true => Ok(TreePath::parse(to)?),
+        false => destination(view, to, from.name()),
+    }
+}
+
+/// Reads a stream that may keep its reader waiting, and gives up when the work is cancelled.
+struct Interruptible {
+    blocks: Receiver<io::Result<Vec<u8>>>,
+    block: io::Cursor<Vec<u8>>,
+    cancel: Cancel,
+}
+
+impl Interruptible {
+    fn new(mut source: impl Read + Send + 'static, cancel: &Cancel) -> Self {
+        let (sender, blocks) = sync_channel(4);
+        // The thread ends with the stream, or with the process.
+        thread::spawn(move || {
+            let mut block = vec![0; 256 * 1024];
+            loop {
+                let read = source.read(&mut block).map(|n| block[..n].to_vec());
+                let end = !matches!(&read, Ok(bytes) if !bytes.is_empty());
+                let interrupted = matches!(&read, Err(e) if e.kind() == io::ErrorKind::Interrupted);
+                if !interrupted && (sender.send(read).is_err() || end) {
+                    return;
+                }
+            }
+        });
+        Self {
+            blocks,
+            block: io::Cursor::default(),
+            cancel: cancel.clone(),
+        }
+    }
+}
+
+impl Read for Interruptible {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let n = self.block.read(buffer)?;
+            if n > 0 || buffer.is_empty() {
+                return Ok(n);
+            }
+            self.cancel.check()?;
+            match self.blocks.recv_timeout(Duration::from_millis(100)) {
+                Ok(block) => {
+                    let block = block?;
+                    if block.is_empty() {
+                        return Ok(0);
+                    }
+                    self.block = io::Cursor::new(block);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The store as a whole: making, checking, cleaning and measuring it.
+
+use alknet_fs::{Error, FsckOptions, GcOptions};
+use serde::Serialize;
+
+use crate::app::App;
+use crate::args::{self, Fsck, Gc, Mkfs};
+use crate::failure::{Failure, Result};
+use crate::output::{BAD, BOLD, Cell, DIM, GOOD, Table, Unit, count, printable, size};
+
+#[derive(Serialize)]
+struct MkfsRecord {
+    op: &'static str,
+    store: String,
+    bucket: &'static str,
+    branch: &'static str,
+}
+
+pub(crate) fn mkfs(app: &App, args: Mkfs) -> Result<()> {
+    let path = args.dir.unwrap_or_else(|| app.store_path());
+    let named = |e: Error| e.op("mkfs").path(path.display());
+    let store = app.options().create(&path).map_err(named)?;
+    // A bucket that the environment or the command line names is made along.
+    if app.bucket_name() != alknet_fs::DEFAULT_BUCKET {
+        store.create_bucket(app.bucket_name())?;
+    }
+    let record = MkfsRecord {
+        op: "mkfs",
+        store: path.display().to_string(),
+        bucket: alknet_fs::DEFAULT_BUCKET,
+        branch: "main",
+    };
+    let place = app.out.paint(BOLD, printable(&record.store));
+    let line = format!("made a store in {place}, with the bucket default and its branch main");
+    Ok(app.out.done(&record, line)?)
+}
+
+#[derive(Serialize)]
+struct ProblemRecord<'a> {
+    problem: &'a str,
+    subject: &'a str,
+}
+
+#[derive(Serialize)]
+struct FsckRecord {
+    ok: bool,
+    entries: u64,
+    contents: u64,
+    bytes: u64,
+    orphans: u64,
+    orphan_bytes: u64,
+    problems: usize,
+}
+
+pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
+    let store = app.store()?;
+    let (task, bar) = app.out.follow(app.task(), "fsck", Unit::Files);
+    let report = store.fsck(&FsckOptions::new().fast(args.fast), &task)?;
+    drop(bar);
+    for problem in &report.problems {
+        app.out.record(&ProblemRecord {
+            problem: &problem.detail,
+            subject: &problem.subject,
+        })?;
+        let subject = app.out.paint(BAD, printable(&problem.subject));
+        app.out
+            .line(format_args!("{subject}: {}", printable(&problem.detail)))?;
+    }
+    let record = FsckRecord {
+        ok: report.problems.is_empty(),
+        entries: report.entries,
+        contents: report.contents,
+        bytes: report.bytes,
+        orphans: report.orphans,
+        orphan_bytes: report.orphan_bytes,
+        problems: report.problems.len(),
+    };
+    let looked = format!(
+        "{}, {}, {} verified",
+        count(report.entries, "entry", "entries"),
+        count(report.contents, "content", "contents"),
+        size(report.bytes)
+    );
+    let verdict = match record.ok {
+        true => app.out.paint(GOOD, "the store is healthy"),
+        false => {
+            let problems = count(record.problems as u64, "problem", "problems");
+            app.out.paint(BAD, problems)
+        }
+    };
+    app.out.done(&record, format_args!("{verdict}: {looked}"))?;
+    if report.orphans > 0 {
+        let files = count(report.orphans, "leftover file", "leftover files");
+        let bytes = size(report.orphan_bytes);
+        app.out.note(format_args!(
+            "{files} ({bytes}) of crashed writers: `alkfs gc` removes them"
+        ));
+    }
+    match record.ok {
+        true => Ok(()),
+        false => Err(Failure::Found),
+    }
+}
+
+#[derive(Serialize)]
+struct GcRecord {
+    dry_run: bool,
+    versions: u64,
+    contents: u64,
+    content_bytes: u64,
+    flattened: u64,
+    files: u64,
+    file_bytes: u64,
+    files_deferred: bool,
+}
+
+pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
+    let store = app.store()?;
+    let options = GcOptions::new().grace(args.grace).dry_run(args.dry_run);
+    let (task, bar) = app.out.follow(app.task(), "gc", Unit::Files);
+    let report = store.gc(&options, &task)?;
+    drop(bar);
+    let record = GcRecord {
+        dry_run: args.dry_run,
+        versions: report.versions,
+        contents: report.contents,
+        content_bytes: report.content_bytes,
+        flattened: report.flattened,
+        files: report.files,
+        file_bytes: report.file_bytes,
+        files_deferred: report.files_deferred,
+    };
+    let verb = if args.dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
+    let line = format!(
+        "{verb} {} ({}), {}, {} ({})",
+        count(report.contents, "content", "contents"),
+        size(report.content_bytes),
+        count(report.versions, "old version", "old versions"),
+        count(report.files, "file", "files"),
+        size(report.file_bytes),
+    );
+    app.out.done(&record, line)?;
+    if report.files_deferred {
+        app.out
+            .note("files stay for now, because another process reads: run gc again later");
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct StatsRecord {
+    buckets: u64,
+    branches: u64,
+    snapshots: u64,
+    sessions: u64,
+    contents: u64,
+    content_bytes: u64,
+    inline_contents: u64,
+    file_contents: u64,
+    delta_contents: u64,
+    database_bytes: u64,
+    wal_bytes: u64,
+    blob_bytes: u64,
+    staged_bytes: u64,
+    stored_bytes: u64,
+}
+
+pub(crate) fn stats(app: &App) -> Result<()> {
+    let stats = app.store()?.stats()?;
+    app.out.record(&StatsRecord {
+        buckets: stats.buckets,
+        branches: stats.branches,
+        snapshots: stats.snapshots,
+        sessions: stats.sessions,
+        contents: stats.contents,
+        content_bytes: stats.content_bytes,
+        inline_contents: stats.inline_contents,
+        file_contents: stats.file_contents,
+        delta_contents: stats.delta_contents,
+        database_bytes: stats.database_bytes,
+        wal_bytes: stats.wal_bytes,
+        blob_bytes: stats.blob_bytes,
+        staged_bytes: stats.staged_bytes,
+        stored_bytes: stats.stored_bytes(),
+    })?;
+    let mut table = Table::new(&[]);
+    let mut line = |name: &str, value: String, note: String| {
+        table.push(vec![
+            Cell::new(name).styled(DIM),
+            Cell::right(value),
+            Cell::new(note),
+        ]);
+    };
+    let number = |n: u64| indicatif::HumanCount(n).to_string();
+    line("buckets", number(stats.buckets), String::new());
+    line("branches", number(stats.branches), String::new());
+    line("snapshots", number(stats.snapshots), String::new());
+    line("open sessions", number(stats.sessions), String::new());
+    let forms = format!(
+        "{} inline, {} as files, {} as deltas",
+        number(stats.inline_contents),
+        number(stats.file_contents),
+        number(stats.delta_contents)
+    );
+    line("contents", number(stats.contents), forms);
+    let once = "each content once, in full".to_owned();
+    line("size", size(stats.content_bytes), once);
+    let parts = format!(
+        "database {}, log {}, files {}, staged {}",
+        size(stats.database_bytes),
+        size(stats.wal_bytes),
+        size(stats.blob_bytes),
+        size(stats.staged_bytes)
+    );
+    line("on disk", size(stats.stored_bytes()), parts);
+    Ok(app.out.table(&table)?)
+}
+
+pub(crate) fn completions(app: &App, shell: clap_complete::Shell) -> Result<()> {
+    app.out.raw(|stdout| {
+        clap_complete::generate(shell, &mut args::command(), "alkfs", stdout);
+        Ok(())
+    })
+}
