@@ -288,12 +288,14 @@ impl Session {
             None => None,
         };
         let base_len = record.base.map_or(0, |(_, len)| len);
+        let mut dirty = record.base.is_none() || record.staging == Staging::File;
         let staged = match record.staging {
             Staging::File => StagedBytes::File(StagingFile::resume(inner.files()?, id)?),
             Staging::Rows => {
                 let mut log = Vec::new();
                 let mut extents = ExtentMap::new(base_len);
                 for op in txn.session_ops(id)? {
+                    dirty = true;
                     match op {
                         SessionOp::Write { offset, data } => {
                             extents.write(offset, data.len() as u64, log.len() as u64)?;
@@ -312,7 +314,7 @@ impl Session {
         Ok(Self {
             inner,
             state: Mutex::new(State {
-                dirty: base.is_none(),
+                dirty,
                 put: PutMode::CreateOrReplace,
                 base,
                 staged,
@@ -472,9 +474,12 @@ impl Session {
         let mut state = self.state()?;
         let span = tracing::debug_span!("close session", id = state.record.id.0);
         let _entered = span.enter();
-        let closed = self
-            .close_locked(&mut state, set)
-            .map_err(|e| e.op("close").path(&state.record.path))?;
+        let closed = self.close_locked(&mut state, set).map_err(|e| {
+            if let StagedBytes::File(file) = &mut state.staged {
+                file.reopen();
+            }
+            e.op("close").path(&state.record.path)
+        })?;
         state.ended = true;
         self.inner.release(&state.record);
         // The commit made the staged bytes worthless; what cannot be removed is swept later.
