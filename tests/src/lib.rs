@@ -6,4 +6,6 @@ pub mod faulty;
 pub mod fixture;
 pub mod model;
 pub mod ops;
+pub mod worker;
+pub mod workload;
 pub mod world;

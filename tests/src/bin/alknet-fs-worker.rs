@@ -1,0 +1,17 @@
+//! The process that the crash, power, fault and concurrency tests start, and end.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+
+use alknet_fs_tests::worker;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["work", store, mode] => {
+            worker::serve(Path::new(store), serde_json::from_str(mode).unwrap());
+        }
+        _ => panic!("unknown arguments: {args:?}"),
+    }
+}
