@@ -236,7 +236,7 @@ pub enum LockOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// A power cut cannot undo the commit.
+    /// A power cut cannot undo the commit, nor any relaxed one before it.
     #[default]
     Full,
     /// A crash of the process cannot undo the commit; a power cut may undo the latest ones, whole
