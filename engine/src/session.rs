@@ -164,6 +164,8 @@ struct State {
     put: PutMode,
     /// Whether closing without a single write still commits, because opening created or truncated.
     dirty: bool,
+    /// Whether what is staged in the database was promised to survive a power cut.
+    synced: bool,
     base: Option<ContentReader>,
     staged: StagedBytes,
     ended: bool,
@@ -249,6 +251,7 @@ impl Session {
             inner,
             state: Mutex::new(State {
                 dirty: base.is_none(),
+                synced: false,
                 put: if options.create_new {
                     PutMode::CreateNew
                 } else {
@@ -315,6 +318,7 @@ impl Session {
             inner,
             state: Mutex::new(State {
                 dirty,
+                synced: true,
                 put: PutMode::CreateOrReplace,
                 base,
                 staged,
@@ -452,7 +456,9 @@ impl Session {
         let mut txn = self.inner.tree.write(Durability::Full)?;
         record.touched = now();
         txn.set_session(record)?;
-        txn.commit()
+        txn.commit()?;
+        state.synced = true;
+        Ok(())
     }
 
     /// Commits the new version: content, entry and event in one transaction. When this returns, it
@@ -585,6 +591,10 @@ impl Session {
             }
         }
         file.truncate(size)?;
+        if state.synced {
+            // Any later durable commit takes the removal of the rows along.
+            file.sync()?;
+        }
         let record = SessionRecord {
             staging: Staging::File,
             touched: now(),
