@@ -6,6 +6,7 @@ pub mod faulty;
 pub mod fixture;
 pub mod model;
 pub mod ops;
+pub mod power;
 pub mod worker;
 pub mod workload;
 pub mod world;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alknet_fs::{
     Cursor, DEFAULT_BUCKET, FsckOptions, GcOptions, Hash, SessionId, Store, Task, WatchOptions,
@@ -75,6 +77,10 @@ pub struct Workload {
     seen: BTreeSet<Hash>,
     /// Whether the process alone dies, not the machine: then staged writes are there too.
     pub keeps_staged: bool,
+    /// Whether directories are imported.
+    pub imports: bool,
+    /// Set before the power goes: from then on an operation may fail, which ends the work.
+    pub power_off: Arc<AtomicBool>,
 }
 
 const FILES: u64 = 6;
@@ -94,6 +100,8 @@ impl Workload {
             cursor: Cursor::START,
             seen: BTreeSet::new(),
             keeps_staged,
+            imports: true,
+            power_off: Arc::default(),
         }
     }
 
@@ -262,7 +270,8 @@ impl Workload {
                 branch,
                 name: format!("s{count}"),
             },
-            _ => self.import(branch),
+            _ if self.imports => self.import(branch),
+            _ => self.generation(&branch, false),
         }
     }
 
@@ -403,6 +412,9 @@ impl Workload {
                     }
                     return None;
                 }
+                (Some(Reply::Failed(..)), _) if self.power_off.load(Ordering::SeqCst) => {
+                    return Some(Pending { op, session });
+                }
                 (Some(reply), _) => panic!("{reply:?} to {op:?}"),
             }
         }
@@ -512,48 +524,65 @@ impl Workload {
         let known: BTreeSet<u64> = self.sessions.iter().filter_map(|s| s.id).collect();
         let missing: Vec<_> = known.difference(&listed).collect();
         assert!(missing.is_empty(), "sessions {missing:?} are gone");
-        let more: Vec<u64> = listed.difference(&known).copied().collect();
-        let under_way = pending.and_then(|p| p.session.clone());
-        match (more[..].first(), under_way) {
-            (None, None) => {}
-            (None, Some(session)) => {
-                let Some(Pending {
-                    op: Op::Session { end, steps, .. },
-                    ..
-                }) = pending
-                else {
-                    unreachable!()
-                };
-                let ending = session.pending.is_none() && *end != End::Leave;
-                assert!(
-                    !session.opened
-                        || (ending && (fate == Fate::Done || *end == End::Abort))
-                        || !self.keeps_staged
-                        || steps.is_empty(),
+        let mut more: BTreeSet<u64> = listed.difference(&known).copied().collect();
+        let under_way = pending.and_then(|p| Some((p.session.clone()?, &p.op)));
+        if let Some((mut session, Op::Session { end, .. })) = under_way {
+            let there = match session.id {
+                Some(id) => more.remove(&id).then_some(id),
+                // It was opened, but not acknowledged.
+                None if self.keeps_staged => more.pop_first(),
+                None => None,
+            };
+            let ending = session.pending.is_none() && *end != End::Leave;
+            let safe = match self.keeps_staged {
+                true => session.opened,
+                false => session.synced.is_some(),
+            };
+            match there {
+                Some(id) => {
+                    assert_ne!(fate, Fate::Done, "session {id} was closed, and is listed");
+                    session.id = Some(id);
+                    self.sessions.push(session);
+                }
+                None => assert!(
+                    !safe || (ending && (fate == Fate::Done || *end == End::Abort)),
                     "session {:?} of {} is gone",
                     session.id,
-                    session.path,
-                );
+                    session.path
+                ),
             }
-            (Some(id), Some(mut session)) => {
-                assert_eq!(more.len(), 1);
-                assert_ne!(
-                    fate,
-                    Fate::Done,
-                    "a session that was closed is still listed"
-                );
-                assert!(session.id.is_none_or(|known| known == *id));
-                session.id = Some(*id);
-                self.sessions.push(session);
-            }
-            (Some(_), None) if !self.keeps_staged => {
-                // The removal of a session is not durable by itself.
-                for id in more {
-                    store.abort_session(SessionId(id), false).unwrap();
-                }
-            }
-            (Some(_), None) => panic!("sessions {more:?} came from nowhere"),
         }
+        if self.keeps_staged {
+            assert!(more.is_empty(), "sessions {more:?} came from nowhere");
+        }
+        // That a session was opened or thrown away is not durable by itself.
+        for id in more {
+            store.abort_session(SessionId(id), false).unwrap();
+        }
+        if !self.keeps_staged {
+            self.sessions.retain(|session| {
+                if session.synced.is_none() {
+                    let id = SessionId(session.id.unwrap());
+                    store.abort_session(id, false).unwrap();
+                }
+                session.synced.is_some()
+            });
+        }
+    }
+
+    /// Goes on from what a store shows, whatever that lost.
+    ///
+    /// # Panics
+    /// Where a session cannot be thrown away.
+    pub fn forget(&mut self, store: &Store, model: Model) {
+        for info in store.sessions().unwrap() {
+            store.abort_session(info.id, false).unwrap();
+        }
+        self.sessions.clear();
+        self.events.clear();
+        self.model = model;
+        let watcher = store.watch(&WatchOptions::default()).unwrap();
+        self.cursor = watcher.cursor();
     }
 
     /// Ends the sessions that died with their process: some are resumed by a worker, with all that

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use alknet_fs_tests::worker;
+use alknet_fs_tests::{power, worker};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -11,6 +11,17 @@ fn main() {
     match args[..] {
         ["work", store, mode] => {
             worker::serve(Path::new(store), serde_json::from_str(mode).unwrap());
+        }
+        ["power", plan] => {
+            let plan = serde_json::from_str(plan).unwrap();
+            let worker = std::env::current_exe().unwrap();
+            match power::cut(&plan, &worker) {
+                Ok(report) => println!("{}", serde_json::to_string(&report).unwrap()),
+                Err(reason) => {
+                    println!("{reason}");
+                    std::process::exit(power::CANNOT_MOUNT);
+                }
+            }
         }
         _ => panic!("unknown arguments: {args:?}"),
     }
