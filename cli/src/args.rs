@@ -1,9 +1,10 @@
 //! The command line: every command, option and example.
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use alknet_fs::TreeRef;
+use alknet_fs::{Error, ErrorKind, TreeRef};
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Makes the part of a help text that shows how a command is used.
@@ -349,12 +350,12 @@ pub(crate) struct Mkfs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(allow_missing_positional = true)]
+#[command(override_usage = "alkfs put [OPTIONS] [FILE] <PATH>")]
 pub(crate) struct Put {
-    /// The file to read; "-" or nothing for standard input
-    pub(crate) file: Option<PathBuf>,
-    /// The path to write; a directory, or a path that ends in "/", takes the file's name
-    pub(crate) path: String,
+    /// FILE is read, "-" or nothing for standard input; PATH is written, and if it is a directory
+    /// or ends in "/" it takes the file's name
+    #[arg(required = true, num_args = 1..=2, value_name = "[FILE] PATH")]
+    operands: Vec<OsString>,
     /// The permission bits, in octal; otherwise those of a new path's FILE, or 644
     #[arg(short, long, value_parser = parse_mode, value_name = "OCTAL")]
     pub(crate) mode: Option<u32>,
@@ -504,13 +505,12 @@ pub(crate) struct Import {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(allow_missing_positional = true)]
+#[command(override_usage = "alkfs export [OPTIONS] [PATH] <DIR>")]
 pub(crate) struct Export {
-    /// The path to write
-    #[arg(default_value = "/")]
-    pub(crate) path: String,
-    /// The directory of the disk; made if it is missing
-    pub(crate) dir: PathBuf,
+    /// PATH is what to write, everything if it is left out; DIR is the directory of the disk, made
+    /// if it is missing
+    #[arg(required = true, num_args = 1..=2, value_name = "[PATH] DIR")]
+    operands: Vec<OsString>,
     /// Allow a directory that is not empty: files of the same name are replaced
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -733,6 +733,49 @@ pub(crate) struct Demo {
     pub(crate) large: u64,
 }
 
+impl Put {
+    /// Returns the file to read, or nothing for standard input.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        let (file, _) = split(&self.operands);
+        file.filter(|file| *file != "-").map(Path::new)
+    }
+
+    /// Returns the path to write.
+    pub(crate) fn path(&self) -> Result<&str, Error> {
+        utf8(split(&self.operands).1)
+    }
+}
+
+impl Export {
+    /// Returns the path to export.
+    pub(crate) fn path(&self) -> Result<&str, Error> {
+        split(&self.operands).0.map_or(Ok("/"), utf8)
+    }
+
+    /// Returns the directory to write.
+    pub(crate) fn dir(&self) -> &Path {
+        Path::new(split(&self.operands).1)
+    }
+}
+
+/// Splits operands of which the first may be left out. Clap's own way to do so fails where an
+/// option stands between the two.
+fn split(operands: &[OsString]) -> (Option<&OsStr>, &OsStr) {
+    match operands {
+        [first, second, ..] => (Some(first), second),
+        [only] => (None, only),
+        [] => (None, OsStr::new("")),
+    }
+}
+
+fn utf8(path: &OsStr) -> Result<&str, Error> {
+    let invalid = || {
+        let detail = "the path is not valid UTF-8";
+        Error::with_detail(ErrorKind::InvalidPath, detail).path(path.display())
+    };
+    path.to_str().ok_or_else(invalid)
+}
+
 fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
@@ -797,6 +840,24 @@ mod tests {
         grouped.sort_unstable();
         all.sort_unstable();
         assert_eq!(grouped.into_iter().copied().collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn every_command_shows_examples_of_itself() {
+        fn check(command: &clap::Command, name: &str) {
+            for found in command.get_subcommands().filter(|c| c.get_name() != "help") {
+                let name = format!("{name} {}", found.get_name());
+                let examples = found.get_after_help().map(ToString::to_string);
+                let examples = examples.unwrap_or_default();
+                let word = found.get_name();
+                let shown = examples.contains("Examples:") && examples.contains(word);
+                assert!(shown, "{name}: {examples}");
+                check(found, &name);
+            }
+        }
+        let mut command = Args::command();
+        command.build();
+        check(&command, "alkfs");
     }
 
     #[test]

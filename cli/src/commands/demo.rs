@@ -169,7 +169,7 @@ impl Paths {
     fn choose(branch: &Branch) -> Result<Self> {
         let (mut files, mut hidden) = (Vec::new(), Vec::new());
         branch.view()?.walk("/", |path, entry| {
-            let small = entry.is_file() && (1..=1 << 20).contains(&entry.size());
+            let small = entry.is_file() && (1..=16 << 10).contains(&entry.size());
             if small && path.as_str() != LARGE {
                 let kept = match path.as_str().contains("/.") {
                     true => &mut hidden,

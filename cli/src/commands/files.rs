@@ -20,8 +20,7 @@ use crate::output::{self, Cell, DIM, DIR, GOOD, LINK, Table, Unit, count, printa
 
 pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
     let branch = app.branch("put")?;
-    let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
-    let (mut source, len, name, mode) = match file {
+    let (mut source, len, name, mode) = match args.file() {
         None => {
             if io::stdin().is_terminal() {
                 app.out
@@ -54,8 +53,8 @@ pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
         }
     };
     let path = match name {
-        Some(name) => destination(&branch.view()?, &args.path, name)?,
-        None => TreePath::parse(&args.path)?,
+        Some(name) => destination(&branch.view()?, args.path()?, name)?,
+        None => TreePath::parse(args.path()?)?,
     };
     if args.parents
         && let Some(parent) = path.parent()

@@ -107,13 +107,14 @@ pub(crate) fn export(app: &App, args: &Export) -> Result<()> {
         .sync(args.sync);
     let started = Instant::now();
     let (task, bar) = app.out.follow(app.task(), "export", Unit::Files);
-    let report = view.export(args.path.as_str(), &args.dir, &options, &task)?;
+    let path = args.path()?;
+    let report = view.export(path, args.dir(), &options, &task)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     let record = ExportRecord {
         op: "export",
-        path: args.path.clone(),
-        dir: args.dir.display().to_string(),
+        path: path.to_owned(),
+        dir: args.dir().display().to_string(),
         files: report.files,
         dirs: report.dirs,
         symlinks: report.symlinks,

@@ -1,0 +1,13 @@
+//! The real binary, driven as a program would drive it: by its arguments, its JSON and its exit
+//! status.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod branches;
+mod demo;
+mod files;
+mod history;
+mod sessions;
+mod trees;
+mod upkeep;
+mod usage;

@@ -1,0 +1,77 @@
+use crate::bench::{Bench, pattern};
+
+#[test]
+fn mkfs_makes_a_store_once() {
+    let bench = Bench::without_store();
+    let error = bench.fails(&["ls"], "NotAStore");
+    assert!(
+        error["hint"].as_str().unwrap().contains("alkfs mkfs"),
+        "{error}"
+    );
+    let made = bench.one(&["mkfs", "here"]);
+    assert_eq!(
+        (&made["bucket"], &made["branch"]),
+        (&"default".into(), &"main".into())
+    );
+    assert!(bench.path("here/store.db").exists());
+    bench.fails(&["mkfs", "here"], "AlreadyExists");
+    bench.file("full/x", "x");
+    bench.fails(&["mkfs", "full"], "NotEmpty");
+    assert!(bench.json(&["--store", "here", "ls"]).is_empty());
+    let mut command = bench.command(&["--json", "ls"]);
+    let ran = command.env("ALKFS_STORE", "here").output().unwrap();
+    assert_eq!(ran.status.code(), Some(0));
+}
+
+#[test]
+fn fsck_gc_and_stats_agree() {
+    let bench = Bench::new();
+    for n in 0..3 {
+        bench.put(&format!("/{n}"), pattern(200_000 + n));
+    }
+    let before = bench.one(&["stats"]);
+    assert_eq!(
+        (&before["contents"], &before["file_contents"]),
+        (&3.into(), &3.into())
+    );
+    assert_eq!(before["content_bytes"], 600_003);
+    let report = bench.one(&["fsck"]);
+    assert_eq!(
+        (&report["ok"], &report["bytes"]),
+        (&true.into(), &600_003.into())
+    );
+    assert_eq!(bench.one(&["fsck", "--fast"])["ok"], true);
+    bench.json(&["rm", "/1", "/2"]);
+    assert_eq!(
+        bench.one(&["gc"])["contents"],
+        0,
+        "the grace period spares them"
+    );
+    let dry = bench.one(&["gc", "--grace", "0", "--dry-run"]);
+    assert_eq!(
+        (&dry["dry_run"], &dry["contents"]),
+        (&true.into(), &2.into())
+    );
+    assert_eq!(bench.one(&["stats"])["contents"], 3);
+    assert_eq!(bench.one(&["gc", "--grace", "0s"])["contents"], 2);
+    let after = bench.one(&["stats"]);
+    assert_eq!(
+        (&after["contents"], &after["content_bytes"]),
+        (&1.into(), &200_000.into())
+    );
+    assert!(bench.cat("/0") == pattern(200_000));
+    assert_eq!(bench.one(&["fsck"])["problems"], 0);
+    assert_eq!(bench.run(&["gc", "--grace", "later"]).status, 2);
+}
+
+#[test]
+fn a_foreign_store_is_refused() {
+    let bench = Bench::without_store();
+    bench.file(
+        ".alkfs/store.db",
+        "this is no database, and it is long enough to tell",
+    );
+    for args in [&["ls"][..], &["fsck"], &["stats"], &["gc"]] {
+        bench.fails(args, "NotAStore");
+    }
+}
