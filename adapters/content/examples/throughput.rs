@@ -84,8 +84,14 @@ fn plain(dir: &Path, bytes: &[u8], step: usize) -> Outcome<f64> {
     for piece in bytes.chunks(step) {
         file.write_all(piece)?;
     }
+    let written = start.elapsed();
     file.sync_all()?;
     let time = start.elapsed();
+    eprintln!(
+        "    plain written after {:.0} ms, synced {:.0} ms",
+        written.as_secs_f64() * 1e3,
+        time.as_secs_f64() * 1e3
+    );
     std::fs::remove_file(path)?;
     Ok(time.as_secs_f64())
 }

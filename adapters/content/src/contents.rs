@@ -16,7 +16,9 @@ use crate::delta::Delta;
 use crate::files::{Area, DiskFiles, Files};
 use crate::hash_tree::{GROUP_LEN, TreeHasher};
 use crate::reader::{Body, ContentReader, DELTA, Payload, TREE, corrupt};
-use crate::staged::{BackgroundHasher, PREPARED, SECOND_NAME, StagedFile, TreeSink};
+use crate::staged::{
+    BackgroundHasher, KeptTree, PREPARED, SECOND_NAME, StagedFile, TreeSink, WRITEBACK,
+};
 use crate::staging::{LOG, StagingFile};
 
 /// The size of the pieces in which large contents are copied.
@@ -239,44 +241,42 @@ impl Contents {
             hasher.finish()
         };
         let mut staged = StagedFile::create(files)?;
-        let mut write = || {
-            staged.handle.write_all_at(&bytes, 0)?;
-            if sync { staged.sync() } else { Ok(()) }
+        let finish = |(hash, nodes): (Hash, Vec<u8>)| {
+            let mut tree = TreeSink::new(files);
+            tree.append(&nodes)?;
+            Ok((hash, tree.finish(self.config.tree_inline_max, sync)?))
         };
-        let (hash, nodes) = std::thread::scope(|scope| {
-            let builder = std::thread::Builder::new();
+        let (hash, tree) = std::thread::scope(|scope| {
+            let builder = std::thread::Builder::new().name("alkfs-hash".to_owned());
             let thread = (size > CHUNK).then(|| builder.spawn_scoped(scope, hash_all).ok());
-            let written = write();
-            let hashed = match thread.flatten() {
-                Some(thread) => thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                None => hash_all(),
+            staged.handle.write_all_at(&bytes, 0)?;
+            let hashed = || {
+                finish(match thread.flatten() {
+                    Some(thread) => thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    None => hash_all(),
+                })
             };
-            written.map(|()| hashed)
+            if sync {
+                staged.sync_while(size, hashed)
+            } else {
+                hashed()
+            }
         })?;
-        let mut tree = TreeSink::new(files);
-        tree.append(&nodes)?;
-        self.prepared_file(hash, size, staged, tree, sync)
+        Ok(self.prepared_file(hash, size, staged, tree))
     }
 
-    fn prepared_file(
-        &self,
-        hash: Hash,
-        size: u64,
-        staged: StagedFile,
-        tree: TreeSink,
-        sync: bool,
-    ) -> Result<Prepared> {
-        let (data, tree_file) = tree.finish(self.config.tree_inline_max)?;
+    fn prepared_file(&self, hash: Hash, size: u64, staged: StagedFile, tree: KeptTree) -> Prepared {
         let mut files = vec![("", staged)];
-        if let Some(mut tree_file) = tree_file {
-            if sync {
-                tree_file.sync()?;
+        let data = match tree {
+            KeptTree::Record(nodes) => nodes,
+            KeptTree::File(file) => {
+                files.push((TREE, file));
+                Vec::new()
             }
-            files.push((TREE, tree_file));
-        }
-        Ok(Prepared {
+        };
+        Prepared {
             hash,
             size,
             form: ContentForm::File,
@@ -284,7 +284,7 @@ impl Contents {
             data,
             files,
             role: Role::Add,
-        })
+        }
     }
 
     fn check_size(&self, size: u64) -> Result<()> {
@@ -348,6 +348,7 @@ impl Contents {
         let mut hasher = BackgroundHasher::new(TreeSink::new(files));
         let mut buffer = Vec::new();
         let mut size = 0;
+        let mut flushed = 0;
         loop {
             fill(&mut buffer)?;
             if buffer.is_empty() {
@@ -357,12 +358,21 @@ impl Contents {
             staged.handle.write_all_at(&buffer, size)?;
             size += buffer.len() as u64;
             buffer = hasher.feed(buffer)?;
+            if size - flushed >= WRITEBACK {
+                staged.handle.start_writeback(flushed, size - flushed);
+                flushed = size;
+            }
         }
-        if sync {
-            staged.sync()?;
-        }
-        let (hash, tree) = hasher.finish()?;
-        self.prepared_file(hash, size, staged, tree, sync)
+        let finish = || {
+            let (hash, tree) = hasher.finish()?;
+            Ok((hash, tree.finish(self.config.tree_inline_max, sync)?))
+        };
+        let (hash, tree) = if sync {
+            staged.sync_while(size, finish)?
+        } else {
+            finish()?
+        };
+        Ok(self.prepared_file(hash, size, staged, tree))
     }
 
     /// Prepares the content that a write session made of a base and its staged bytes.
@@ -432,14 +442,10 @@ impl Contents {
             return Ok(prepared);
         }
         if let Staged::File(session) = &mut staged {
-            let (hash, tree) = session.seal(plan, base)?;
+            let (hash, tree) = session.seal(plan, base, self.config.tree_inline_max)?;
             let name = session.id().to_string();
             let file = StagedFile::of_session(files, name, session.data().clone());
-            let prepared = self.prepared_file(hash, size, file, tree, true);
-            if prepared.is_err() {
-                session.reopen();
-            }
-            return prepared;
+            return Ok(self.prepared_file(hash, size, file, tree));
         }
         let mut done = 0;
         let mut fill = |buffer: &mut Vec<u8>| {
@@ -499,6 +505,7 @@ impl Contents {
         prepared: &mut [Prepared],
         now: Timestamp,
     ) -> Result<()> {
+        self.sync(prepared)?;
         let mut seen = HashSet::new();
         let mut moved = false;
         let mut adding = Vec::with_capacity(prepared.len());

@@ -11,6 +11,9 @@ use crate::hash_tree::{CV_LEN, Cv, Nodes, Overrides, TreeHasher, position};
 
 /// The first letter of the names of files that no session owns.
 pub(crate) const PREPARED: char = 'p';
+/// How much is sent to the disk at once while more is being written: the disk then works before
+/// the final sync, which takes less time in the end.
+pub(crate) const WRITEBACK: u64 = 8 << 20;
 /// The ending of the second name a session's file gets while it is published.
 pub(crate) const SECOND_NAME: &str = ".commit";
 
@@ -70,6 +73,17 @@ impl StagedFile {
             synced: true,
             state: State::Session,
         }
+    }
+
+    /// Syncs the file of `size` bytes while `work` runs.
+    pub(crate) fn sync_while<T>(
+        &mut self,
+        size: u64,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let done = sync_beside(&*self.handle, size, work)?;
+        self.synced = true;
+        Ok(done)
     }
 
     pub(crate) fn sync(&mut self) -> io::Result<()> {
@@ -138,6 +152,13 @@ pub(crate) struct TreeSink {
     buffered: Vec<u8>,
 }
 
+/// A finished hash tree, where it will be kept.
+#[derive(Debug)]
+pub(crate) enum KeptTree {
+    Record(Vec<u8>),
+    File(StagedFile),
+}
+
 /// What is buffered at most before it goes to the file.
 const BUFFERED_MAX: u64 = 1 << 20;
 
@@ -194,12 +215,16 @@ impl TreeSink {
     }
 
     /// Returns the nodes for the record, or the file that holds them.
-    pub(crate) fn finish(mut self, inline_max: u64) -> io::Result<(Vec<u8>, Option<StagedFile>)> {
+    pub(crate) fn finish(mut self, inline_max: u64, sync: bool) -> io::Result<KeptTree> {
         if self.file.is_none() && self.buffered.len() as u64 <= inline_max {
-            return Ok((self.buffered, None));
+            return Ok(KeptTree::Record(self.buffered));
         }
         self.spill()?;
-        Ok((Vec::new(), self.file))
+        let mut file = self.file.ok_or(io::ErrorKind::NotFound)?;
+        if sync {
+            file.sync()?;
+        }
+        Ok(KeptTree::File(file))
     }
 }
 
@@ -219,6 +244,35 @@ impl Nodes for TreeSink {
             .then_some(node)
             .ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "the hash tree is too short"))
     }
+}
+
+/// A file of at least this size is synced while it is still hashed; a thread costs more below.
+const SYNC_BESIDE_MIN: u64 = 1 << 20;
+
+/// Syncs a file of `size` bytes while `work` runs, so that what `work` syncs shares the wait.
+pub(crate) fn sync_beside<T>(
+    file: &dyn FileHandle,
+    size: u64,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    if size < SYNC_BESIDE_MIN {
+        let done = work()?;
+        file.sync_data()?;
+        return Ok(done);
+    }
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("alkfs-sync".to_owned());
+        let thread = builder.spawn_scoped(scope, || file.sync_data());
+        let done = work();
+        match thread {
+            Ok(thread) => {
+                let synced = thread.join();
+                synced.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            Err(_) => file.sync_data()?,
+        }
+        done
+    })
 }
 
 /// Hashes buffers on a thread of its own, in order.

@@ -25,7 +25,7 @@ use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 use crate::files::{Area, FileHandle, Files};
 use crate::hash_tree::{GROUP_LEN, Groups, group_count, node_count, normalize, rehash};
 use crate::reader::ContentReader;
-use crate::staged::{Hashing, SECOND_NAME, TreeSink};
+use crate::staged::{Hashing, KeptTree, SECOND_NAME, TreeSink, WRITEBACK, sync_beside};
 
 /// The ending of a journal's name.
 pub(crate) const LOG: &str = ".log";
@@ -437,7 +437,8 @@ impl StagingFile {
         &mut self,
         plan: &AssemblyPlan,
         base: Option<&ContentReader>,
-    ) -> Result<(Hash, TreeSink)> {
+        tree_inline_max: u64,
+    ) -> Result<(Hash, KeptTree)> {
         self.check_open()?;
         self.close_tail()?;
         for s in &plan.segments {
@@ -453,7 +454,10 @@ impl StagingFile {
             self.data_len = plan.size;
         }
         self.state = State::Sealed;
-        let sealed = Follower::finish(&self.follower, plan.size);
+        let sealed = sync_beside(&*self.data, plan.size, || {
+            let (hash, tree) = Follower::finish(&self.follower, plan.size)?;
+            Ok((hash, tree.finish(tree_inline_max, true)?))
+        });
         if sealed.is_err() {
             self.reopen();
         }
@@ -543,8 +547,10 @@ fn replay(records: &[Record], base_len: u64, data_len: u64) -> Result<(ExtentMap
     Ok((extents, tail))
 }
 
-/// How much the follower reads at once.
+/// How much the follower claims at once.
 const CHUNK: u64 = 1 << 20;
+/// How much of it the follower reads at once: what stays in a processor's cache.
+const PIECE: u64 = 256 << 10;
 /// How far the follower lets the session get ahead before it starts.
 const LAG: u64 = 4 << 20;
 /// How long the thread waits for more before it ends.
@@ -670,7 +676,7 @@ impl Follower {
     }
 
     fn follow(&self, hashing: &mut Hashing) -> io::Result<()> {
-        let mut buf = vec![0; CHUNK as usize];
+        let mut buf = vec![0; PIECE as usize];
         while let Some(range) = self.claim(CHUNK) {
             self.hash(hashing, range, &mut buf)?;
         }
@@ -678,11 +684,19 @@ impl Follower {
     }
 
     fn hash(&self, hashing: &mut Hashing, range: Range<u64>, buf: &mut [u8]) -> io::Result<()> {
-        let buf = &mut buf[..(range.end - range.start) as usize];
-        let n = self.data.read_full_at(buf, range.start)?;
-        // The file was cut since; the range is marked as changed.
-        buf[n..].fill(0);
-        hashing.update(buf)
+        let mut at = range.start;
+        while at < range.end {
+            let buf = &mut buf[..PIECE.min(range.end - at) as usize];
+            let n = self.data.read_full_at(buf, at)?;
+            // The file was cut since; the range is marked as changed.
+            buf[n..].fill(0);
+            hashing.update(buf)?;
+            at += buf.len() as u64;
+        }
+        if range.end.is_multiple_of(WRITEBACK) {
+            self.data.start_writeback(range.end - WRITEBACK, WRITEBACK);
+        }
+        Ok(())
     }
 
     /// Waits for bytes to hash; `None` when the thread is to end.
@@ -708,7 +722,7 @@ impl Follower {
         }
     }
 
-    /// Syncs the file, hashes the rest of it and what changed meanwhile.
+    /// Hashes the rest of the file and what changed meanwhile.
     fn finish(this: &Arc<Self>, size: u64) -> Result<(Hash, TreeSink)> {
         let mut state = this.lock();
         state.frontier = size;
@@ -717,9 +731,6 @@ impl Follower {
             Self::start(this, &mut state);
         }
         this.changed.notify_all();
-        drop(state);
-        this.data.sync_data()?;
-        let mut state = this.lock();
         while state.is_running {
             state = this
                 .changed
@@ -731,7 +742,7 @@ impl Follower {
         }
         let mut hashing = state.hashing.take().unwrap_or_else(|| this.fresh());
         drop(state);
-        let mut buf = vec![0; CHUNK as usize];
+        let mut buf = vec![0; PIECE as usize];
         while let Some(range) = this.claim(1) {
             this.hash(&mut hashing, range, &mut buf)?;
         }

@@ -1,4 +1,5 @@
 //! Round trips, deltas, verification and collection.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

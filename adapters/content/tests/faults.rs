@@ -1,5 +1,6 @@
 //! Every call to the files can fail, and the power can go at every call: each commit is there as a
 //! whole or not at all.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

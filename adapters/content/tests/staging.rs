@@ -1,4 +1,5 @@
 //! Staging files: resuming, closing, hashing on the way.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
