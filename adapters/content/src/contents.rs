@@ -477,12 +477,7 @@ impl Contents {
     /// # Errors
     /// What the operating system reports; then the contents must be prepared again.
     pub fn sync(&self, prepared: &mut [Prepared]) -> Result<()> {
-        let files = || prepared.iter().flat_map(|p| &p.files);
-        if files().count() > 1 {
-            for (_, file) in files() {
-                file.start_writeback();
-            }
-        }
+        start_writeback(prepared.iter());
         for (_, file) in prepared.iter_mut().flat_map(|p| &mut p.files) {
             file.sync()?;
         }
@@ -505,9 +500,7 @@ impl Contents {
         prepared: &mut [Prepared],
         now: Timestamp,
     ) -> Result<()> {
-        self.sync(prepared)?;
         let mut seen = HashSet::new();
-        let mut moved = false;
         let mut adding = Vec::with_capacity(prepared.len());
         for content in prepared {
             if !seen.insert(content.hash) {
@@ -528,6 +521,11 @@ impl Contents {
             {
                 return Err(gone(base));
             }
+            adding.push(content);
+        }
+        start_writeback(adding.iter().map(|content| &**content));
+        let mut moved = false;
+        for content in &mut adding {
             for (ending, file) in &mut content.files {
                 let name = format!("{}{ending}", content.hash);
                 file.publish(&name).map_err(|e| match e.kind() {
@@ -536,7 +534,6 @@ impl Contents {
                 })?;
                 moved = true;
             }
-            adding.push(content);
         }
         if let (true, Some(files)) = (moved, &self.files) {
             files.sync_dir(Area::Blobs)?;
@@ -782,6 +779,14 @@ impl Contents {
             }
         }
         Ok(usage)
+    }
+}
+
+/// Sends the files of several contents to the disk together, before each is waited for.
+fn start_writeback<'a>(prepared: impl Iterator<Item = &'a Prepared> + Clone) {
+    let files = prepared.flat_map(|content| &content.files);
+    if files.clone().count() > 1 {
+        files.for_each(|(_, file)| file.start_writeback());
     }
 }
 

@@ -191,8 +191,12 @@ impl Files for DiskFiles {
     fn create(&self, area: Area, name: &str) -> io::Result<Arc<dyn FileHandle>> {
         let mut options = File::options();
         options.read(true).write(true).create_new(true);
-        let file = private(&mut options).open(self.path(area, name))?;
-        own(&file)?;
+        let path = self.path(area, name);
+        let file = private(&mut options).open(&path)?;
+        if let Err(error) = own(&file) {
+            let _ = fs::remove_file(path);
+            return Err(error);
+        }
         Ok(Arc::new(DiskFile(file)))
     }
 
