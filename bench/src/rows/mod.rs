@@ -1,0 +1,13 @@
+//! The rows of the report, one module for each group.
+
+pub(crate) mod batch;
+pub(crate) mod depth;
+pub(crate) mod edit;
+pub(crate) mod fork;
+pub(crate) mod memory;
+pub(crate) mod open;
+pub(crate) mod put;
+pub(crate) mod read;
+pub(crate) mod rename;
+pub(crate) mod stream;
+pub(crate) mod tree;
