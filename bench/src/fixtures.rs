@@ -33,7 +33,11 @@ pub(crate) fn open_main(path: &Path) -> Result<Branch> {
 /// The path, at depth 3 and relative, of a file of a tree with [`PER_DIR`] files in each
 /// directory.
 pub(crate) fn path_at_depth_3(i: usize) -> String {
-    format!("{}/file-{:02}.txt", dir_at_depth_2(i / PER_DIR), i % PER_DIR)
+    format!(
+        "{}/file-{:02}.txt",
+        dir_at_depth_2(i / PER_DIR),
+        i % PER_DIR
+    )
 }
 
 /// The path of a directory of such a tree.

@@ -72,11 +72,7 @@ pub(crate) struct Times(Vec<f64>);
 
 impl Times {
     /// Runs one round of `count` operations and keeps the time of one.
-    pub(crate) fn time<R>(
-        &mut self,
-        count: usize,
-        work: impl FnOnce() -> Result<R>,
-    ) -> Result<R> {
+    pub(crate) fn time<R>(&mut self, count: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
         let start = Instant::now();
         let result = work()?;
         self.0.push(start.elapsed().as_secs_f64() / count as f64);
@@ -113,7 +109,8 @@ impl Bench {
             .prefix("alkfs-bench-")
             .tempdir_in(scratch)
             .with_context(|| format!("nothing can be written to {}", scratch.display()))?;
-        let style = ProgressStyle::with_template("{spinner} {prefix:.bold} {msg} {pos}/{len} {bar:30}")?;
+        let style =
+            ProgressStyle::with_template("{spinner} {prefix:.bold} {msg} {pos}/{len} {bar:30}")?;
         let bar = ProgressBar::new(0).with_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
         Ok(Self {
@@ -253,4 +250,41 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}", said.trim());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(values: &[f64]) -> Stats {
+        let mut times = Times::default();
+        values.iter().for_each(|&value| times.push(value));
+        times.stats()
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_middle_two() {
+        assert_eq!(stats(&[9.0, 1.0, 2.0]).median, 2.0);
+        let Stats {
+            median,
+            min,
+            max,
+            rounds,
+        } = stats(&[9.0, 1.0, 4.0, 2.0]);
+        assert_eq!((median, min, max, rounds), (3.0, 1.0, 9.0, 4));
+    }
+
+    #[test]
+    fn a_target_is_judged_by_the_medians() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bench = Bench::new(dir.path(), true, false).unwrap();
+        let [mut fast, mut slow] = <[Times; 2]>::default();
+        fast.push(2.0);
+        slow.push(3.0);
+        assert_eq!(bench.compare("a", &slow, "b", &fast, 1.5).met, Some(true));
+        assert_eq!(bench.compare("a", &slow, "b", &fast, 1.4).met, Some(false));
+        assert_eq!(bench.compare("a", &slow, "b", &fast, None).met, None);
+        assert_eq!(bench.value("a", Unit::Bytes, &slow, 3.0).met, Some(false));
+        assert_eq!(bench.finish().len(), 4);
+    }
 }

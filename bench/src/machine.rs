@@ -84,7 +84,13 @@ fn commit() -> String {
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"]);
     let changes = said(
         "git",
-        &["status", "--porcelain", "--", "..", ":!../docs/benchmarks.md"],
+        &[
+            "status",
+            "--porcelain",
+            "--",
+            "..",
+            ":!../docs/benchmarks.md",
+        ],
     );
     if changes.is_empty() || commit == "unknown" {
         commit

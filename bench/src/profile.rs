@@ -26,7 +26,9 @@ impl Profile {
     /// Records from now on.
     pub(crate) fn install() -> Result<Self> {
         let profile = Self::default();
-        tracing_subscriber::registry().with(profile.clone()).try_init()?;
+        tracing_subscriber::registry()
+            .with(profile.clone())
+            .try_init()?;
         Ok(profile)
     }
 

@@ -71,7 +71,10 @@ their hashes, trees by their counts. Baselines use the same SQLite as the store,
         ];
         out.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
-    let notes: Vec<_> = rows.iter().filter_map(|row| Some((row, row.note.as_ref()?))).collect();
+    let notes: Vec<_> = rows
+        .iter()
+        .filter_map(|row| Some((row, row.note.as_ref()?)))
+        .collect();
     if !notes.is_empty() {
         out.push_str("\n## Notes\n\n");
         for (row, note) in notes {
@@ -92,7 +95,11 @@ pub(crate) fn line(row: &Row) -> String {
     } = row;
     let beside = match (&row.baseline, row.base, row.ratio) {
         (Some(name), Some(base), Some(by)) => {
-            format!(", {name}: {}, ratio {}", amount(base.median, *unit), ratio(by))
+            format!(
+                ", {name}: {}, ratio {}",
+                amount(base.median, *unit),
+                ratio(by)
+            )
         }
         _ => String::new(),
     };
@@ -155,4 +162,18 @@ fn amount(value: f64, unit: Unit) -> String {
         _ => 2,
     };
     format!("{value:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits_and_a_unit_that_fits() {
+        assert_eq!(amount(0.000_285_4, Unit::Seconds), "285 us");
+        assert_eq!(amount(0.0153, Unit::Seconds), "15.3 ms");
+        assert_eq!(amount(1.5, Unit::Seconds), "1.50 s");
+        assert_eq!(amount(65536.0, Unit::Bytes), "64.0 KiB");
+        assert_eq!(amount(104_857_600.0, Unit::Bytes), "100 MiB");
+    }
 }

@@ -78,7 +78,10 @@ fn check(main: &Branch, blocks: &[Vec<u8>]) -> Result<()> {
     let view = main.view()?;
     for (n, block) in blocks.iter().enumerate() {
         let path = format!("/{}", file_name(n));
-        ensure!(view.stat(&path)?.hash() == Some(Hash::of(block)), "{path} differs");
+        ensure!(
+            view.stat(&path)?.hash() == Some(Hash::of(block)),
+            "{path} differs"
+        );
     }
     Ok(())
 }
@@ -117,7 +120,10 @@ impl<'a> Repository<'a> {
     }
 
     fn files(&self) -> Result<usize> {
-        let output = self.git().args(["ls-tree", "-r", "--name-only", "HEAD"]).output()?;
+        let output = self
+            .git()
+            .args(["ls-tree", "-r", "--name-only", "HEAD"])
+            .output()?;
         Ok(output.stdout.split(|&b| b == b'\n').count() - 1)
     }
 
@@ -129,7 +135,12 @@ impl<'a> Repository<'a> {
             .env("HOME", self.dir)
             .env("XDG_CONFIG_HOME", self.dir)
             .env("GIT_CONFIG_NOSYSTEM", "1")
-            .args(["-c", "user.name=bench", "-c", "user.email=bench@example.org"])
+            .args([
+                "-c",
+                "user.name=bench",
+                "-c",
+                "user.email=bench@example.org",
+            ])
             .args(["-c", "init.defaultBranch=main", "-c", "gc.auto=0"]);
         command
     }

@@ -55,15 +55,25 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     ensure!(entry.hash().map(|hash| *hash.as_bytes()) == Some(hash_file(&file)?));
     main.view()?.verify("/file")?;
 
-    let growth: Vec<_> = sizes.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
+    let growth: Vec<_> = sizes
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]))
+        .collect();
     let mut largest = Times::default();
     largest.push(growth.iter().copied().max().unwrap_or(0) as f64);
     let mean = growth.iter().sum::<u64>() / edits as u64;
     let work = "change of 1 byte in 1 GiB: open, write, close";
     bench.compare(work, &ours, "pwrite, fsync", &base, 3.0);
     bench
-        .value("growth of the store by 1 byte in 1 GiB, largest of 40", Unit::Bytes, &largest, 65536.0)
-        .note(format!("{mean} bytes on average: pages of the database in use, and files of contents"));
+        .value(
+            "growth of the store by 1 byte in 1 GiB, largest of 40",
+            Unit::Bytes,
+            &largest,
+            65536.0,
+        )
+        .note(format!(
+            "{mean} bytes on average: pages of the database in use, and files of contents"
+        ));
     Ok(())
 }
 

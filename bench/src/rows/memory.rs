@@ -31,7 +31,12 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     }
     let work = format!("resident memory, import of {} files", tree.files);
     bench.value(work, Unit::Bytes, &of_import, LIMIT);
-    bench.value("resident memory, 1 GiB in and out", Unit::Bytes, &of_stream, LIMIT);
+    bench.value(
+        "resident memory, 1 GiB in and out",
+        Unit::Bytes,
+        &of_stream,
+        LIMIT,
+    );
     Ok(())
 }
 

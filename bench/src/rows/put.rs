@@ -5,10 +5,10 @@ use std::fs;
 use alknet_fs::Hash;
 use anyhow::{Result, ensure};
 
+use crate::data;
 use crate::fixtures::new_store;
 use crate::harness::{Bench, Times, settle};
 use crate::plain::{Bare, durable_put};
-use crate::data;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (rounds, puts) = bench.pick((9, 400), (3, 60));
@@ -43,16 +43,31 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             Ok(())
         })?;
         for (path, block) in paths.iter().zip(&blocks) {
-            ensure!(main.stat(path)?.hash() == Some(Hash::of(block)), "{path} differs");
+            ensure!(
+                main.stat(path)?.hash() == Some(Hash::of(block)),
+                "{path} differs"
+            );
         }
     }
     let count = rounds * puts;
     ensure!(main.list("/files")?.len() == count && bare.files()? == count);
     ensure!(fs::read_dir(&plain)?.count() == count);
     let work = "durable put of 4 KiB, one commit each";
-    bench.compare(work, &ours, "the same bytes into one bare SQLite table", &sqlite, 1.3);
+    bench.compare(
+        work,
+        &ours,
+        "the same bytes into one bare SQLite table",
+        &sqlite,
+        1.3,
+    );
     bench
-        .compare(work, &ours, "write, fsync, rename, fsync of the directory", &files, 1.0 / 3.0)
+        .compare(
+            work,
+            &ours,
+            "write, fsync, rename, fsync of the directory",
+            &files,
+            1.0 / 3.0,
+        )
         .note("the target is to be 3 times as fast");
     Ok(())
 }

@@ -85,8 +85,20 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         ("list 40 entries", "readdir", listings, [1.0, 2.0]),
     ];
     for (work, baseline, [view, call, plain], [of_view, of_call]) in rows {
-        bench.compare(format!("{work}, in a view"), &view, baseline, &plain, of_view);
-        bench.compare(format!("{work}, one call"), &call, baseline, &plain, of_call);
+        bench.compare(
+            format!("{work}, in a view"),
+            &view,
+            baseline,
+            &plain,
+            of_view,
+        );
+        bench.compare(
+            format!("{work}, one call"),
+            &call,
+            baseline,
+            &plain,
+            of_call,
+        );
     }
     Ok(())
 }
@@ -107,6 +119,9 @@ fn each(paths: &[String], visit: impl FnMut(&String) -> Result<()>) -> Result<()
 }
 
 fn expect<T: PartialEq + std::fmt::Debug>(found: T, expected: T) -> Result<()> {
-    ensure!(found == expected, "{found:?} where {expected:?} was expected");
+    ensure!(
+        found == expected,
+        "{found:?} where {expected:?} was expected"
+    );
     Ok(())
 }

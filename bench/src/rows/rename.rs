@@ -37,8 +37,20 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     }
     drop(fork);
     let baseline = "UPDATE of as many rows in bare SQLite";
-    bench.compare("rename of a directory of 10,000 files", &ours, baseline, &base, 2.0);
-    bench.compare("the same in a fork that inherits them", &inherited, baseline, &base, None);
+    bench.compare(
+        "rename of a directory of 10,000 files",
+        &ours,
+        baseline,
+        &base,
+        2.0,
+    );
+    bench.compare(
+        "the same in a fork that inherits them",
+        &inherited,
+        baseline,
+        &base,
+        None,
+    );
     Ok(())
 }
 
@@ -82,8 +94,8 @@ impl Table {
              );",
         )?;
         let transaction = conn.unchecked_transaction()?;
-        let mut insert = transaction
-            .prepare("INSERT INTO entries VALUES (?1, 1, 8, ?2, 420, 0, 0, ?3, ?3)")?;
+        let mut insert =
+            transaction.prepare("INSERT INTO entries VALUES (?1, 1, 8, ?2, 420, 0, 0, ?3, ?3)")?;
         for (i, path) in paths.iter().enumerate() {
             let hash = blake3::hash(&i.to_le_bytes());
             insert.execute(params![

@@ -43,7 +43,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         settle()?;
         update.time(1, || copy_and_sync(&tree.path, &copied, "-auT"))?;
         settle()?;
-        copy_again.time(1, || copy_and_sync(&tree.path, &dir.path().join("copy-again"), "-a"))?;
+        copy_again.time(1, || {
+            copy_and_sync(&tree.path, &dir.path().join("copy-again"), "-a")
+        })?;
 
         settle()?;
         let exported = dir.path().join("exported");
@@ -62,7 +64,13 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let work = "import again, 1 % changed";
     bench.compare(work, &again, "cp -a, sync, of everything", &copy_again, 1.0);
     bench.compare(work, &again, "cp -a --update, sync", &update, 1.0);
-    bench.compare(format!("export of {size}"), &export, baseline, &copy_out, 1.2);
+    bench.compare(
+        format!("export of {size}"),
+        &export,
+        baseline,
+        &copy_out,
+        1.2,
+    );
     Ok(())
 }
 
@@ -88,7 +96,10 @@ fn change(tree: &SourceTree, round: usize) -> Result<(u64, SourceTree)> {
     walk(&tree.path, &mut |path, meta| {
         if meta.is_file() {
             if seen % CHANGED_EVERY == round {
-                File::options().append(true).open(path)?.write_all(line.as_bytes())?;
+                File::options()
+                    .append(true)
+                    .open(path)?
+                    .write_all(line.as_bytes())?;
                 changed.bytes += line.len() as u64;
                 count += 1;
             }
