@@ -26,7 +26,7 @@ pub(crate) fn markdown(rows: &[Row], machine: &Machine, quick: bool) -> String {
     let met = rows.iter().filter(|row| row.met == Some(true)).count();
     let judged = rows.iter().filter(|row| row.met.is_some()).count();
     let quick = if quick {
-        "\nA quick run: small sizes, few rounds, too noisy to judge by.\n"
+        "\nA quick run: smaller sizes than the rows say, few rounds, too noisy to judge by.\n"
     } else {
         ""
     };

@@ -18,12 +18,12 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let bare = Bare::create(&dir.path().join("bare.db"))?;
     let plain = dir.path().join("plain");
     fs::create_dir(&plain)?;
+    settle()?;
     let (mut ours, mut sqlite, mut files) = <(Times, Times, Times)>::default();
     for round in bench.rounds("durable puts", rounds) {
         let blocks = data::blocks(round as u64, puts);
         let names: Vec<_> = (0..puts).map(|i| format!("{round}-{i:04}")).collect();
         let paths: Vec<_> = names.iter().map(|name| format!("/files/{name}")).collect();
-        settle()?;
         ours.time(puts, || {
             for (path, block) in paths.iter().zip(&blocks) {
                 main.write(path, block.as_slice())?;

@@ -17,7 +17,7 @@ const CHANGED_EVERY: usize = 100;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.pick(5, 2);
-    let tree = source_tree(bench)?;
+    let mut tree = source_tree(bench)?;
     let [mut import, mut copy] = <[Times; 2]>::default();
     let [mut again, mut copy_again, mut update] = <[Times; 3]>::default();
     let [mut export, mut copy_out] = <[Times; 2]>::default();
@@ -35,7 +35,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         settle()?;
         copy.time(1, || copy_and_sync(&tree.path, &copied, "-a"))?;
 
-        let (changed, tree) = change(&tree, round)?;
+        let changed = change(&mut tree, round)?;
         settle()?;
         let report = again.time(1, || import_into(&main, &tree))?;
         // A file that was young when it was read is read again.
@@ -58,7 +58,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             ensure_equal(&tree.path, &exported)?;
         }
     }
-    let size = format!("{} files, {} MiB", tree.files, tree.bytes >> 20);
+    let SourceTree { files, bytes, .. } = tree;
+    let size = format!("{files} files, {} MiB", bytes >> 20);
     let baseline = "cp -a, sync";
     bench.compare(format!("import of {size}"), &import, baseline, &copy, 0.5);
     let work = "import again, 1 % changed";
@@ -89,25 +90,22 @@ fn copy_and_sync(from: &Path, to: &Path, how: &str) -> Result<()> {
 }
 
 /// Adds a line to one file in a hundred; returns how many were changed.
-fn change(tree: &SourceTree, round: usize) -> Result<(u64, SourceTree)> {
-    let mut changed = tree.clone();
+fn change(tree: &mut SourceTree, round: usize) -> Result<u64> {
     let line = format!("changed in round {round}\n");
-    let (mut seen, mut count) = (0, 0);
+    let (mut seen, mut changed) = (0, 0);
     walk(&tree.path, &mut |path, meta| {
         if meta.is_file() {
             if seen % CHANGED_EVERY == round {
-                File::options()
-                    .append(true)
-                    .open(path)?
-                    .write_all(line.as_bytes())?;
-                changed.bytes += line.len() as u64;
-                count += 1;
+                let mut file = File::options().append(true).open(path)?;
+                file.write_all(line.as_bytes())?;
+                changed += 1;
             }
             seen += 1;
         }
         Ok(())
     })?;
-    Ok((count, changed))
+    tree.bytes += changed * line.len() as u64;
+    Ok(changed)
 }
 
 /// Compares bytes, kinds, modes, times and link texts.
