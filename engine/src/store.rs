@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use alknet_fs_content::{Config, Contents};
+use alknet_fs_content::{Config, Contents, Files};
 use alknet_fs_core::branch::{self, DEFAULT_BRANCH};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor};
@@ -39,6 +39,7 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) busy_timeout: Duration,
     pub(crate) content: Config,
+    files: Option<Arc<dyn Files>>,
 }
 
 impl Default for Options {
@@ -51,6 +52,7 @@ impl Default for Options {
             durability: Durability::Full,
             busy_timeout: Duration::from_secs(30),
             content: Config::default(),
+            files: None,
         }
     }
 }
@@ -81,6 +83,15 @@ impl Options {
     #[must_use]
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
+        self
+    }
+
+    /// Keeps large contents and staged writes in other files than those of the store's directory:
+    /// for tests that let them fail.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn files(mut self, files: Arc<dyn Files>) -> Self {
+        self.files = Some(files);
         self
     }
 
@@ -139,7 +150,10 @@ impl Options {
     }
 
     fn on_disk(self, path: &Path, sqlite: SqliteStore) -> Result<Store> {
-        let contents = Contents::open_store(path, self.content.clone())?;
+        let contents = match &self.files {
+            Some(files) => Contents::with_files(Arc::clone(files), self.content.clone()),
+            None => Contents::open_store(path, self.content.clone())?,
+        };
         let sqlite = Arc::new(sqlite);
         let disk = Disk {
             path: path.to_owned(),
