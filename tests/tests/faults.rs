@@ -514,7 +514,7 @@ fn each_system_call_fails_once() {
         }
     }
     let mut rng = Rng::new(seed("faults"));
-    let each = scaled(14);
+    let each = scaled(10);
     let mut points = 0;
     let mut failures = 0;
     for (syscall, errors) in [
