@@ -737,30 +737,31 @@ impl WriteTxn for Writer {
 
     fn prune_events(&mut self, bucket: BucketId, retention: &Retention) -> Result<u64> {
         let mut kept = 0;
-        let mut doomed: Vec<(u64, u64)> = Vec::new();
+        let mut doomed: Vec<(u64, usize)> = Vec::new();
         for (offset, (id, commit)) in self.reader.0.log.iter().rev() {
             if *id != bucket {
                 continue;
             }
-            let count = commit.changes.len() as u64;
+            let count = commit.changes.len();
             let too_old = retention.not_before.is_some_and(|time| commit.at < time);
             let too_many = retention.at_most.is_some_and(|most| kept >= most);
             if too_old || too_many || !doomed.is_empty() {
                 doomed.push((*offset, count));
             } else {
-                kept += count;
+                kept += count as u64;
             }
         }
         if let Some(mut record) = self.bucket(bucket)?
-            && let Some((newest, _)) = doomed.first()
+            && let Some((newest, count)) = doomed.first()
         {
-            record.pruned = Cursor::end_of(*newest);
+            // Who has seen the last event that goes misses nothing.
+            record.pruned = Cursor::new(*newest, count.saturating_sub(1));
             self.set_bucket(&record)?;
         }
         for (offset, _) in &doomed {
             self.state().log.remove(offset);
         }
-        Ok(doomed.iter().map(|(_, count)| count).sum())
+        Ok(doomed.iter().map(|(_, count)| *count as u64).sum())
     }
 
     fn lock(&mut self, name: &str, owner: &str, _seconds: u32) -> Result<LockOutcome> {

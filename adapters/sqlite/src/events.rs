@@ -158,7 +158,7 @@ pub(crate) fn last_cursor(conn: &Connection) -> Result<Cursor> {
 
 pub(crate) fn prune(conn: &Connection, bucket: BucketId, retention: &Retention) -> Result<u64> {
     let topic = topic(bucket);
-    let mut keep_from = None;
+    let mut newest_gone = None;
     let mut removed = 0;
     // Walks from the newest record down: what is newer than the first record that may go stays.
     let sql = "SELECT offset, payload FROM _honker_stream WHERE topic = ?1 ORDER BY offset DESC";
@@ -171,27 +171,28 @@ pub(crate) fn prune(conn: &Connection, bucket: BucketId, retention: &Retention) 
         let head: Head = decode(offset, payload)?;
         let enough = retention.at_most.is_some_and(|most| newer >= most);
         let too_old = retention.not_before.is_some_and(|time| head.at < time);
-        if keep_from.is_none() && (enough || too_old) {
-            keep_from = Some(offset + 1);
+        if newest_gone.is_none() && (enough || too_old) {
+            newest_gone = Some(Cursor::new(offset, head.changes.len().saturating_sub(1)));
         }
-        if keep_from.is_some() {
+        if newest_gone.is_some() {
             removed += head.changes.len() as u64;
         } else {
             newer += head.changes.len() as u64;
         }
     }
     drop(rows);
-    let Some(keep_from) = keep_from else {
+    let Some(newest_gone) = newest_gone else {
         return Ok(0);
     };
-    let sql = "DELETE FROM _honker_stream WHERE topic = ?1 AND offset < ?2";
-    let bound = crate::error::to_i64(keep_from)?;
+    let sql = "DELETE FROM _honker_stream WHERE topic = ?1 AND offset <= ?2";
+    let bound = crate::error::to_i64(newest_gone.offset())?;
     conn.prepare_cached(sql)
         .db()?
         .execute((&topic, bound))
         .db()?;
     let sql = "UPDATE buckets SET pruned = max(pruned, ?2) WHERE id = ?1";
-    let pruned = crate::error::to_i64(Cursor::end_of(keep_from - 1).0)?;
+    // Who has seen the last event that goes misses nothing.
+    let pruned = crate::error::to_i64(newest_gone.0)?;
     conn.prepare_cached(sql)
         .db()?
         .execute((bucket.0, pruned))
