@@ -191,6 +191,8 @@ pub struct SessionRecord {
     pub holder: String,
     /// Whether it holds the path's exclusive lock.
     pub exclusive: bool,
+    /// Whether the close fails where something is at the path.
+    pub create_new: bool,
     /// The content and size that it started from; nothing for an empty start.
     pub base: Option<(Hash, u64)>,
     /// The permission bits that a file it creates gets.

@@ -161,7 +161,6 @@ pub struct Session {
 
 struct State {
     record: SessionRecord,
-    put: PutMode,
     /// Whether closing without a single write still commits, because opening created or truncated.
     dirty: bool,
     /// Whether what is staged in the database was promised to survive a power cut.
@@ -224,6 +223,7 @@ impl Session {
                 .unwrap_or_else(|| inner.options.author.clone()),
             holder,
             exclusive: options.exclusive,
+            create_new: options.create_new,
             base,
             mode: options.mode.unwrap_or(0o644),
             created: time,
@@ -252,11 +252,6 @@ impl Session {
             state: Mutex::new(State {
                 dirty: base.is_none(),
                 synced: false,
-                put: if options.create_new {
-                    PutMode::CreateNew
-                } else {
-                    PutMode::CreateOrReplace
-                },
                 base,
                 staged: StagedBytes::Rows {
                     log: Vec::new(),
@@ -319,7 +314,6 @@ impl Session {
             state: Mutex::new(State {
                 dirty,
                 synced: true,
-                put: PutMode::CreateOrReplace,
                 base,
                 staged,
                 record,
@@ -454,6 +448,7 @@ impl Session {
         }
         // A durable commit takes the relaxed ones before it along.
         let mut txn = self.inner.tree.write(Durability::Full)?;
+        session_record(&*txn, record.id)?;
         record.touched = now();
         txn.set_session(record)?;
         txn.commit()?;
@@ -513,6 +508,7 @@ impl Session {
         // Nobody works on it now, so anybody may.
         state.record.holder.clear();
         let mut txn = self.inner.tree.write(Durability::Full)?;
+        session_record(&*txn, state.record.id)?;
         txn.set_session(&state.record)?;
         txn.commit()?;
         Ok(state.record.id)
@@ -601,6 +597,7 @@ impl Session {
             ..state.record.clone()
         };
         let mut txn = self.inner.tree.write(Durability::Relaxed)?;
+        session_record(&*txn, record.id)?;
         txn.clear_session_ops(record.id)?;
         txn.set_session(&record)?;
         txn.commit()?;
@@ -612,7 +609,6 @@ impl Session {
     fn close_locked(&self, state: &mut State, set: &SetAttrs) -> Result<Closed> {
         let State {
             record,
-            put,
             dirty,
             staged,
             ..
@@ -632,6 +628,8 @@ impl Session {
         };
         let mut prepared = {
             let txn = inner.tree.read()?;
+            // Somebody may have aborted it.
+            session_record(&*txn, record.id)?;
             let base = base.map(|(hash, _)| hash);
             [inner
                 .contents
@@ -639,7 +637,12 @@ impl Session {
         };
         let (hash, size) = (prepared[0].hash(), prepared[0].size());
         let record = &*record;
+        let put = match record.create_new {
+            true => PutMode::CreateNew,
+            false => PutMode::CreateOrReplace,
+        };
         let path = inner.edit(record.branch, Some(record.id), |editor| {
+            session_record(editor.txn(), record.id)?;
             inner.commit_contents(editor, &mut prepared)?;
             let exists = editor
                 .resolve_target(&record.path, Follow::Yes)?
@@ -649,7 +652,7 @@ impl Session {
                 mode: set.mode.or((!exists).then_some(record.mode)),
                 ..*set
             };
-            let path = editor.put_file(&record.path, hash, size, &set, *put)?;
+            let path = editor.put_file(&record.path, hash, size, &set, put)?;
             inner.end_session(editor.txn(), record)?;
             Ok(path)
         })?;
@@ -707,6 +710,7 @@ impl Inner {
     /// Stages one operation of a session in the database.
     fn stage(&self, record: &mut SessionRecord, op: &SessionOp) -> Result<()> {
         let mut txn = self.tree.write(Durability::Relaxed)?;
+        session_record(&*txn, record.id)?;
         txn.add_session_op(record.id, op)?;
         let time = now();
         if time.0 - record.touched.0 > 1_000_000_000 {

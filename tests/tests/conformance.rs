@@ -318,6 +318,7 @@ fn session(branch: BranchId, owner: &str) -> SessionRecord {
         owner: owner.to_owned(),
         holder: "holder".to_owned(),
         exclusive: true,
+        create_new: true,
         base: Some((Hash::of(b"base"), 4)),
         mode: 0o600,
         created: Timestamp(1),

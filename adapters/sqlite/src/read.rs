@@ -279,15 +279,15 @@ impl<H: Handle> ReadTxn for Txn<H> {
     }
 
     fn session(&self, id: SessionId) -> Result<Option<SessionRecord>> {
-        let sql = "SELECT id, branch, path, owner, holder, exclusive, base_hash, base_size, mode, created, \
-                       touched, staging FROM sessions WHERE id = ?";
+        let sql = "SELECT id, branch, path, owner, holder, exclusive, create_new, base_hash, \
+                       base_size, mode, created, touched, staging FROM sessions WHERE id = ?";
         let id = i64::try_from(id.0).unwrap_or(-1);
         one(self.0.conn()?, sql, [id], decode_session)
     }
 
     fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>> {
-        let sql = "SELECT id, branch, path, owner, holder, exclusive, base_hash, base_size, mode, created, \
-                       touched, staging FROM sessions WHERE ?1 IS NULL OR branch = ?1 ORDER BY id";
+        let sql = "SELECT id, branch, path, owner, holder, exclusive, create_new, base_hash, \
+                       base_size, mode, created, touched, staging FROM sessions WHERE ?1 IS NULL OR branch = ?1 ORDER BY id";
         all(self.0.conn()?, sql, [branch.map(|b| b.0)], decode_session)
     }
 
@@ -577,9 +577,9 @@ fn decode_session(row: &rusqlite::Row<'_>) -> Result<SessionRecord> {
         table: "sessions",
         key: &|| first_column(row),
     };
-    let base = match f.get::<Option<[u8; 32]>>(6, "base_hash")? {
+    let base = match f.get::<Option<[u8; 32]>>(7, "base_hash")? {
         None => None,
-        Some(hash) => Some((Hash::from_bytes(hash), f.number(7, "base_size")?)),
+        Some(hash) => Some((Hash::from_bytes(hash), f.number(8, "base_size")?)),
     };
     Ok(SessionRecord {
         id: SessionId(f.number(0, "id")?),
@@ -588,11 +588,12 @@ fn decode_session(row: &rusqlite::Row<'_>) -> Result<SessionRecord> {
         owner: f.text(3, "owner")?.into(),
         holder: f.text(4, "holder")?.into(),
         exclusive: f.flag(5, "exclusive")?,
+        create_new: f.flag(6, "create_new")?,
         base,
-        mode: f.number(8, "mode")?,
-        created: f.time(9, "created")?,
-        touched: f.time(10, "touched")?,
-        staging: match f.number::<u8>(11, "staging")? {
+        mode: f.number(9, "mode")?,
+        created: f.time(10, "created")?,
+        touched: f.time(11, "touched")?,
+        staging: match f.number::<u8>(12, "staging")? {
             1 => Staging::Rows,
             2 => Staging::File,
             other => return Err(f.bad("staging", &format!("is {other}, which no session has"))),

@@ -87,18 +87,19 @@ CREATE TABLE pins (
 
 CREATE TABLE sessions (
     -- The open write sessions.
-    id        INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
-    branch    INTEGER NOT NULL, -- branches.id of where the close commits to
-    path      TEXT    NOT NULL, -- what the close puts
-    owner     TEXT    NOT NULL, -- who opened it
-    holder    TEXT    NOT NULL, -- which open store works on it
-    exclusive INTEGER NOT NULL, -- 1 where it holds the path's lock, else 0
-    base_hash BLOB,             -- contents.hash of what it started from; NULL: an empty start
-    base_size INTEGER,          -- the size of that
-    mode      INTEGER NOT NULL, -- the permission bits of a file it creates
-    created   INTEGER NOT NULL,
-    touched   INTEGER NOT NULL, -- when it last wrote, about
-    staging   INTEGER NOT NULL  -- 1 in session_ops, 2 in a file below staging/
+    id         INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
+    branch     INTEGER NOT NULL, -- branches.id of where the close commits to
+    path       TEXT    NOT NULL, -- what the close puts
+    owner      TEXT    NOT NULL, -- who opened it
+    holder     TEXT    NOT NULL, -- which open store works on it
+    exclusive  INTEGER NOT NULL, -- 1 where it holds the path's lock, else 0
+    create_new INTEGER NOT NULL, -- 1 where the close fails if something is at the path, else 0
+    base_hash  BLOB,             -- contents.hash of what it started from; NULL: an empty start
+    base_size  INTEGER,          -- the size of that
+    mode       INTEGER NOT NULL, -- the permission bits of a file it creates
+    created    INTEGER NOT NULL,
+    touched    INTEGER NOT NULL, -- when it last wrote, about
+    staging    INTEGER NOT NULL  -- 1 in session_ops, 2 in a file below staging/
 ) STRICT;
 
 CREATE TABLE session_ops (

@@ -277,17 +277,17 @@ impl WriteTxn for Txn<WriteHandle> {
     }
 
     fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId> {
-        let sql = "INSERT INTO sessions (id, branch, path, owner, holder, exclusive, base_hash, \
-                   base_size, mode, created, touched, staging) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        let sql = "INSERT INTO sessions (id, branch, path, owner, holder, exclusive, create_new, \
+                   base_hash, base_size, mode, created, touched, staging) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
         let id = put_session(self.0.conn()?, sql, None, session)?;
         Ok(SessionId(id.unsigned_abs()))
     }
 
     fn set_session(&mut self, session: &SessionRecord) -> Result<()> {
         let sql = "UPDATE sessions SET branch = ?2, path = ?3, owner = ?4, holder = ?5, \
-                   exclusive = ?6, base_hash = ?7, base_size = ?8, mode = ?9, created = ?10, \
-                   touched = ?11, staging = ?12 WHERE id = ?1";
+                   exclusive = ?6, create_new = ?7, base_hash = ?8, base_size = ?9, mode = ?10, \
+                   created = ?11, touched = ?12, staging = ?13 WHERE id = ?1";
         let conn = self.0.conn()?;
         put_session(conn, sql, Some(to_i64(session.id.0)?), session)?;
         expect_one(conn.changes() as usize, "session", session.id)
@@ -416,6 +416,7 @@ fn put_session(
         session.owner,
         session.holder,
         session.exclusive,
+        session.create_new,
         hash,
         size,
         session.mode,

@@ -188,6 +188,7 @@ fn records_come_back_as_they_were_written() {
         owner: "o".into(),
         holder: "h".into(),
         exclusive: true,
+        create_new: true,
         base: Some((hash, 1)),
         mode: 0o600,
         created: Timestamp(5),
@@ -828,7 +829,7 @@ fn check_names_what_refers_to_nothing() {
             "bucket 5",
         ),
         (
-            "INSERT INTO sessions VALUES (1, 6, '/', '', '', 0, NULL, NULL, 0, 0, 0, 1)",
+            "INSERT INTO sessions VALUES (1, 6, '/', '', '', 0, 0, NULL, NULL, 0, 0, 0, 1)",
             "DELETE FROM sessions",
             "branch 6",
         ),
