@@ -166,6 +166,8 @@ struct Job {
     path: TreePath,
     stamp: Stamp,
     set: SetAttrs,
+    /// The file that the branch has there.
+    old: Option<Entry>,
     unlink_first: bool,
 }
 
@@ -453,6 +455,7 @@ impl Walker<'_> {
                         path,
                         stamp,
                         set,
+                        old,
                         unlink_first,
                     }),
                 }
@@ -533,6 +536,7 @@ fn read_file(branch: &Branch, job: Job) -> Step {
         path,
         mut stamp,
         mut set,
+        old,
         unlink_first,
     } = job;
     let here = dir.join(&name);
@@ -567,14 +571,19 @@ fn read_file(branch: &Branch, job: Job) -> Step {
         Ok((prepared, steady)) => {
             let settled = steady && now().0 - stamp.2.max(stamp.1) > RACY;
             let (hash, size) = (prepared.hash(), prepared.size());
-            Ok(Box::new(FileRead {
-                change: Change::Put {
+            let change = match old.filter(|old| old.hash() == Some(hash)) {
+                Some(old) if has_attrs(&old, &set) => Change::None,
+                Some(_) => Change::SetAttrs(path, set),
+                None => Change::Put {
                     path,
                     hash,
                     size,
                     set,
                     unlink_first,
                 },
+            };
+            Ok(Box::new(FileRead {
+                change,
                 prepared,
                 record: settled.then_some(Record { name, stamp, hash }),
             }))
@@ -668,6 +677,10 @@ impl<'a> Committer<'a> {
                         self.content_bytes += read.prepared.size();
                         self.done_bytes += read.prepared.size();
                         self.contents.push(read.prepared);
+                        if matches!(read.change, Change::None) {
+                            self.report.unchanged += 1;
+                            self.done += 1;
+                        }
                         self.push(read.change);
                         record = read.record;
                     }
