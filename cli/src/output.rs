@@ -109,37 +109,22 @@ impl Output {
     }
 
     /// Shows the progress of a task on a terminal; the bar goes when the guard is dropped.
-    pub(crate) fn follow(&self, task: Task, what: &'static str, unit: Unit) -> (Task, Bar) {
+    pub(crate) fn follow(&self, task: Task, what: &'static str, unit: Unit) -> (Task, Guard) {
         if self.json || self.quiet || !io::stderr().is_terminal() {
-            return (task, Bar(ProgressBar::hidden()));
+            let bar = ProgressBar::hidden();
+            return (task, Guard(Bar { bar, unit }));
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        let template = match unit {
-            Unit::Bytes => {
-                "{spinner} {prefix} {wide_bar:.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-            }
-            Unit::Files => "{spinner} {prefix} {wide_bar:.cyan/dim} {human_pos}/{human_len} {msg}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_prefix(what);
-        bar.enable_steady_tick(Duration::from_millis(100));
-        let shown = bar.clone();
-        let task = task.report_to(move |progress: Progress| {
-            let (done, total) = match unit {
-                Unit::Bytes => (progress.bytes, progress.total_bytes),
-                Unit::Files => (progress.files, progress.total_files),
-            };
-            if total > 0 {
-                shown.set_length(total);
-            }
-            shown.set_position(done);
-            if matches!(unit, Unit::Files) {
-                shown.set_message(HumanBytes(progress.bytes).to_string());
-            }
+        let bar = Bar { bar, unit };
+        bar.template(match unit {
+            Unit::Bytes => "{spinner} {prefix} {bytes} {bytes_per_sec}",
+            Unit::Files => "{spinner} {prefix} {human_pos} {msg}",
         });
-        (task, Bar(bar))
+        bar.bar.set_prefix(what);
+        bar.bar.enable_steady_tick(Duration::from_millis(100));
+        let shown = bar.clone();
+        let task = task.report_to(move |progress: Progress| shown.set(progress));
+        (task, Guard(bar))
     }
 }
 
@@ -151,18 +136,65 @@ pub(crate) enum Unit {
 }
 
 /// A progress bar on a terminal, or none; it is wiped when this is dropped.
-pub(crate) struct Bar(ProgressBar);
+pub(crate) struct Guard(Bar);
 
-impl Bar {
+impl Guard {
     /// Sets what there is to do in all.
     pub(crate) fn length(&self, length: u64) {
-        self.0.set_length(length);
+        self.0.length(length);
     }
 }
 
-impl Drop for Bar {
+impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.0.bar.finish_and_clear();
+    }
+}
+
+#[derive(Clone)]
+struct Bar {
+    bar: ProgressBar,
+    unit: Unit,
+}
+
+impl Bar {
+    /// Until the length is known there is no bar, only what is done.
+    fn length(&self, length: u64) {
+        if self.bar.length() == Some(length) {
+            return;
+        }
+        if self.bar.length().is_none() {
+            self.template(match self.unit {
+                Unit::Bytes => {
+                    "{spinner} {prefix} {wide_bar:.cyan/dim} {bytes}/{total_bytes} \
+                     {bytes_per_sec} {eta}"
+                }
+                Unit::Files => {
+                    "{spinner} {prefix} {wide_bar:.cyan/dim} {human_pos}/{human_len} {msg}"
+                }
+            });
+        }
+        self.bar.set_length(length);
+    }
+
+    fn set(&self, progress: Progress) {
+        let (done, total) = match self.unit {
+            Unit::Bytes => (progress.bytes, progress.total_bytes),
+            Unit::Files => (progress.files, progress.total_files),
+        };
+        if total > 0 {
+            self.length(total);
+        }
+        self.bar.set_position(done);
+        if matches!(self.unit, Unit::Files) {
+            self.bar.set_message(HumanBytes(progress.bytes).to_string());
+        }
+    }
+
+    fn template(&self, template: &str) {
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
     }
 }
 
