@@ -4,12 +4,11 @@ use std::fs::{self, File, FileTimes};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alknet_fs_core::{Attrs, Entry, Error, ErrorKind, Hash, Node, Result, Timestamp, TreePath};
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::progress::{Progress, Task};
 use crate::store::IntoPath;
@@ -107,14 +106,17 @@ impl View {
             real.parent().unwrap_or_else(TreePath::root)
         };
         let done = (AtomicU64::new(0), AtomicU64::new(0));
-        let (jobs, queue) = sync_channel::<Job>(256);
-        let queue = Mutex::new(queue);
+        let (jobs, queue) = bounded::<Job>(256);
         let mut report = ExportReport::default();
         let mut dirs = Vec::new();
         let listed = thread::scope(|scope| {
             let workers: Vec<_> = (0..workers())
-                .map(|_| scope.spawn(|| self.write_files(&queue, task, &done)))
+                .map(|_| {
+                    let (queue, done) = (queue.clone(), &done);
+                    scope.spawn(move || self.write_files(queue, task, done))
+                })
                 .collect();
+            drop(queue);
             // A copy of the listing of one directory at a time keeps the view free for the workers.
             let listed = self.list_for_export(&real, &top, &mut |path, entry| {
                 task.cancel().check()?;
@@ -197,17 +199,13 @@ impl View {
 
     fn write_files(
         &self,
-        queue: &Mutex<Receiver<Job>>,
+        queue: Receiver<Job>,
         task: &Task,
         (files, bytes): &(AtomicU64, AtomicU64),
     ) -> Result<()> {
         const BLOCK: usize = 1 << 20;
         let mut block = Vec::new();
-        loop {
-            let job = queue.lock().recv();
-            let Ok(Job { path, hash, attrs }) = job else {
-                return Ok(());
-            };
+        for Job { path, hash, attrs } in queue {
             let fail = |e: io::Error| host(e, &path);
             let content = self.content(&hash).map_err(|e| e.path(path.display()))?;
             let mut file = create_file(&path).map_err(fail)?;
@@ -231,6 +229,7 @@ impl View {
                 ..Progress::default()
             })?;
         }
+        Ok(())
     }
 }
 
@@ -311,7 +310,7 @@ fn set_attrs(file: &File, attrs: &Attrs) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        if rustix::process::geteuid().is_root() {
+        if rustix::process::geteuid().is_root() && (attrs.uid, attrs.gid) != (0, 0) {
             std::os::unix::fs::fchown(file, Some(attrs.uid), Some(attrs.gid))?;
         }
         file.set_permissions(fs::Permissions::from_mode(attrs.mode))?;
@@ -323,7 +322,7 @@ fn set_attrs(file: &File, attrs: &Attrs) -> io::Result<()> {
 #[cfg(unix)]
 fn set_link_attrs(path: &Path, attrs: &Attrs) -> io::Result<()> {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    if rustix::process::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() && (attrs.uid, attrs.gid) != (0, 0) {
         std::os::unix::fs::lchown(path, Some(attrs.uid), Some(attrs.gid))?;
     }
     let time = Timespec {

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::{io, thread};
 
 use alknet_fs_content::Prepared;
@@ -17,7 +16,7 @@ use alknet_fs_core::event::glob_set;
 use alknet_fs_core::store::Durability;
 use alknet_fs_core::tree::Follow;
 use alknet_fs_core::{Entry, Error, ErrorKind, Hash, Result, Timestamp, TreePath};
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, SendError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::branch::Branch;
@@ -93,6 +92,10 @@ pub struct ImportReport {
 const BATCH_CHANGES: usize = 1024;
 const BATCH_BYTES: u64 = 8 << 20;
 
+/// What a worker takes at a time at most, all from one directory: enough to make the hand-over cheap.
+const PART_FILES: usize = 64;
+const PART_BYTES: u64 = 2 << 20;
+
 /// A file that changed this shortly before it was read may change again within one tick of the
 /// filesystem's clock, unnoticed by its times; it is not recorded, and so read again next time.
 const RACY: i64 = 100_000_000;
@@ -114,10 +117,11 @@ struct Stamp(u64, i64, i64, u64);
 enum Step {
     /// A directory was listed.
     Dir(DirListed),
-    /// A file was read, or could not be.
-    File {
+    /// Files of one directory were read, or could not be.
+    Files {
         dir: PathBuf,
-        read: Result<Box<FileRead>, Skipped>,
+        reads: Vec<Result<FileRead, Skipped>>,
+        contents: Vec<Prepared>,
     },
     /// Something was left out.
     Skipped(Skipped),
@@ -136,7 +140,7 @@ struct DirListed {
 
 struct FileRead {
     change: Change,
-    prepared: Prepared,
+    size: u64,
     record: Option<Record>,
 }
 
@@ -219,9 +223,8 @@ impl Branch {
         self.mkdir_all(&to)?;
         let to = self.view()?.canonicalize(&to)?;
         let totals = Totals::default();
-        let (steps, received) = sync_channel::<Step>(256);
-        let (jobs, queue) = sync_channel::<Job>(256);
-        let queue = Mutex::new(queue);
+        let (steps, received) = bounded::<Step>(64);
+        let (jobs, queue) = bounded::<Vec<Job>>(16);
         let walk = Walker {
             view: self.view()?,
             store,
@@ -237,7 +240,8 @@ impl Branch {
         thread::scope(|scope| {
             for _ in 0..workers() {
                 let steps = steps.clone();
-                scope.spawn(|| read_files(self, &queue, steps, task));
+                let queue = queue.clone();
+                scope.spawn(|| read_files(self, queue, steps, task));
             }
             drop(steps);
             scope.spawn(|| walk.run(&source, &to, &meta));
@@ -256,8 +260,8 @@ struct Walker<'a> {
     delete: bool,
     totals: &'a Totals,
     task: &'a Task,
-    steps: SyncSender<Step>,
-    jobs: SyncSender<Job>,
+    steps: Sender<Step>,
+    jobs: Sender<Vec<Job>>,
 }
 
 /// What comparing one directory came to.
@@ -271,14 +275,14 @@ struct Compared {
 /// The receiver is gone: the import has failed already.
 struct Stopped;
 
-impl From<std::sync::mpsc::SendError<Step>> for Stopped {
-    fn from(_: std::sync::mpsc::SendError<Step>) -> Self {
+impl From<SendError<Step>> for Stopped {
+    fn from(_: SendError<Step>) -> Self {
         Self
     }
 }
 
-impl From<std::sync::mpsc::SendError<Job>> for Stopped {
-    fn from(_: std::sync::mpsc::SendError<Job>) -> Self {
+impl From<SendError<Vec<Job>>> for Stopped {
+    fn from(_: SendError<Vec<Job>>) -> Self {
         Self
     }
 }
@@ -320,8 +324,18 @@ impl Walker<'_> {
                     self.steps.send(Step::Skipped(skipped))?;
                 }
                 self.steps.send(step)?;
+                let mut part = Vec::new();
+                let mut bytes = 0;
                 for job in jobs {
-                    self.jobs.send(job)?;
+                    bytes += job.stamp.0;
+                    part.push(job);
+                    if part.len() >= PART_FILES || bytes >= PART_BYTES {
+                        self.jobs.send(std::mem::take(&mut part))?;
+                        bytes = 0;
+                    }
+                }
+                if !part.is_empty() {
+                    self.jobs.send(part)?;
                 }
                 Ok(children)
             }
@@ -513,23 +527,39 @@ impl Walker<'_> {
 }
 
 /// Reads and hashes files until there are no more jobs.
-fn read_files(branch: &Branch, queue: &Mutex<Receiver<Job>>, steps: SyncSender<Step>, task: &Task) {
-    loop {
-        let job = queue.lock().recv();
-        let Ok(job) = job else {
-            return;
-        };
-        let step = match task.cancel().check() {
-            Ok(()) => read_file(branch, job),
-            Err(error) => Step::Failed(error),
-        };
+fn read_files(branch: &Branch, queue: Receiver<Vec<Job>>, steps: Sender<Step>, task: &Task) {
+    for part in queue {
+        let step = read_part(branch, part, task).unwrap_or_else(Step::Failed);
         if steps.send(step).is_err() {
             return;
         }
     }
 }
 
-fn read_file(branch: &Branch, job: Job) -> Step {
+fn read_part(branch: &Branch, part: Vec<Job>, task: &Task) -> Result<Step> {
+    let dir = part.first().map(|job| job.dir.clone()).unwrap_or_default();
+    let mut reads = Vec::with_capacity(part.len());
+    let mut contents = Vec::with_capacity(part.len());
+    for job in part {
+        task.cancel().check()?;
+        reads.push(match read_file(branch, job)? {
+            Ok((read, prepared)) => {
+                contents.push(prepared);
+                Ok(read)
+            }
+            Err(skipped) => Err(skipped),
+        });
+    }
+    // Here the disk is waited for beside the other worker and the committer.
+    branch.inner.contents.sync(&mut contents)?;
+    Ok(Step::Files {
+        dir,
+        reads,
+        contents,
+    })
+}
+
+fn read_file(branch: &Branch, job: Job) -> Result<Result<(FileRead, Prepared), Skipped>> {
     let Job {
         dir,
         name,
@@ -582,17 +612,19 @@ fn read_file(branch: &Branch, job: Job) -> Step {
                     unlink_first,
                 },
             };
-            Ok(Box::new(FileRead {
+            let record = settled.then_some(Record { name, stamp, hash });
+            let read = FileRead {
                 change,
-                prepared,
-                record: settled.then_some(Record { name, stamp, hash }),
-            }))
+                size,
+                record,
+            };
+            Ok((read, prepared))
         }
         Err(e) if e.is_not_found() => skipped("it went away while it was imported"),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => skipped(e.detail()),
-        Err(e) => return Step::Failed(e),
+        Err(e) => return Err(e),
     };
-    Step::File { dir, read }
+    Ok(read)
 }
 
 /// Collects changes and commits them in batches.
@@ -668,27 +700,30 @@ impl<'a> Committer<'a> {
                     self.reading.insert(source, (reading, known));
                 }
             }
-            Step::File { dir, read } => {
-                let mut record = None;
-                match read {
-                    Ok(read) => {
-                        self.report.files_read += 1;
-                        self.report.bytes_read += read.prepared.size();
-                        self.content_bytes += read.prepared.size();
-                        self.done_bytes += read.prepared.size();
-                        self.contents.push(read.prepared);
-                        if matches!(read.change, Change::None) {
-                            self.report.unchanged += 1;
-                            self.done += 1;
+            Step::Files {
+                dir,
+                reads,
+                contents,
+            } => {
+                let count = reads.len();
+                self.contents.extend(contents);
+                let mut records = Vec::with_capacity(count);
+                for read in reads {
+                    match read {
+                        Ok(read) => {
+                            self.report.files_read += 1;
+                            self.report.bytes_read += read.size;
+                            self.content_bytes += read.size;
+                            self.done_bytes += read.size;
+                            self.push(read.change);
+                            records.extend(read.record);
                         }
-                        self.push(read.change);
-                        record = read.record;
+                        Err(skipped) => self.report.skipped.push(skipped),
                     }
-                    Err(skipped) => self.report.skipped.push(skipped),
                 }
-                if let Some((left, records)) = self.reading.get_mut(&dir) {
-                    *left -= 1;
-                    records.extend(record);
+                if let Some((left, known)) = self.reading.get_mut(&dir) {
+                    *left -= count;
+                    known.extend(records);
                     if *left == 0
                         && let Some((_, records)) = self.reading.remove(&dir)
                     {
@@ -720,7 +755,6 @@ impl<'a> Committer<'a> {
         let inner = &self.branch.inner;
         let mut contents = std::mem::take(&mut self.contents);
         self.content_bytes = 0;
-        inner.contents.sync(&mut contents)?;
         let mut txn = inner.tree.write(durability)?;
         let chain = inner.chain(&*txn, self.branch.id)?;
         let mut editor = Editor::new(&mut *txn, &chain, inner.context());
