@@ -68,7 +68,7 @@ fn read_back(bench: &mut Bench, data: &[u8]) -> Result<()> {
     })?;
     ensure!(hasher.finalize() == blake3::hash(data));
     let (mut ours, mut plain) = <(Times, Times)>::default();
-    for _ in bench.rounds("reads", bench.pick(15, 3)) {
+    for _ in bench.rounds("reads", bench.pick(31, 5)) {
         let read = ours.time(1, || consume(&mut main.open("/file")?, |_| {}))?;
         let base = plain.time(1, || consume(&mut File::open(&file)?, |_| {}))?;
         ensure!(read == data.len() && base == data.len());
