@@ -1,33 +1,32 @@
 //! Fork and snapshot, with many entries and with few.
 
-use std::path::Path;
-
-use alknet_fs::{Branch, DEFAULT_BUCKET, Store};
 use anyhow::{Result, ensure};
 
-use crate::fixtures::{million, store_of};
+use crate::fixtures::{million, open_main, store_of};
 use crate::harness::{Bench, Times, Unit, settle};
 use crate::plain::Bare;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(101, 15);
+    let rounds = bench.pick(200, 16);
     let (large, entries) = million(bench)?;
     let dir = bench.dir()?;
     let small = dir.path().join("small");
     store_of(&small, 1000)?;
     let bare = Bare::create(&dir.path().join("bare.db"))?;
     settle()?;
-    // A bucket of its own for each work would not have the entries; the names tell them apart.
-    let (large, small) = (main_of(&large)?, main_of(&small)?);
+    let (large, small) = (open_main(&large)?, open_main(&small)?);
     let [mut forks, mut snapshots] = <[[Times; 2]; 2]>::default();
     let mut empty = Times::default();
     for round in bench.rounds("forks and snapshots", rounds) {
         empty.time(1, || bare.smallest_commit())?;
-        for (i, branch) in [&large, &small].into_iter().enumerate() {
+        // Neither is always the first after the other's.
+        let mut order = [(0, &large), (1, &small)];
+        order.rotate_left(round % 2);
+        for (i, branch) in order {
             let fork = forks[i].time(1, || Ok(branch.fork(&format!("fork-{round}"))?))?;
             ensure!(fork.exists("/dir-00000/file-00999")?);
         }
-        for (i, branch) in [&large, &small].into_iter().enumerate() {
+        for (i, branch) in order {
             let name = format!("snapshot-{round}");
             snapshots[i].time(1, || Ok(branch.snapshot(&name)?))?;
         }
@@ -49,8 +48,4 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn main_of(store: &Path) -> Result<Branch> {
-    Ok(Store::open(store)?.bucket(DEFAULT_BUCKET)?.main()?)
 }
