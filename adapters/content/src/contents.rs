@@ -753,8 +753,13 @@ impl Contents {
             {
                 continue;
             }
-            match files.remove(orphan.area, &orphan.name) {
-                Ok(()) => bytes += orphan.len,
+            let removed = match orphan.area {
+                Area::Blobs => files.remove(orphan.area, &orphan.name).map(|()| true),
+                Area::Staging => files.remove_unowned(orphan.area, &orphan.name),
+            };
+            match removed {
+                Ok(true) => bytes += orphan.len,
+                Ok(false) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e.into()),
             }

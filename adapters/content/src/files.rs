@@ -102,6 +102,9 @@ pub trait Files: Debug + Send + Sync {
     fn reopen(&self, area: Area, name: &str) -> io::Result<Arc<dyn FileHandle>>;
     /// Tells whether an open handle, of this process or another, owns the file.
     fn is_owned(&self, area: Area, name: &str) -> io::Result<bool>;
+    /// Removes a file unless somebody owns it; returns whether it did. Nobody comes to own it
+    /// meanwhile.
+    fn remove_unowned(&self, area: Area, name: &str) -> io::Result<bool>;
     /// Moves a file from staging to blobs, over one of that name.
     fn publish(&self, staged: &str, blob: &str) -> io::Result<()>;
     /// Gives a staged file a second name in staging.
@@ -187,17 +190,33 @@ fn own(file: &File) -> io::Result<()> {
     }
 }
 
+/// Tells whether an open file still has a name, where the platform can tell.
+fn has_name(file: &File) -> io::Result<bool> {
+    let meta = file.metadata()?;
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::MetadataExt::nlink(&meta) > 0);
+    #[cfg(not(unix))]
+    return Ok(meta.is_file());
+}
+
 impl Files for DiskFiles {
     fn create(&self, area: Area, name: &str) -> io::Result<Arc<dyn FileHandle>> {
+        let path = self.path(area, name);
         let mut options = File::options();
         options.read(true).write(true).create_new(true);
-        let path = self.path(area, name);
-        let file = private(&mut options).open(&path)?;
-        if let Err(error) = own(&file) {
-            let _ = fs::remove_file(path);
-            return Err(error);
+        loop {
+            let file = private(&mut options).open(&path)?;
+            // Whoever looks for files without an owner may have it for a moment, and remove it.
+            if let Err(error) = file.lock()
+                && error.kind() != io::ErrorKind::Unsupported
+            {
+                let _ = fs::remove_file(path);
+                return Err(error);
+            }
+            if has_name(&file)? {
+                return Ok(Arc::new(DiskFile(file)));
+            }
         }
-        Ok(Arc::new(DiskFile(file)))
     }
 
     fn open(&self, area: Area, name: &str) -> io::Result<Arc<dyn FileHandle>> {
@@ -215,6 +234,16 @@ impl Files for DiskFiles {
         match own(&File::open(self.path(area, name))?) {
             Ok(()) => Ok(false),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn remove_unowned(&self, area: Area, name: &str) -> io::Result<bool> {
+        let path = self.path(area, name);
+        let file = File::open(&path)?;
+        match own(&file) {
+            Ok(()) => fs::remove_file(&path).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(e),
         }
     }

@@ -202,6 +202,17 @@ impl Files for SimFiles {
         Ok(owned)
     }
 
+    fn remove_unowned(&self, area: Area, name: &str) -> io::Result<bool> {
+        let mut sim = locked(&self.shared);
+        sim.call(false)?;
+        let inode = sim.find(area, name)?;
+        let owned = locked(&inode).owner.strong_count() > 0;
+        if !owned {
+            sim.now[area as usize].remove(name);
+        }
+        Ok(!owned)
+    }
+
     fn publish(&self, staged: &str, blob: &str) -> io::Result<()> {
         let mut sim = locked(&self.shared);
         sim.call(false)?;
