@@ -13,7 +13,7 @@ use std::{io, thread};
 use alknet_fs_content::Prepared;
 use alknet_fs_core::edit::{Editor, PutMode, SetAttrs};
 use alknet_fs_core::event::glob_set;
-use alknet_fs_core::store::Durability;
+use alknet_fs_core::store::{Durability, ReadTxn};
 use alknet_fs_core::tree::Follow;
 use alknet_fs_core::{Entry, Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use crossbeam_channel::{Receiver, SendError, Sender, bounded};
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::branch::Branch;
 use crate::progress::{Progress, Task};
-use crate::store::{IntoPath, now};
+use crate::store::{Inner, IntoPath, now};
 use crate::view::View;
 
 use super::workers;
@@ -160,6 +160,8 @@ enum Change {
         size: u64,
         set: SetAttrs,
         unlink_first: bool,
+        /// The source, where it was not read because the store held its content already.
+        unread: Option<PathBuf>,
     },
     Remove(TreePath),
 }
@@ -460,6 +462,7 @@ impl Walker<'_> {
                                 size: meta.len(),
                                 set,
                                 unlink_first,
+                                unread: Some(here),
                             }),
                         }
                     }
@@ -610,6 +613,7 @@ fn read_file(branch: &Branch, job: Job) -> Result<Result<(FileRead, Prepared), S
                     size,
                     set,
                     unlink_first,
+                    unread: None,
                 },
             };
             let record = settled.then_some(Record { name, stamp, hash });
@@ -756,6 +760,11 @@ impl<'a> Committer<'a> {
         let mut contents = std::mem::take(&mut self.contents);
         self.content_bytes = 0;
         let mut txn = inner.tree.write(durability)?;
+        for change in &mut self.changes {
+            if let Some(prepared) = change.read_if_collected(inner, &*txn)? {
+                contents.push(prepared);
+            }
+        }
         let chain = inner.chain(&*txn, self.branch.id)?;
         let mut editor = Editor::new(&mut *txn, &chain, inner.context());
         inner.commit_contents(&mut editor, &mut contents)?;
@@ -777,6 +786,27 @@ impl<'a> Committer<'a> {
 }
 
 impl Change {
+    /// Reads a file after all whose content was there when the import looked, and was collected as
+    /// garbage since.
+    fn read_if_collected(&mut self, inner: &Inner, txn: &dyn ReadTxn) -> Result<Option<Prepared>> {
+        let Self::Put {
+            hash,
+            size,
+            unread: Some(here),
+            ..
+        } = self
+        else {
+            return Ok(None);
+        };
+        if txn.content(hash)?.is_some() {
+            return Ok(None);
+        }
+        let mut file = File::open(&*here).map_err(|e| host(e, here))?;
+        let prepared = inner.contents.prepare_read(&mut file, Some(*size), true)?;
+        (*hash, *size) = (prepared.hash(), prepared.size());
+        Ok(Some(prepared))
+    }
+
     fn apply(self, editor: &mut Editor<'_>) -> Result<()> {
         match self {
             Self::None => Ok(()),
@@ -790,6 +820,7 @@ impl Change {
                 size,
                 set,
                 unlink_first,
+                unread: _,
             } => {
                 if unlink_first {
                     editor.unlink(&path)?;
