@@ -2,6 +2,7 @@
 //! compares a store with it, and a store that fails on demand.
 #![allow(clippy::unwrap_used, reason = "everything here runs in tests only")]
 
+pub mod crowd;
 pub mod faulty;
 pub mod fixture;
 pub mod model;
