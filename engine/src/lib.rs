@@ -64,3 +64,8 @@ pub use store::{DEFAULT_BUCKET, IntoPath, Options, Store};
 pub use transfer::{ExportOptions, ExportReport, ImportOptions, ImportReport, Skipped};
 pub use view::View;
 pub use watch::{WatchOptions, Watcher};
+
+/// Compiles the readme's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
