@@ -929,7 +929,10 @@ impl World {
             }
             "sync" => self.session(args).sync()?,
             "close" => {
-                let closed = self.session(args).close()?;
+                let closed = match args.attrs() {
+                    set if set == SetAttrs::default() => self.session(args).close()?,
+                    set => self.session(args).close_with(&set)?,
+                };
                 let (path, hash, size) = (closed.path, closed.hash, closed.size);
                 return some(json!({"path": path, "hash": hash, "size": size}));
             }
