@@ -290,6 +290,7 @@ impl Session {
         let staged = match record.staging {
             Staging::File => StagedBytes::File(StagingFile::resume(inner.files()?, id)?),
             Staging::Rows => {
+                inner.remove_staging(id)?;
                 let mut log = Vec::new();
                 let mut extents = ExtentMap::new(base_len);
                 for op in txn.session_ops(id)? {
@@ -729,6 +730,15 @@ impl Inner {
         })
     }
 
+    /// Removes the staged files of a session that is not in use. Even one that stages in the
+    /// database has some where its process ended while it moved them to a file.
+    fn remove_staging(&self, id: SessionId) -> Result<()> {
+        match self.contents.files() {
+            Some(files) => StagingFile::remove(files, id),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn sessions(&self) -> Result<Vec<SessionInfo>> {
         let txn = self.tree.read()?;
         let mut out = Vec::new();
@@ -762,10 +772,7 @@ impl Inner {
             return Err(locked(detail).op("abort session").path(id));
         }
         self.remove_session(&record)?;
-        match record.staging {
-            Staging::File => StagingFile::remove(self.files()?, id),
-            Staging::Rows => Ok(()),
-        }
+        self.remove_staging(id)
     }
 
     fn remove_session(&self, record: &SessionRecord) -> Result<()> {
