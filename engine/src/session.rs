@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
-use std::io::Read;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -873,7 +873,7 @@ impl Keeper {
         let name = format!("{}-{}", std::process::id(), now().0);
         let path = dir.join(&name);
         create_private_dir(dir)?;
-        let file = private_options().create_new(true).open(&path)?;
+        let file = create_private(File::options().create_new(true), &path)?;
         file.lock()?;
         *holder = Some(Holder {
             name: name.clone(),
@@ -923,10 +923,14 @@ impl Keeper {
             return Ok(None);
         };
         create_private_dir(dir)?;
-        let mut options = private_options();
-        Ok(Some(
-            options.create(true).truncate(false).open(dir.join(VIEWS))?,
-        ))
+        let path = dir.join(VIEWS);
+        let file = match File::options().write(true).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                create_private(File::options().create(true).truncate(false), &path)?
+            }
+            opened => opened?,
+        };
+        Ok(Some(file))
     }
 
     fn is_alive(&self, holder: &str) -> bool {
@@ -1022,26 +1026,27 @@ fn renew(held: &Held, inner: &Weak<Inner>) {
 }
 
 #[cfg(unix)]
-fn create_private_dir(dir: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    Ok(fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)?)
+fn create_private_dir(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    // The umask may have taken bits away.
+    Ok(fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?)
 }
 
 #[cfg(not(unix))]
-fn create_private_dir(dir: &std::path::Path) -> Result<()> {
+fn create_private_dir(dir: &Path) -> Result<()> {
     Ok(fs::create_dir_all(dir)?)
 }
 
-fn private_options() -> fs::OpenOptions {
-    let mut options = File::options();
+fn create_private(options: &mut fs::OpenOptions, path: &Path) -> Result<File> {
     options.write(true);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    options
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
 }

@@ -161,9 +161,13 @@ fn make_private_dir(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     match builder.create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        result => result?,
     }
+    // The umask may have taken bits away.
+    #[cfg(unix)]
+    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
 }
 
 /// Opening a directory works on Unix only; elsewhere the file system's own journal keeps names.
@@ -174,10 +178,14 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+/// Makes a file that only its owner can use, whatever the umask.
+fn create_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Takes the advisory lock that marks a file as owned; a platform without locks has no owners.
@@ -205,7 +213,7 @@ impl Files for DiskFiles {
         let mut options = File::options();
         options.read(true).write(true).create_new(true);
         loop {
-            let file = private(&mut options).open(&path)?;
+            let file = create_private(&mut options, &path)?;
             // Whoever looks for files without an owner may have it for a moment, and remove it.
             if let Err(error) = file.lock()
                 && error.kind() != io::ErrorKind::Unsupported

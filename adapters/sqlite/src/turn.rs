@@ -25,7 +25,11 @@ impl Turn {
         options.write(true).create(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Ok(Self(options.open(path)?))
+        let file = options.open(path)?;
+        // The umask may have taken bits away.
+        #[cfg(unix)]
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok(Self(file))
     }
 
     /// Waits for the turn until a deadline.
