@@ -58,8 +58,13 @@ fn kind_of_failure(failure: &ffi::Error, message: Option<&str>) -> ErrorKind {
             ErrorKind::AlreadyExists
         }
         C::ConstraintViolation | C::TypeMismatch => ErrorKind::InvalidInput,
-        // The schema is not what the version number says.
-        C::Unknown if message.is_some_and(|m| m.starts_with("no such ")) => ErrorKind::Corrupt,
+        // The schema is not what the version number says, or the header is damaged.
+        C::Unknown
+            if message
+                .is_some_and(|m| m.starts_with("no such ") || m == "unsupported file format") =>
+        {
+            ErrorKind::Corrupt
+        }
         _ => ErrorKind::Io,
     }
 }

@@ -71,7 +71,8 @@ pub(crate) fn initialise(conn: &mut Connection) -> Result<Identity> {
 /// Brings a store to the last version of `migrations`, in one transaction.
 ///
 /// # Errors
-/// [`ErrorKind::NotAStore`] where the store's version is newer.
+/// [`ErrorKind::NotAStore`] where the store's version is newer; [`ErrorKind::Corrupt`] where no
+/// store ever had it.
 pub(crate) fn migrate(conn: &mut Connection, from: i32, migrations: &[Migration]) -> Result<()> {
     let newest = migrations.len() as i32;
     if from == newest {
@@ -79,6 +80,10 @@ pub(crate) fn migrate(conn: &mut Connection, from: i32, migrations: &[Migration]
     }
     if from > newest {
         return Err(newer(from, newest));
+    }
+    if from < 1 {
+        let detail = format!("the schema version is {from}, which no store has");
+        return Err(Error::with_detail(ErrorKind::Corrupt, detail));
     }
     let txn = conn
         .transaction_with_behavior(TransactionBehavior::Immediate)
