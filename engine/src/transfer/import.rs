@@ -719,6 +719,10 @@ impl<'a> Committer<'a> {
                             self.report.bytes_read += read.size;
                             self.content_bytes += read.size;
                             self.done_bytes += read.size;
+                            if matches!(read.change, Change::None) {
+                                self.report.unchanged += 1;
+                                self.done += 1;
+                            }
                             self.push(read.change);
                             records.extend(read.record);
                         }
