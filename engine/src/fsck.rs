@@ -81,6 +81,8 @@ impl Store {
                 report.problem("store.db", problem);
             }
         }
+        // What is collected meanwhile must not look like damage.
+        let _pinned = self.inner.keeper.pinned()?;
         let txn = self.inner.tree.read()?;
         for bucket in txn.buckets()? {
             check_bucket(&*txn, &bucket, options, &mut report, task)?;

@@ -140,6 +140,7 @@ impl Inner {
     /// Rewrites deltas in full where their base serves nothing else any more.
     fn flatten_over_dead_bases(&self, task: &Task) -> Result<u64> {
         let mut flattened = 0;
+        let _pinned = self.keeper.pinned()?;
         let txn = self.tree.read()?;
         for hash in Marked::new(&*txn)?.sole_users_of_dead_bases() {
             task.cancel().check()?;

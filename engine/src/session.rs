@@ -342,7 +342,8 @@ impl Session {
     /// one wins. When this returns, the bytes survive a crash of the process.
     ///
     /// # Errors
-    /// [`ErrorKind::TooLarge`], [`ErrorKind::NoSpace`]; the session stays as it was.
+    /// [`ErrorKind::TooLarge`]; then the session stays as it was. After [`ErrorKind::NoSpace`] and
+    /// others of the operating system, the bytes of that range are undefined, as POSIX has it.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut state = self.state()?;
         self.write_locked(&mut state, offset, bytes)
@@ -501,9 +502,11 @@ impl Session {
     }
 
     /// Leaves the session open in the store, for this or another process to resume by its number.
+    /// After an error it is left as well, but may not survive a power cut.
     pub fn detach(self) -> Result<SessionId> {
-        self.sync()?;
+        let synced = self.sync();
         let mut state = self.state()?;
+        // Whatever fails from here on, dropping the handle must not abort the session.
         state.ended = true;
         self.inner.release(&state.record);
         // Nobody works on it now, so anybody may.
@@ -512,6 +515,7 @@ impl Session {
         session_record(&*txn, state.record.id)?;
         txn.set_session(&state.record)?;
         txn.commit()?;
+        synced?;
         Ok(state.record.id)
     }
 
@@ -904,6 +908,12 @@ impl Keeper {
         }
     }
 
+    /// Keeps files from being removed while the result lives.
+    pub(crate) fn pinned(&self) -> Result<Pinned<'_>> {
+        self.pin_view()?;
+        Ok(Pinned(self))
+    }
+
     /// Keeps views from being opened while the result lives; nothing where some are open.
     pub(crate) fn no_views(&self) -> Result<Option<Alone>> {
         let file = self.views_file()?;
@@ -979,6 +989,15 @@ impl Keeper {
     fn release(&self, owner: &str) {
         self.held.locks.lock().remove(owner);
         self.held.changed.notify_all();
+    }
+}
+
+/// Holds a pin of [`Keeper::pinned`].
+pub(crate) struct Pinned<'a>(&'a Keeper);
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.0.unpin_view();
     }
 }
 

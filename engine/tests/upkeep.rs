@@ -183,3 +183,26 @@ fn long_work_can_be_cancelled() {
     let error = store.fsck(&FsckOptions::new(), &task).unwrap_err();
     assert!(error.is_cancelled());
 }
+
+#[test]
+fn an_import_that_is_cancelled_or_fails_ends() {
+    let (dir, store, main) = store();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for i in 0..5000 {
+        fs::write(source.join(i.to_string()), i.to_string()).unwrap();
+    }
+    // From the first report on: the walker is in the middle of a large directory then.
+    let cancel = alknet_fs::Cancel::new();
+    let switch = cancel.clone();
+    let task = Task::new()
+        .cancel_with(&cancel)
+        .report_to(move |_| switch.cancel());
+    let options = alknet_fs::ImportOptions::new();
+    let error = main.import(&source, "/in", &options, &task).unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    let report = main.import(&source, "/in", &options, &Task::new()).unwrap();
+    assert_eq!(report.files, 5000);
+    assert_eq!(main.list("/in").unwrap().len(), 5000);
+    assert_healthy(&store);
+}

@@ -306,7 +306,9 @@ impl StagingFile {
         self.data_len = old_len.max(end);
         let in_tail = self.tail.is_some() && end > old_len;
         if !(in_tail || end <= old_len) || !self.covers(offset, end.min(old_len)) {
-            self.record(Record::Write { offset, len })?;
+            // The bytes are in the file by now, whatever becomes of the record.
+            self.record(Record::Write { offset, len })
+                .inspect_err(|_| self.holes_unclean = true)?;
         }
         self.extents.write(offset, len, offset)?;
         self.advance(offset, end);

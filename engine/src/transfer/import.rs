@@ -245,7 +245,8 @@ impl Branch {
                 let queue = queue.clone();
                 scope.spawn(|| read_files(self, queue, steps, task));
             }
-            drop(steps);
+            // Only the workers hold the other ends: when they are gone, so is the walker's reason to go on.
+            drop((steps, queue));
             scope.spawn(|| walk.run(&source, &to, &meta));
             Committer::new(self, &totals, task).run(received)
         })
@@ -366,7 +367,31 @@ impl Walker<'_> {
         };
         let recorded = self.recorded(source)?;
         let mut names = Vec::new();
-        for item in fs::read_dir(source).map_err(|e| host(e, source))? {
+        let items = match fs::read_dir(source) {
+            Ok(items) => items,
+            // One that cannot be read is left out, and what the branch has there stays.
+            Err(e) if !rel.is_empty() && is_passable(&e) => {
+                skipped.push(Skipped {
+                    path: source.to_owned(),
+                    reason: Error::from(e).detail().to_owned(),
+                });
+                let step = Step::Dir(DirListed {
+                    source: source.to_owned(),
+                    changes,
+                    known,
+                    reading: 0,
+                    unchanged,
+                });
+                return Ok(Compared {
+                    step,
+                    jobs,
+                    children,
+                    skipped,
+                });
+            }
+            Err(e) => return Err(host(e, source)),
+        };
+        for item in items {
             let item = item.map_err(|e| host(e, source))?;
             match item.file_name().into_string() {
                 Ok(name) => names.push(name),
@@ -399,6 +424,11 @@ impl Walker<'_> {
                 Ok(meta) => meta,
                 // It went away after it was listed.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) if is_passable(&e) => {
+                    let reason = Error::from(e).detail().to_owned();
+                    skipped.push(Skipped { path: here, reason });
+                    continue;
+                }
                 Err(e) => return Err(host(e, &here)),
             };
             let set = attrs_of(&meta);
@@ -420,7 +450,15 @@ impl Walker<'_> {
                 children.push((here, path, inside, own));
             } else if kind.is_symlink() {
                 self.totals.symlinks.fetch_add(1, Ordering::Relaxed);
-                let text = fs::read_link(&here).map_err(|e| host(e, &here))?;
+                let text = match fs::read_link(&here) {
+                    Ok(text) => text,
+                    Err(e) if is_passable(&e) || e.kind() == io::ErrorKind::InvalidInput => {
+                        let reason = "it changed while it was imported".to_owned();
+                        skipped.push(Skipped { path: here, reason });
+                        continue;
+                    }
+                    Err(e) => return Err(host(e, &here)),
+                };
                 let Some(text) = text.to_str() else {
                     let reason = "the link's text is not valid UTF-8".to_owned();
                     skipped.push(Skipped { path: here, reason });
@@ -579,8 +617,7 @@ fn read_file(branch: &Branch, job: Job) -> Result<Result<(FileRead, Prepared), S
         let mut steady = false;
         let mut prepared = None;
         for _ in 0..2 {
-            let mut file = File::open(&here).map_err(|e| host(e, &here))?;
-            let meta = file.metadata().map_err(|e| host(e, &here))?;
+            let (mut file, meta) = open_file(&here)?;
             (stamp, set) = (stamp_of(&meta), attrs_of(&meta));
             let contents = &branch.inner.contents;
             let content = contents.prepare_read(&mut file, Some(meta.len()), false)?;
@@ -625,10 +662,48 @@ fn read_file(branch: &Branch, job: Job) -> Result<Result<(FileRead, Prepared), S
             Ok((read, prepared))
         }
         Err(e) if e.is_not_found() => skipped("it went away while it was imported"),
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => skipped(e.detail()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::Unsupported
+            ) =>
+        {
+            skipped(e.detail())
+        }
         Err(e) => return Err(e),
     };
     Ok(read)
+}
+
+/// Opens what was a regular file when it was listed, neither following a link nor waiting for a pipe
+/// that may have taken its place since.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where it is no regular file any more.
+fn open_file(path: &Path) -> Result<(File, Metadata)> {
+    let changed = || Error::with_detail(ErrorKind::Unsupported, "it is no regular file any more");
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.custom_flags(flags.bits().cast_signed());
+    }
+    let file = match options.open(path) {
+        #[cfg(unix)]
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(changed());
+        }
+        opened => opened.map_err(|e| host(e, path))?,
+    };
+    let meta = file.metadata().map_err(|e| host(e, path))?;
+    if meta.is_file() {
+        Ok((file, meta))
+    } else {
+        Err(changed())
+    }
 }
 
 /// Collects changes and commits them in batches.
@@ -805,7 +880,7 @@ impl Change {
         if txn.content(hash)?.is_some() {
             return Ok(None);
         }
-        let mut file = File::open(&*here).map_err(|e| host(e, here))?;
+        let (mut file, _) = open_file(here)?;
         let prepared = inner.contents.prepare_read(&mut file, Some(*size), true)?;
         (*hash, *size) = (prepared.hash(), prepared.size());
         Ok(Some(prepared))
@@ -814,10 +889,21 @@ impl Change {
     fn apply(self, editor: &mut Editor<'_>) -> Result<()> {
         match self {
             Self::None => Ok(()),
-            Self::Mkdir(path, set) => editor.mkdir(&path, &set),
-            Self::SetAttrs(path, set) => editor.set_attrs(&path, &set, Follow::No),
-            Self::Symlink(path, text, set) => editor.symlink(&path, &text, &set),
-            Self::Remove(path) => editor.remove_all(&path).map(drop),
+            // Others may write to the branch meanwhile: what is there already as it shall be, or is
+            // gone already, is no failure.
+            Self::Mkdir(path, set) => match editor.mkdir(&path, &set) {
+                Err(e) if e.is_already_exists() => editor.set_attrs(&path, &set, Follow::No),
+                result => result,
+            },
+            Self::SetAttrs(path, set) => or_gone(editor.set_attrs(&path, &set, Follow::No)),
+            Self::Symlink(path, text, set) => match editor.symlink(&path, &text, &set) {
+                Err(e) if e.is_already_exists() => {
+                    editor.remove_all(&path)?;
+                    editor.symlink(&path, &text, &set)
+                }
+                result => result,
+            },
+            Self::Remove(path) => or_gone(editor.remove_all(&path).map(drop)),
             Self::Put {
                 path,
                 hash,
@@ -827,13 +913,30 @@ impl Change {
                 unread: _,
             } => {
                 if unlink_first {
-                    editor.unlink(&path)?;
+                    or_gone(editor.unlink(&path))?;
                 }
                 let mode = PutMode::CreateOrReplace;
                 editor.put_file(&path, hash, size, &set, mode).map(drop)
             }
         }
     }
+}
+
+/// Takes what is not there to be removed or changed any more for done.
+fn or_gone(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.is_not_found() => Ok(()),
+        result => result,
+    }
+}
+
+/// Tells whether an error concerns one entry of the source only, not the import.
+fn is_passable(error: &io::Error) -> bool {
+    use io::ErrorKind as Os;
+    matches!(
+        error.kind(),
+        Os::NotFound | Os::PermissionDenied | Os::NotADirectory
+    )
 }
 
 fn has_attrs(entry: &Entry, set: &SetAttrs) -> bool {
