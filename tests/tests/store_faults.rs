@@ -80,6 +80,7 @@ fn session(txn: &dyn ReadTxn) -> Result<SessionRecord> {
         owner: "test".to_owned(),
         holder: String::new(),
         exclusive: false,
+        create_new: false,
         base: None,
         mode: 0o644,
         created: Timestamp(1),

@@ -147,9 +147,9 @@ impl SqliteStore {
             }
             Error::with_detail(ErrorKind::NotAStore, DAMAGED).source(e)
         })?;
-        let id = conn
-            .query_row("SELECT id FROM store_info", [], |row| row.get(0))
-            .db()?;
+        let id = until_free(options.busy_timeout, || {
+            conn.query_row("SELECT id FROM store_info", [], |row| row.get(0))
+        })?;
         let writer = Writer {
             conn,
             durability: Durability::Full,
@@ -528,25 +528,32 @@ fn open_writer(database: &Path, options: &Options) -> Result<Connection> {
 }
 
 /// Turns write-ahead logging on, which the file then keeps.
-///
-/// The change takes an exclusive lock for which SQLite does not call the busy handler, so another
-/// process that opens the store at the same moment makes it fail; hence the loop.
 fn set_wal(conn: &Connection, timeout: Duration) -> Result<()> {
+    let mode = until_free(timeout, || {
+        conn.query_row("PRAGMA journal_mode = WAL", [], |row| {
+            row.get::<_, String>(0)
+        })
+    })?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let detail = format!(
+        "the file system of the store cannot share memory between processes, which SQLite's \
+         write-ahead log needs (the journal stays {mode})"
+    );
+    Err(Error::with_detail(ErrorKind::Unsupported, detail))
+}
+
+/// Repeats what fails because others use the database, for some time.
+///
+/// While another process opens or closes the store, SQLite takes exclusive locks for which it does
+/// not call the busy handler.
+fn until_free<T>(timeout: Duration, mut attempt: impl FnMut() -> rusqlite::Result<T>) -> Result<T> {
     let deadline = Instant::now().checked_add(timeout);
     let mut pause = Duration::from_millis(1);
     loop {
-        let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| {
-            row.get::<_, String>(0)
-        });
-        let error = match mode.map_err(from_sqlite) {
-            Ok(mode) if mode == "wal" => return Ok(()),
-            Ok(mode) => {
-                let detail = format!(
-                    "the file system of the store cannot share memory between processes, which \
-                     SQLite's write-ahead log needs (the journal stays {mode})"
-                );
-                return Err(Error::with_detail(ErrorKind::Unsupported, detail));
-            }
+        let error = match attempt().map_err(from_sqlite) {
+            Ok(value) => return Ok(value),
             Err(error) => error,
         };
         let expired = deadline.is_some_and(|at| Instant::now() >= at);
