@@ -648,6 +648,7 @@ impl Session {
         };
         let path = inner.edit(record.branch, Some(record.id), |editor| {
             session_record(editor.txn(), record.id)?;
+            inner.keep_lock(editor.txn(), record)?;
             inner.commit_contents(editor, &mut prepared)?;
             let exists = editor
                 .resolve_target(&record.path, Follow::Yes)?
@@ -803,6 +804,24 @@ impl Inner {
     fn release(&self, record: &SessionRecord) {
         if record.exclusive {
             self.keeper.release(&lock_owner(record));
+        }
+    }
+
+    /// Makes sure that an exclusive session has its lock still: it lapses where the process could not
+    /// renew it, and may belong to somebody else by now.
+    fn keep_lock(
+        &self,
+        txn: &mut dyn alknet_fs_core::store::WriteTxn,
+        record: &SessionRecord,
+    ) -> Result<()> {
+        if !record.exclusive {
+            return Ok(());
+        }
+        let bucket = txn.branch(record.branch)?.map_or(0, |b| b.bucket.0);
+        let name = lock_name(bucket, record);
+        match txn.lock(&name, &lock_owner(record), LOCK_SECONDS)? {
+            LockOutcome::Acquired => Ok(()),
+            LockOutcome::Held { owner } => Err(self.held_by(txn, record, &owner)),
         }
     }
 
@@ -1068,4 +1087,36 @@ fn create_private(options: &mut fs::OpenOptions, path: &Path) -> Result<File> {
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_whose_lock_lapsed_and_was_taken_cannot_commit() {
+        let store = Store::memory().unwrap();
+        let main = store.bucket("default").unwrap().main().unwrap();
+        let exclusive = OpenOptions::new().exclusive(true).owner("sleeper");
+        let session = main.open_session("/f", &exclusive).unwrap();
+        session.write_at(0, b"late").unwrap();
+        let record = session.state.lock().record.clone();
+        let name = lock_name(1, &record);
+        let mut txn = store.inner.tree.write(Durability::Full).unwrap();
+        txn.unlock(&name, &lock_owner(&record)).unwrap();
+        assert_eq!(txn.lock(&name, "other", 30).unwrap(), LockOutcome::Acquired);
+        txn.commit().unwrap();
+        let error = session.close().unwrap_err();
+        assert!(
+            error.is_locked() && error.to_string().contains("other"),
+            "{error}"
+        );
+        assert!(!main.exists("/f").unwrap());
+        // Nothing is lost: once the lock is free again, the close succeeds.
+        let mut txn = store.inner.tree.write(Durability::Full).unwrap();
+        txn.unlock(&name, "other").unwrap();
+        txn.commit().unwrap();
+        session.close().unwrap();
+        assert_eq!(main.read("/f").unwrap(), b"late");
+    }
 }
