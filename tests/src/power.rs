@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use alknet_fs::{Durability, Options, Store};
+use alknet_fs::{Durability, GcOptions, Options, Store, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::worker::{End, Mode, Model, Op, Reply, Rng, Worker};
@@ -224,6 +224,13 @@ pub fn cut(plan: &Plan, worker: &Path) -> Result<Report, String> {
                 report.losing_cuts += u64::from(lost > 0);
                 report.lost += lost;
             }
+        }
+        if n % 16 == 15 {
+            let gc = GcOptions::new().grace(Duration::ZERO);
+            store.gc(&gc, &Task::new()).unwrap();
+            let wrong = work.model.differences(&store);
+            assert!(wrong.is_empty(), "after garbage collection: {wrong:#?}");
+            fsck(&store, Depth::Full);
         }
     }
     report.acknowledged = work.acknowledged;
