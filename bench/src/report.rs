@@ -7,7 +7,8 @@ use crate::machine::Machine;
 
 /// Returns where the report of a full run belongs.
 pub(crate) fn default_path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md")
+    let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
+    bench.parent().unwrap_or(bench).join("docs/benchmarks.md")
 }
 
 /// Writes the report as Markdown.

@@ -16,7 +16,7 @@ use crate::harness::{Bench, Times, run as run_program, settle};
 const CHANGED_EVERY: usize = 100;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(5, 2);
+    let rounds = bench.pick(3, 2);
     let mut tree = source_tree(bench)?;
     let [mut import, mut copy] = <[Times; 2]>::default();
     let [mut again, mut copy_again, mut update] = <[Times; 3]>::default();
