@@ -514,7 +514,7 @@ fn each_system_call_fails_once() {
         }
     }
     let mut rng = Rng::new(seed("faults"));
-    let each = scaled(60);
+    let each = scaled(20);
     let mut points = 0;
     let mut failures = 0;
     // Not `fcntl`: SQLite does not expect a lock that cannot be given back, and nor does anybody.
