@@ -6,7 +6,8 @@
 //! strictly in `(branch, epoch)` order. That is what makes resolution cheap: the newest visible row
 //! of a path is found by leaping down the path's rows, which are stored in the same order, and the
 //! number of leaps depends neither on the depth of the chain nor on how many sibling branches hold
-//! rows of that path.
+//! rows of that path. Where the chain is short, one seek in each of its branches is cheaper still,
+//! because the rows of one branch lie side by side.
 //!
 //! # What is visible
 //! A path is visible when its newest row in the chain is not a tombstone and each of its ancestors
@@ -26,6 +27,12 @@ use crate::entry::{Attrs, Entry, Node, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 use crate::store::{BranchId, BucketId, BucketRecord, Epoch, Layer, ReadTxn, Row};
+
+/// The most spans that are always looked at one after the other: a branch, or a fork of one.
+const VERY_FEW_SPANS: usize = 2;
+
+/// The most spans that are, where many rows of other branches are in the way.
+const FEW_SPANS: usize = 8;
 
 /// A range of layers of one branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,13 +188,22 @@ impl Chain {
         self.spans.get(1).is_some_and(Span::is_live)
     }
 
-    /// Tells whether there can be rows below something that is not a visible directory.
-    pub(crate) fn may_hide_rows(&self) -> bool {
+    /// Tells whether there can be rows below something that is not a visible directory, so that to
+    /// resolve a path means to look at every directory above it.
+    pub fn may_hide_rows(&self) -> bool {
         self.settled < self.spans.len()
     }
 
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed)
+    /// Tells whether to look at one span after the other rather than at all layers at once. That
+    /// costs a seek a span, and is worth it while those are few or many rows of others lie between.
+    pub(crate) fn goes_by_span(&self) -> bool {
+        let spans = self.spans.len();
+        spans <= VERY_FEW_SPANS || (spans <= FEW_SPANS && self.crowded.load(Ordering::Relaxed))
+    }
+
+    /// Tells whether a crowd of other branches' rows would change how to look for rows.
+    pub(crate) fn minds_crowds(&self) -> bool {
+        self.spans.len() <= FEW_SPANS
     }
 
     pub(crate) fn set_crowded(&self) {
@@ -223,7 +239,42 @@ impl Chain {
         self.find_from(txn, parent, name, Layer { branch, epoch })
     }
 
+    /// Finds the newest row of a path that is at most `probe`, which is in the first span.
     fn find_from(
+        &self,
+        txn: &dyn ReadTxn,
+        parent: &str,
+        name: &str,
+        probe: Layer,
+    ) -> Result<Option<Found>> {
+        if self.goes_by_span() {
+            self.find_by_span(txn, parent, name, probe.epoch)
+        } else {
+            self.find_by_leaps(txn, parent, name, probe)
+        }
+    }
+
+    /// Asks one span after the other: each answer lies among the other rows of its branch.
+    fn find_by_span(
+        &self,
+        txn: &dyn ReadTxn,
+        parent: &str,
+        name: &str,
+        newest: Epoch,
+    ) -> Result<Option<Found>> {
+        for (i, span) in self.spans.iter().enumerate() {
+            let last = if i == 0 { newest } else { span.last };
+            let found = txn.seek_in(self.bucket, span.branch, span.first..=last, parent, name)?;
+            if let Some((layer, row)) = found {
+                let span = i;
+                return Ok(Some(Found { span, layer, row }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Leaps down the path's rows from each that is outside the chain to the next span.
+    fn find_by_leaps(
         &self,
         txn: &dyn ReadTxn,
         parent: &str,

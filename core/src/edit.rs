@@ -11,7 +11,7 @@ use crate::entry::{Attrs, Entry, EntryId, Hash, Kind, Node, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Commit, Cursor, Op};
 use crate::path::{MAX_PATH_LEN, TreePath};
-use crate::store::{Row, SessionId, WriteTxn};
+use crate::store::{Layer, Row, SessionId, WriteTxn};
 use crate::tree::{self, Follow, Target};
 
 /// The permission bits an entry can have.
@@ -286,7 +286,7 @@ impl<'t> Editor<'t> {
         if real.is_root() {
             return Err(root_in_use("rmdir"));
         }
-        if !tree::list_resolved(&*self.txn, self.chain, &real)?.is_empty() {
+        if !tree::list_visible_dir(&*self.txn, self.chain, &real)?.is_empty() {
             return fail(ErrorKind::NotEmpty);
         }
         self.remove(&real, &entry)
@@ -372,14 +372,14 @@ impl<'t> Editor<'t> {
             match (entry.is_dir(), old.is_dir()) {
                 (false, true) => return Err(fail(ErrorKind::IsADirectory)),
                 (true, false) => return Err(fail(ErrorKind::NotADirectory)),
-                (true, true) if !tree::list_resolved(&*self.txn, self.chain, to)?.is_empty() => {
+                (true, true) if !tree::list_visible_dir(&*self.txn, self.chain, to)?.is_empty() => {
                     return Err(fail(ErrorKind::NotEmpty));
                 }
                 _ => {}
             }
         }
         let mut moved = Vec::new();
-        if entry.is_dir() {
+        if entry.is_dir() && !self.fits_flat(&from, to)? {
             tree::walk(&*self.txn, self.chain, &from, &mut |path, entry| {
                 let new = path.rebase(&from, to).map_err(|e| e.op("rename"))?;
                 if !self.chain.is_flat() {
@@ -418,6 +418,27 @@ impl<'t> Editor<'t> {
             ..Change::new(Op::Rename)
         });
         Ok(())
+    }
+
+    /// Tells whether a directory can move as a whole with no look at what is in it: all below it
+    /// belongs to the write layer, and no path gets too long.
+    fn fits_flat(&self, from: &TreePath, to: &TreePath) -> Result<bool> {
+        if !self.chain.is_flat() {
+            return Ok(false);
+        }
+        let (from_len, to_len) = (from.as_str().len(), to.as_str().len());
+        if to_len <= from_len {
+            return Ok(true);
+        }
+        let mut fits = true;
+        let Layer { branch, epoch } = self.chain.write_layer();
+        let (bucket, epochs) = (self.chain.bucket(), epoch..=epoch);
+        self.txn
+            .paths_of(bucket, branch, epochs, from, &mut |parent, name| {
+                fits &= parent.len() + 1 + name.len() - from_len + to_len <= MAX_PATH_LEN;
+                Ok(())
+            })?;
+        Ok(fits)
     }
 
     /// Copies a file, link or directory with all below it. Contents are shared, so the cost does
@@ -566,7 +587,7 @@ impl<'t> Editor<'t> {
                 base: None,
             };
             let (bucket, layer) = (self.chain.bucket(), self.chain.write_layer());
-            for hidden in tree::list_resolved(&*self.txn, self.chain, path)? {
+            for hidden in tree::list_visible_dir(&*self.txn, self.chain, path)? {
                 self.txn
                     .put_row(bucket, path.as_str(), &hidden.name, layer, &tombstone)?;
             }

@@ -243,6 +243,19 @@ impl ReadTxn for Reader {
             .map(|(key, row)| (key.3.0, row.clone())))
     }
 
+    fn seek_in(
+        &self,
+        bucket: BucketId,
+        branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
+        parent: &str,
+        name: &str,
+    ) -> Result<Option<(Layer, Row)>> {
+        let epoch = *epochs.end();
+        let found = self.seek(bucket, parent, name, Layer { branch, epoch })?;
+        Ok(found.filter(|(layer, _)| layer.branch == branch && epochs.contains(&layer.epoch)))
+    }
+
     fn scan_dir(
         &self,
         bucket: BucketId,
@@ -264,7 +277,7 @@ impl ReadTxn for Reader {
         self.rows_from(
             start,
             |key| key.0 == bucket && *key.1 == *parent,
-            &mut |key, row| visit(&key.2, key.3.0, row.clone()),
+            &mut |key, row| visit(&key.2, key.3.0, &|| Ok(row.clone())),
         )
     }
 
@@ -272,11 +285,12 @@ impl ReadTxn for Reader {
         &self,
         bucket: BucketId,
         branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
         parent: &str,
         visit: &mut RowVisitor<'_>,
     ) -> Result<()> {
         self.scan_dir(bucket, parent, None, &mut |name, layer, row| {
-            if layer.branch == branch {
+            if layer.branch == branch && epochs.contains(&layer.epoch) {
                 visit(name, layer, row)
             } else {
                 Ok(ControlFlow::Continue(()))
@@ -457,8 +471,13 @@ impl ReadTxn for Writer {
         fn scan_dir(
             &self, bucket: BucketId, parent: &str, after: Option<&str>, visit: &mut RowVisitor<'_>,
         ) -> Result<()>;
+        fn seek_in(
+            &self, bucket: BucketId, branch: BranchId, epochs: RangeInclusive<Epoch>,
+            parent: &str, name: &str,
+        ) -> Result<Option<(Layer, Row)>>;
         fn scan_dir_of(
-            &self, bucket: BucketId, branch: BranchId, parent: &str, visit: &mut RowVisitor<'_>,
+            &self, bucket: BucketId, branch: BranchId, epochs: RangeInclusive<Epoch>,
+            parent: &str, visit: &mut RowVisitor<'_>,
         ) -> Result<()>;
         fn scan_tree(
             &self, bucket: BucketId, under: &TreePath, visit: &mut TreeVisitor<'_>,

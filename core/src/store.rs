@@ -276,8 +276,11 @@ pub trait Store: Send + Sync {
     fn wait_for_commit(&self, seen: u64, timeout: std::time::Duration) -> Result<u64>;
 }
 
+/// Decodes the row that a scan is at; most scans pass over most rows.
+pub type LazyRow<'a> = dyn Fn() -> Result<Row> + 'a;
+
 /// Calls for each row of a scan; `Break` ends the scan.
-pub type RowVisitor<'a> = dyn FnMut(&str, Layer, Row) -> Result<ControlFlow<()>> + 'a;
+pub type RowVisitor<'a> = dyn FnMut(&str, Layer, &LazyRow<'_>) -> Result<ControlFlow<()>> + 'a;
 
 /// Calls for each row of a scan over several directories, with the parent and the name.
 pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFlow<()>> + 'a;
@@ -320,6 +323,19 @@ pub trait ReadTxn: Send {
         at_most: Layer,
     ) -> Result<Option<(Layer, Row)>>;
 
+    /// Finds the row at a path with the greatest epoch in a range, of one branch.
+    ///
+    /// Finds what [`seek`](Self::seek) finds within a branch, and touches only what lies close to
+    /// the branch's other rows, however many other branches have rows at the path.
+    fn seek_in(
+        &self,
+        bucket: BucketId,
+        branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
+        parent: &str,
+        name: &str,
+    ) -> Result<Option<(Layer, Row)>>;
+
     /// Visits the rows of all layers of the names in a directory that sort after `after`, by name
     /// and then from the greatest layer down.
     fn scan_dir(
@@ -330,11 +346,13 @@ pub trait ReadTxn: Send {
         visit: &mut RowVisitor<'_>,
     ) -> Result<()>;
 
-    /// Visits the rows of one branch in a directory, by name and then from the newest epoch down.
+    /// Visits the rows that one branch wrote in a range of epochs in a directory, by name and then
+    /// from the newest epoch down.
     fn scan_dir_of(
         &self,
         bucket: BucketId,
         branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
         parent: &str,
         visit: &mut RowVisitor<'_>,
     ) -> Result<()>;

@@ -1,6 +1,5 @@
 //! Reading a tree: resolve, list, walk, and the hash of it all.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use crate::chain::Chain;
@@ -144,25 +143,31 @@ pub fn list(txn: &dyn ReadTxn, chain: &Chain, path: &TreePath) -> Result<Vec<Dir
     if !entry.is_dir() {
         return Err(Error::new(ErrorKind::NotADirectory).path(path));
     }
-    list_resolved(txn, chain, &real)
+    list_visible_dir(txn, chain, &real)
 }
 
-/// The most spans for which a crowded directory is read span by span.
-const FEW_SPANS: usize = 8;
+/// Returns what a visible directory has at a name, not following links.
+///
+/// This is one look-up where [`resolve`] may need one for each directory above: the caller knows
+/// that `dir` is what [`resolve`] returned, a directory, in the same transaction.
+pub fn lookup_in_visible_dir(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    dir: &TreePath,
+    name: &str,
+) -> Result<Option<Entry>> {
+    let found = chain.find(txn, dir.as_str(), name)?;
+    Ok(found.and_then(|found| found.row.entry))
+}
 
 /// Rows of one name from outside the chain that are stepped over before seeking past them.
 const MAX_STEPS: usize = 16;
 
-/// Lists a directory that is known to be one.
-pub(crate) fn list_resolved(
-    txn: &dyn ReadTxn,
-    chain: &Chain,
-    dir: &TreePath,
-) -> Result<Vec<DirEntry>> {
+/// Lists a visible directory: what [`resolve`] returned in the same transaction.
+pub fn list_visible_dir(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<DirEntry>> {
     // One scan over the names finds everything, at a price for each row of other branches. Where
     // those are many, a short chain is better read span by span.
-    let short = chain.spans().len() <= FEW_SPANS;
-    if short && chain.is_crowded() {
+    if chain.goes_by_span() {
         return list_by_span(txn, chain, dir);
     }
     let (bucket, parent) = (chain.bucket(), dir.as_str());
@@ -182,7 +187,7 @@ pub(crate) fn list_resolved(
                 steps += 1;
             } else if chain.span_of(layer).is_some() {
                 steps = 0;
-                match row.entry {
+                match row()?.entry {
                     Some(entry) => out.push(DirEntry {
                         name: name.into(),
                         entry,
@@ -196,7 +201,7 @@ pub(crate) fn list_resolved(
                 }
                 steps += 1;
                 foreign += 1;
-                crowded = short && foreign > MAX_STEPS + out.len();
+                crowded = chain.minds_crowds() && foreign > MAX_STEPS + out.len();
             }
             Ok(if crowded || steps > MAX_STEPS {
                 resume = Some(name.into());
@@ -225,21 +230,25 @@ pub(crate) fn list_resolved(
     }
 }
 
+/// Merges the listings of the spans, each of which is in order.
 fn list_by_span(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<DirEntry>> {
-    let mut names: BTreeMap<Box<str>, Option<Entry>> = BTreeMap::new();
-    for (i, span) in chain.spans().iter().enumerate() {
-        let branch = span.branch;
-        txn.scan_dir_of(
-            chain.bucket(),
-            branch,
-            dir.as_str(),
-            &mut |name, layer, row| {
-                if chain.span_of(layer) == Some(i) && !names.contains_key(name) {
-                    names.insert(name.into(), row.entry);
-                }
-                Ok(ControlFlow::Continue(()))
-            },
-        )?;
+    // The names that the spans so far settled: with an entry, or hidden by a tombstone.
+    let mut settled: Vec<(Box<str>, Option<Entry>)> = Vec::new();
+    for span in chain.spans() {
+        let mut above = std::mem::take(&mut settled).into_iter().peekable();
+        let (bucket, epochs) = (chain.bucket(), span.first..=span.last);
+        let parent = dir.as_str();
+        txn.scan_dir_of(bucket, span.branch, epochs, parent, &mut |name, _, row| {
+            while let Some(earlier) = above.next_if(|(n, _)| **n <= *name) {
+                settled.push(earlier);
+            }
+            // Of a name's rows the newest comes first.
+            if settled.last().is_none_or(|(n, _)| **n != *name) {
+                settled.push((name.into(), row()?.entry));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        settled.extend(above);
     }
     let visible = |(name, entry): (Box<str>, Option<Entry>)| {
         Some(DirEntry {
@@ -247,7 +256,7 @@ fn list_by_span(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<
             entry: entry?,
         })
     };
-    Ok(names.into_iter().filter_map(visible).collect())
+    Ok(settled.into_iter().filter_map(visible).collect())
 }
 
 /// What a visitor of [`walk`] wants next.
@@ -279,7 +288,10 @@ pub fn walk(
         visit(&real, &entry)?;
         return Ok(());
     }
-    let mut open = vec![(real.clone(), list_resolved(txn, chain, &real)?.into_iter())];
+    let mut open = vec![(
+        real.clone(),
+        list_visible_dir(txn, chain, &real)?.into_iter(),
+    )];
     while let Some((dir, entries)) = open.last_mut() {
         let Some(DirEntry { name, entry }) = entries.next() else {
             open.pop();
@@ -289,7 +301,7 @@ pub fn walk(
         match visit(&path, &entry)? {
             Walk::Stop => return Ok(()),
             Walk::Continue if entry.is_dir() => {
-                let entries = list_resolved(txn, chain, &path)?.into_iter();
+                let entries = list_visible_dir(txn, chain, &path)?.into_iter();
                 open.push((path, entries));
             }
             _ => {}

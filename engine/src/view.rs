@@ -148,7 +148,14 @@ impl View {
         {
             return Ok(listing.clone());
         }
-        match self.with(|txn, chain| tree::list(txn, chain, &path)) {
+        let list = || {
+            let (real, entry) = self.resolve(&path, Follow::Yes)?;
+            if !entry.is_dir() {
+                return Err(Error::new(ErrorKind::NotADirectory));
+            }
+            self.with(|txn, chain| tree::list_visible_dir(txn, chain, &real))
+        };
+        match list() {
             Ok(listing) => {
                 if self.pinned && listing.len() <= SEEN_LISTING_LEN {
                     self.seen.lock().listings.insert(path, listing.clone());
@@ -272,16 +279,54 @@ impl View {
     }
 
     fn resolve(&self, path: &TreePath, follow: Follow) -> Result<(TreePath, Entry)> {
-        let remember = self.pinned && follow == Follow::Yes;
-        if remember && let Some(seen) = self.seen.lock().paths.get(path) {
+        self.remembered(path, follow, || {
+            if self.pinned
+                && self.chain.may_hide_rows()
+                && let Some(resolved) = self.resolve_in_parent(path)?
+            {
+                return Ok(resolved);
+            }
+            self.with(|txn, chain| tree::resolve(txn, chain, path, follow))
+        })
+    }
+
+    fn remembered(
+        &self,
+        path: &TreePath,
+        follow: Follow,
+        resolve: impl FnOnce() -> Result<(TreePath, Entry)>,
+    ) -> Result<(TreePath, Entry)> {
+        if !self.pinned || follow == Follow::No {
+            return resolve();
+        }
+        if let Some(seen) = self.seen.lock().paths.get(path) {
             return Ok(seen.clone());
         }
-        let resolved = self.with(|txn, chain| tree::resolve(txn, chain, path, follow))?;
-        if remember {
-            let mut seen = self.seen.lock();
-            seen.paths.insert(path.clone(), resolved.clone());
-        }
+        let resolved = resolve()?;
+        let mut seen = self.seen.lock();
+        seen.paths.insert(path.clone(), resolved.clone());
         Ok(resolved)
+    }
+
+    /// Resolves a path in the directory that its parent leads to, which is mostly remembered.
+    /// Whatever is not that simple is for [`tree::resolve`]: links, and names that are not there.
+    fn resolve_in_parent(&self, path: &TreePath) -> Result<Option<(TreePath, Entry)>> {
+        let Some(parent) = path.parent() else {
+            return Ok(None);
+        };
+        let resolve =
+            |txn: &dyn ReadTxn, chain: &Chain| tree::resolve(txn, chain, &parent, Follow::Yes);
+        let Ok((dir, entry)) = self.remembered(&parent, Follow::Yes, || self.with(resolve)) else {
+            return Ok(None);
+        };
+        if !entry.is_dir() {
+            return Ok(None);
+        }
+        let name = path.name();
+        let look =
+            |txn: &dyn ReadTxn, chain: &Chain| tree::lookup_in_visible_dir(txn, chain, &dir, name);
+        let found = self.with(look)?.filter(|entry| !entry.is_symlink());
+        found.map(|entry| Ok((dir.join(name)?, entry))).transpose()
     }
 
     fn file_hash(&self, path: &TreePath) -> Result<Hash> {

@@ -146,6 +146,14 @@ macro_rules! pass_reads_on {
                 fn seek(
                     &self, bucket: BucketId, parent: &str, name: &str, at_most: Layer,
                 ) -> Result<Option<(Layer, Row)>>;
+                fn seek_in(
+                    &self,
+                    bucket: BucketId,
+                    branch: BranchId,
+                    epochs: RangeInclusive<Epoch>,
+                    parent: &str,
+                    name: &str,
+                ) -> Result<Option<(Layer, Row)>>;
                 fn content(&self, hash: &Hash) -> Result<Option<ContentRecord>>;
                 fn contents_after(
                     &self, after: Option<&Hash>, limit: usize, with_data: bool,
@@ -179,11 +187,12 @@ macro_rules! pass_reads_on {
                 &self,
                 bucket: BucketId,
                 branch: BranchId,
+                epochs: RangeInclusive<Epoch>,
                 parent: &str,
                 visit: &mut RowVisitor<'_>,
             ) -> Result<()> {
                 self.plan.call("scan_dir_of")?;
-                self.inner.scan_dir_of(bucket, branch, parent, &mut |name, layer, row| {
+                self.inner.scan_dir_of(bucket, branch, epochs, parent, &mut |name, layer, row| {
                     self.plan.call("a row of scan_dir_of")?;
                     visit(name, layer, row)
                 })

@@ -356,7 +356,7 @@ fn follow_if(follow: bool) -> Follow {
 pub fn dump(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Vec<(String, String, Layer, Row)>> {
     let mut rows = Vec::new();
     txn.scan_dir(bucket, "", None, &mut |name, layer, row| {
-        rows.push((String::new(), name.to_owned(), layer, row));
+        rows.push((String::new(), name.to_owned(), layer, row()?));
         Ok(ControlFlow::Continue(()))
     })?;
     txn.scan_tree(

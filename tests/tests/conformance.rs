@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use alknet_fs_core::event::{Change, Commit, Cursor, Event, Op};
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Durability, Epoch,
-    Layer, LineBase, LineRecord, LockOutcome, ReadTxn, Retention, Row, SessionId, SessionOp,
-    SessionRecord, SnapshotRecord, Staging, Store, WriteTxn,
+    Layer, LazyRow, LineBase, LineRecord, LockOutcome, ReadTxn, Retention, Row, SessionId,
+    SessionOp, SessionRecord, SnapshotRecord, Staging, Store, WriteTxn,
 };
 use alknet_fs_core::{Attrs, Entry, EntryId, ErrorKind, Hash, Node, Result, Timestamp, TreePath};
 use alknet_fs_tests::fixture::Fixture;
@@ -40,7 +40,8 @@ conformance! {
     scan_dir_goes_by_name_bytes_then_from_the_greatest_layer
     scan_dir_begins_after_a_name
     scans_end_when_told_and_pass_errors_on
-    scan_dir_of_keeps_to_one_branch
+    scan_dir_of_keeps_to_one_branch_and_its_epochs
+    seek_in_finds_the_newest_row_in_a_range_of_epochs
     scan_tree_goes_by_parent_and_keeps_to_its_directory
     paths_of_keeps_to_branch_epochs_and_directory
     move_rows_moves_one_layer_strictly_below
@@ -427,7 +428,7 @@ fn rows_come_back_as_they_were_written(store: &dyn Store) {
     let mut scanned = Vec::new();
     let txn = store.read().unwrap();
     txn.scan_dir(id, "/d", None, &mut |_, _, row| {
-        scanned.push(row);
+        scanned.push(row()?);
         Ok(ControlFlow::Continue(()))
     })
     .unwrap();
@@ -547,17 +548,20 @@ fn scans_end_when_told_and_pass_errors_on(store: &dyn Store) {
     txn.scan_dir(id, "/d", None, &mut |_, _, _| Ok(second(&mut seen)))
         .unwrap();
     assert_eq!(std::mem::take(&mut seen), 2);
-    txn.scan_dir_of(id, BranchId(1), "/d", &mut |_, _, _| Ok(second(&mut seen)))
+    let epochs = Epoch(0)..=Epoch::MAX;
+    let visit = &mut |_: &str, _, _: &LazyRow<'_>| Ok(second(&mut seen));
+    txn.scan_dir_of(id, BranchId(1), epochs.clone(), "/d", visit)
         .unwrap();
     assert_eq!(std::mem::take(&mut seen), 2);
     txn.scan_tree(id, &path("/"), &mut |_, _, _, _| Ok(second(&mut seen)))
         .unwrap();
     assert_eq!(seen, 2);
     let fail = || alknet_fs_core::Error::new(ErrorKind::Cancelled);
-    let epochs = Epoch(0)..=Epoch::MAX;
     let kinds = [
         txn.scan_dir(id, "/d", None, &mut |_, _, _| Err(fail())),
-        txn.scan_dir_of(id, BranchId(1), "/d", &mut |_, _, _| Err(fail())),
+        txn.scan_dir_of(id, BranchId(1), epochs.clone(), "/d", &mut |_, _, _| {
+            Err(fail())
+        }),
         txn.scan_tree(id, &path("/"), &mut |_, _, _, _| Err(fail())),
         txn.paths_of(id, BranchId(1), epochs, &path("/"), &mut |_, _| Err(fail())),
     ]
@@ -565,29 +569,70 @@ fn scans_end_when_told_and_pass_errors_on(store: &dyn Store) {
     assert_eq!(kinds, [ErrorKind::Cancelled; 4]);
 }
 
-fn scan_dir_of_keeps_to_one_branch(store: &dyn Store) {
+fn scan_dir_of_keeps_to_one_branch_and_its_epochs(store: &dyn Store) {
     let id = bucket(store, "t");
     put_all(store, id, layer(1, 1), &["/d/a", "/d/b"]);
     put_all(store, id, layer(2, 2), &["/d/a", "/d/b", "/d/c"]);
     put_all(store, id, layer(2, 3), &["/d/b", "/e"]);
     let txn = store.read().unwrap();
-    let scan = |branch| {
+    let scan = |branch, first, last| {
         let mut out = Vec::new();
-        txn.scan_dir_of(id, BranchId(branch), "/d", &mut |name, layer, row| {
-            out.push(format!(
-                "{name} {}.{} {}",
-                layer.branch,
-                layer.epoch,
-                size(&row)
-            ));
-            Ok(ControlFlow::Continue(()))
-        })
+        let epochs = Epoch(first)..=Epoch(last);
+        txn.scan_dir_of(
+            id,
+            BranchId(branch),
+            epochs,
+            "/d",
+            &mut |name, layer, row| {
+                let (Layer { branch, epoch }, size) = (layer, size(&row()?));
+                out.push(format!("{name} {branch}.{epoch} {size}"));
+                Ok(ControlFlow::Continue(()))
+            },
+        )
         .unwrap();
         out
     };
-    assert_eq!(scan(2), ["a 2.2 0", "b 2.3 0", "b 2.2 1", "c 2.2 2"]);
-    assert_eq!(scan(1), ["a 1.1 0", "b 1.1 1"]);
-    assert_eq!(scan(3), [""; 0]);
+    let all = ["a 2.2 0", "b 2.3 0", "b 2.2 1", "c 2.2 2"];
+    assert_eq!(scan(2, 0, u32::MAX), all);
+    assert_eq!(scan(2, 2, 3), all);
+    assert_eq!(scan(2, 0, 2), ["a 2.2 0", "b 2.2 1", "c 2.2 2"]);
+    assert_eq!(scan(2, 3, 9), ["b 2.3 0"]);
+    assert_eq!(scan(1, 0, u32::MAX), ["a 1.1 0", "b 1.1 1"]);
+    assert_eq!(scan(3, 0, u32::MAX), [""; 0]);
+}
+
+fn seek_in_finds_the_newest_row_in_a_range_of_epochs(store: &dyn Store) {
+    let id = bucket(store, "t");
+    put_all(store, id, layer(1, 4), &["/d/x"]);
+    for (n, epoch) in [2, 4, 6].into_iter().enumerate() {
+        write(store, |t| {
+            t.put_row(id, "/d", "x", layer(2, epoch), &file(n as u64))
+        });
+    }
+    put_all(store, id, layer(3, 4), &["/d/x"]);
+    let txn = store.read().unwrap();
+    let seek = |branch, first, last| {
+        let epochs = Epoch(first)..=Epoch(last);
+        let found = txn.seek_in(id, BranchId(branch), epochs, "/d", "x");
+        found.unwrap().map(|(at, row)| (at.epoch.0, size(&row)))
+    };
+    assert_eq!(seek(2, 0, u32::MAX), Some((6, 2)));
+    assert_eq!(seek(2, 0, 5), Some((4, 1)));
+    assert_eq!(seek(2, 4, 4), Some((4, 1)));
+    assert_eq!(seek(2, 3, 3), None);
+    assert_eq!(seek(2, 0, 1), None);
+    assert_eq!(seek(2, 7, 9), None);
+    assert_eq!(seek(9, 0, 9), None);
+    let elsewhere = |bucket, parent, name| {
+        txn.seek_in(bucket, BranchId(2), Epoch(0)..=Epoch::MAX, parent, name)
+    };
+    for other in [
+        elsewhere(BucketId(99), "/d", "x"),
+        elsewhere(id, "/", "x"),
+        elsewhere(id, "/d", "xx"),
+    ] {
+        assert_eq!(other.unwrap(), None);
+    }
 }
 
 const NEIGHBOURS: &[&str] = &[

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use alknet_fs_core::store::LazyRow;
 use alknet_fs_core::{ErrorKind, Result};
 use rusqlite::Connection;
 
@@ -116,7 +117,8 @@ fn list(conn: &Connection, sql: &str, problems: &mut Vec<String>) -> Result<()> 
 
 /// Decodes every entry up to the first that does not.
 fn check_rows(conn: &Connection) -> Result<()> {
-    let visit = &mut |_: &str, _: &str, _, _| Ok(ControlFlow::Continue(()));
+    let visit =
+        &mut |_: &str, _: &str, _, row: &LazyRow<'_>| row().map(|_| ControlFlow::Continue(()));
     read::scan(conn, ALL_ROWS, [0], visit).map(drop)
 }
 

@@ -4,7 +4,6 @@ use alknet_fs_core::Result;
 use alknet_fs_core::store::{BucketId, Layer};
 use rusqlite::Connection;
 
-use crate::error::DbResult;
 use crate::write::change;
 
 /// The directories whose rows move.
@@ -30,65 +29,14 @@ impl<'a> Parents<'a> {
             Self::Between(low, high) => (low, high),
         }
     }
-}
-
-/// How the rows of one layer in some directories are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// By the primary key they lie side by side, which makes the move a third faster; but so do
-    /// those of all other layers, which may be many.
-    Key,
-    /// By branch, only the branch's own rows are met.
-    Branch,
-}
-
-impl Way {
-    fn index(self) -> &'static str {
-        match self {
-            Self::Key => "NOT INDEXED",
-            Self::Branch => "INDEXED BY entries_by_branch",
-        }
-    }
-
-    /// Chooses the key unless most rows in the directories are those of other layers.
-    pub(crate) fn choose(
-        conn: &Connection,
-        bucket: BucketId,
-        layer: Layer,
-        parents: Parents<'_>,
-    ) -> Result<Self> {
-        let condition = parents.condition();
-        let (low, high) = parents.bounds();
-        let own = format!(
-            "SELECT count(*) FROM entries {} WHERE bucket = ?1 AND {condition} AND branch = ?4",
-            Self::Branch.index()
-        );
-        let own: i64 = conn
-            .prepare_cached(&own)
-            .db()?
-            .query_row((bucket.0, low, high, layer.branch.0), |row| row.get(0))
-            .db()?;
-        let all = format!(
-            "SELECT count(*) FROM (SELECT 1 FROM entries {} WHERE bucket = ?1 AND {condition} \
-             LIMIT ?4)",
-            Self::Key.index()
-        );
-        let most = own * 2 + 1;
-        let all: i64 = conn
-            .prepare_cached(&all)
-            .db()?
-            .query_row((bucket.0, low, high, most), |row| row.get(0))
-            .db()?;
-        Ok(if all < most { Self::Key } else { Self::Branch })
-    }
 
     /// Returns the statements that copy the rows and remove the old ones. An `UPDATE` takes a
     /// quarter longer, because it looks up each row in both trees once more.
-    pub(crate) fn statements(self, parents: Parents<'_>) -> [String; 2] {
+    pub(crate) fn statements(self) -> [String; 2] {
         let rows = format!(
-            "FROM entries {} WHERE bucket = ?1 AND {} AND branch = ?4 AND epoch = ?5",
-            self.index(),
-            parents.condition()
+            "FROM entries INDEXED BY entries_by_branch \
+             WHERE bucket = ?1 AND {} AND branch = ?4 AND epoch = ?5",
+            self.condition()
         );
         [
             format!(
@@ -110,7 +58,7 @@ pub(crate) fn move_rows(
     prefix: &str,
     rest: usize,
 ) -> Result<()> {
-    let [copy, remove] = Way::choose(conn, bucket, layer, parents)?.statements(parents);
+    let [copy, remove] = parents.statements();
     let (low, high) = parents.bounds();
     let (bucket, branch, epoch) = (bucket.0, layer.branch.0, layer.epoch.0);
     let params = (bucket, low, high, branch, epoch, prefix, rest as i64);

@@ -1,11 +1,11 @@
 //! Proves that the hot statements cost what the design says: one seek, whatever else is stored.
 
-use alknet_fs_core::store::{BranchId, BucketId, Epoch, Layer};
 use rusqlite::{Connection, Params, StatementStatus};
 
-use crate::moving::{Parents, Way};
+use crate::moving::Parents;
 use crate::read::{
     PATHS_BELOW_OF, PATHS_IN_OF, PATHS_OF, SCAN_BELOW, SCAN_DIR, SCAN_DIR_AFTER, SCAN_DIR_OF, SEEK,
+    SEEK_IN,
 };
 use crate::schema::initialise;
 
@@ -68,7 +68,11 @@ fn hot_statements_use_an_index_for_where_and_order() {
         ),
         (
             SCAN_DIR_OF,
-            "INDEX entries_by_branch (branch=? AND parent=?)",
+            "COVERING INDEX entries_by_branch (branch=? AND parent=?)",
+        ),
+        (
+            SEEK_IN,
+            "COVERING INDEX entries_by_branch (branch=? AND parent=? AND name=? AND epoch>? AND epoch<?)",
         ),
         (PATHS_OF, "COVERING INDEX entries_by_branch (branch=?)"),
         (
@@ -83,17 +87,10 @@ fn hot_statements_use_an_index_for_where_and_order() {
         assert_plan(&conn, sql, want);
     }
     for parents in [Parents::Only("/a"), Parents::Between("/a/", "/a0")] {
-        for (way, want) in [
-            (Way::Key, "PRIMARY KEY (bucket=? AND parent>? AND parent<?)"),
-            (
-                Way::Branch,
-                "INDEX entries_by_branch (branch=? AND parent>? AND parent<?)",
-            ),
-        ] {
-            for sql in way.statements(parents) {
-                assert_plan(&conn, &sql, want);
-            }
-        }
+        let [copy, remove] = parents.statements();
+        let want = "INDEX entries_by_branch (branch=? AND parent>? AND parent<?)";
+        assert_plan(&conn, &copy, &format!("COVERING {want}"));
+        assert_plan(&conn, &remove, want);
     }
 }
 
@@ -107,18 +104,4 @@ fn assert_plan(conn: &Connection, sql: &str, want: &str) {
         .collect();
     assert_eq!(plan.len(), 1, "{sql}: {plan:?}");
     assert!(plan[0].ends_with(want), "{sql}: {plan:?}");
-}
-
-#[test]
-fn a_move_goes_by_key_unless_other_layers_crowd_the_directory() {
-    let conn = store();
-    let layer = Layer {
-        branch: BranchId(3),
-        epoch: Epoch(1),
-    };
-    let choose = || Way::choose(&conn, BucketId(1), layer, Parents::Only("/d")).unwrap();
-    fill(&conn, "x", 3..=4);
-    assert_eq!(choose(), Way::Key);
-    fill(&conn, "y", 5..=1000);
-    assert_eq!(choose(), Way::Branch);
 }

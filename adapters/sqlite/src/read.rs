@@ -6,7 +6,7 @@ use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Cursor, Event};
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Layer,
-    LineBase, LineRecord, ReadTxn, Row, RowVisitor, SessionId, SessionOp, SessionRecord,
+    LazyRow, LineBase, LineRecord, ReadTxn, Row, RowVisitor, SessionId, SessionOp, SessionRecord,
     SnapshotRecord, Staging, TreeVisitor,
 };
 use alknet_fs_core::{Result, TreePath};
@@ -28,6 +28,14 @@ pub(crate) const SEEK: &str = concat!(
     row_columns!(),
     " FROM entries WHERE bucket = ?1 AND parent = ?2 AND name = ?3 \
      AND (branch, epoch) <= (?4, ?5) ORDER BY branch DESC, epoch DESC"
+);
+
+/// Reads one branch's copy of its rows; see the schema for why there are two.
+pub(crate) const SEEK_IN: &str = concat!(
+    "SELECT branch, epoch, ",
+    row_columns!(),
+    " FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 AND parent = ?5 AND name = ?6 \
+     AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY epoch DESC"
 );
 
 pub(crate) const SCAN_DIR: &str = concat!(
@@ -52,10 +60,10 @@ pub(crate) const SCAN_BELOW: &str = concat!(
 );
 
 pub(crate) const SCAN_DIR_OF: &str = concat!(
-    "SELECT parent, name, branch, epoch, ",
+    "SELECT name, epoch, ",
     row_columns!(),
-    " FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 AND parent = ?3 AND bucket = ?1 \
-     ORDER BY name, epoch DESC"
+    " FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 AND parent = ?5 \
+     AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY name, epoch DESC"
 );
 
 pub(crate) const PATHS_OF: &str = "SELECT parent, name FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 \
@@ -139,20 +147,22 @@ impl<H: Handle> ReadTxn for Txn<H> {
         name: &str,
         at_most: Layer,
     ) -> Result<Option<(Layer, Row)>> {
-        let mut stmt = self.0.conn()?.prepare_cached(SEEK).db()?;
         let Layer { branch, epoch } = at_most;
-        let mut rows = stmt
-            .query((bucket.0, parent, name, branch.0, epoch.0))
-            .db()?;
-        let Some(row) = rows.next().db()? else {
-            return Ok(None);
-        };
-        let fields = Fields {
-            row,
-            table: "entries",
-            key: &|| format!("{bucket} {}", TreePath::from_stored(parent, name)),
-        };
-        Ok(Some((decode_layer(&fields, 0)?, decode_row(&fields, 2)?)))
+        let params = (bucket.0, parent, name, branch.0, epoch.0);
+        newest(self.0.conn()?, SEEK, params, parent, name)
+    }
+
+    fn seek_in(
+        &self,
+        bucket: BucketId,
+        branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
+        parent: &str,
+        name: &str,
+    ) -> Result<Option<(Layer, Row)>> {
+        let (first, last) = (epochs.start().0, epochs.end().0);
+        let params = (bucket.0, branch.0, first, last, parent, name);
+        newest(self.0.conn()?, SEEK_IN, params, parent, name)
     }
 
     fn scan_dir(
@@ -163,7 +173,7 @@ impl<H: Handle> ReadTxn for Txn<H> {
         visit: &mut RowVisitor<'_>,
     ) -> Result<()> {
         let conn = self.0.conn()?;
-        let visit = &mut |_: &str, name: &str, layer, row| visit(name, layer, row);
+        let visit = &mut |_: &str, name: &str, layer, row: &LazyRow<'_>| visit(name, layer, row);
         match after {
             None => scan(conn, SCAN_DIR, (bucket.0, parent), visit),
             Some(after) => scan(conn, SCAN_DIR_AFTER, (bucket.0, parent, after), visit),
@@ -175,12 +185,31 @@ impl<H: Handle> ReadTxn for Txn<H> {
         &self,
         bucket: BucketId,
         branch: BranchId,
+        epochs: RangeInclusive<Epoch>,
         parent: &str,
         visit: &mut RowVisitor<'_>,
     ) -> Result<()> {
-        let visit = &mut |_: &str, name: &str, layer, row| visit(name, layer, row);
-        let own = (bucket.0, branch.0, parent);
-        scan(self.0.conn()?, SCAN_DIR_OF, own, visit).map(drop)
+        let mut stmt = self.0.conn()?.prepare_cached(SCAN_DIR_OF).db()?;
+        let (first, last) = (epochs.start().0, epochs.end().0);
+        let mut rows = stmt.query((bucket.0, branch.0, first, last, parent)).db()?;
+        while let Some(row) = rows.next().db()? {
+            let fields = Fields {
+                row,
+                table: "entries",
+                key: &|| format!("of a name below {parent}"),
+            };
+            let name = fields.text(0, "name")?;
+            let fields = Fields {
+                key: &|| TreePath::from_stored(parent, name).to_string(),
+                ..fields
+            };
+            let epoch = Epoch(fields.number(1, "epoch")?);
+            let row = || decode_row(&fields, 2);
+            if visit(name, Layer { branch, epoch }, &row)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn scan_tree(
@@ -190,6 +219,9 @@ impl<H: Handle> ReadTxn for Txn<H> {
         visit: &mut TreeVisitor<'_>,
     ) -> Result<()> {
         let conn = self.0.conn()?;
+        let visit = &mut |parent: &str, name: &str, layer, row: &LazyRow<'_>| {
+            visit(parent, name, layer, row()?)
+        };
         if scan(conn, SCAN_DIR, (bucket.0, under.as_str()), visit)?.is_break() {
             return Ok(());
         }
@@ -342,12 +374,36 @@ fn all<T>(
     Ok(records)
 }
 
+/// Returns the first row of a statement whose first columns are branch and epoch.
+fn newest(
+    conn: &Connection,
+    sql: &str,
+    params: impl Params,
+    parent: &str,
+    name: &str,
+) -> Result<Option<(Layer, Row)>> {
+    let mut stmt = conn.prepare_cached(sql).db()?;
+    let mut rows = stmt.query(params).db()?;
+    let Some(row) = rows.next().db()? else {
+        return Ok(None);
+    };
+    let fields = Fields {
+        row,
+        table: "entries",
+        key: &|| TreePath::from_stored(parent, name).to_string(),
+    };
+    Ok(Some((decode_layer(&fields, 0)?, decode_row(&fields, 2)?)))
+}
+
+/// Calls for each row of a scan, with the parent and the name; `Break` ends it.
+type Visitor<'a> = dyn FnMut(&str, &str, Layer, &LazyRow<'_>) -> Result<ControlFlow<()>> + 'a;
+
 /// Visits the rows of a statement whose first columns are parent, name, branch and epoch.
 pub(crate) fn scan(
     conn: &Connection,
     sql: &str,
     params: impl Params,
-    visit: &mut TreeVisitor<'_>,
+    visit: &mut Visitor<'_>,
 ) -> Result<ControlFlow<()>> {
     let mut stmt = conn.prepare_cached(sql).db()?;
     let mut rows = stmt.query(params).db()?;
@@ -365,7 +421,7 @@ pub(crate) fn scan(
             key: &key,
         };
         let layer = decode_layer(&fields, 2)?;
-        if visit(parent, name, layer, decode_row(&fields, 4)?)?.is_break() {
+        if visit(parent, name, layer, &|| decode_row(&fields, 4))?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }

@@ -44,8 +44,8 @@ CREATE TABLE snapshots (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE entries (
-    -- What each layer, that is a branch in an epoch, holds at each path. The newest row that a
-    -- branch sees at a path is one seek away, however many layers have rows there.
+    -- What each layer, that is a branch in an epoch, holds at each path. By this key the newest row
+    -- of a path that a deep chain of branches sees is one seek away, however many layers have rows.
     bucket INTEGER NOT NULL, -- buckets.id
     parent TEXT    NOT NULL, -- the directory's path, '/' for the root; '' for the root's own row
     name   TEXT    NOT NULL, -- the name in it; '' for the root's own row
@@ -64,7 +64,12 @@ CREATE TABLE entries (
     PRIMARY KEY (bucket, parent, name, branch DESC, epoch DESC)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX entries_by_branch ON entries (branch, parent, name, epoch DESC);
+-- Has the whole rows once more, in an order in which those of one branch lie side by side: however
+-- many branches have rows in a directory, one branch's listing is read from the same few pages.
+CREATE INDEX entries_by_branch ON entries (
+    branch, parent, name, epoch DESC,
+    kind, size, hash, target, mode, uid, gid, mtime, ctime, base
+);
 
 CREATE TABLE contents (
     -- The bytes that exist, each once, named by their hash.

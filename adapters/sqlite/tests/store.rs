@@ -398,7 +398,8 @@ fn scans_keep_to_their_directory_and_order() {
     assert_eq!(list(Some("x"), 9), ["z 1.1"]);
     assert_eq!(list(None, 2).len(), 2);
     let mut own = Vec::new();
-    txn.scan_dir_of(bucket, BranchId(1), "/a", &mut |name, layer, _| {
+    let epochs = Epoch(0)..=Epoch::MAX;
+    txn.scan_dir_of(bucket, BranchId(1), epochs, "/a", &mut |name, layer, _| {
         own.push(format!("{name} {}", layer.epoch));
         Ok(ControlFlow::Continue(()))
     })
@@ -773,7 +774,7 @@ fn a_bad_row_is_corrupt_and_named() {
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{sql}");
         assert!(
-            error.to_string().contains("table entries, row 1 /d/f: "),
+            error.to_string().contains("table entries, row /d/f: "),
             "{error}"
         );
         let problems = store.check(true).unwrap();
