@@ -151,9 +151,12 @@ impl Bench {
         (0..rounds).inspect(move |&round| bar.set_position(round as u64))
     }
 
-    /// Makes an empty directory that goes when the value is dropped.
-    pub(crate) fn dir(&self) -> Result<TempDir> {
-        Ok(tempfile::Builder::new().tempdir_in(self.scratch.path())?)
+    /// Makes an empty directory that lasts as long as the run: ext4 without a journal does not use
+    /// the inodes of deleted files again for some minutes and searches past them meanwhile, so what
+    /// one measurement deleted would slow down the next.
+    pub(crate) fn dir(&self) -> Result<PathBuf> {
+        let dir = tempfile::Builder::new().tempdir_in(self.scratch.path())?;
+        Ok(dir.keep())
     }
 
     /// Returns a path in the directory that lasts as long as the run.

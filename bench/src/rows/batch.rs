@@ -22,9 +22,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     for round in bench.rounds("files in batches", rounds) {
         let dir = bench.dir()?;
         let blocks = data::blocks(round as u64, count);
-        let main = new_store(&dir.path().join("store"))?;
-        let bare = Bare::create(&dir.path().join("bare.db"))?;
-        let repository = Repository::create(dir.path(), &blocks)?;
+        let main = new_store(&dir.join("store"))?;
+        let bare = Bare::create(&dir.join("bare.db"))?;
+        let repository = Repository::create(&dir, &blocks)?;
         settle()?;
         ours.time(count, || put_all(&main, &blocks, per_batch))?;
         sqlite.time(count, || insert_all(&bare, &blocks, per_batch))?;

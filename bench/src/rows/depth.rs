@@ -33,7 +33,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let depth = bench.pick(1000, 60);
     let dir = bench.dir()?;
     let [alone, chain, snapshots, crowd] =
-        ["alone", "chain", "snapshots", "crowd"].map(|name| dir.path().join(name));
+        ["alone", "chain", "snapshots", "crowd"].map(|name| dir.join(name));
     make_tree(&alone)?;
     bench.prepare("forking 1,000 branches off one another");
     make_chain(&chain, depth)?;

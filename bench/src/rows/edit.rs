@@ -18,7 +18,7 @@ const BLOCK: usize = 1 << 20;
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (edits, blocks) = bench.pick((40, 1024), (12, 64));
     let dir = bench.dir()?;
-    let (store, file) = (dir.path().join("store"), dir.path().join("plain"));
+    let (store, file) = (dir.join("store"), dir.join("plain"));
     let main = new_store(&store)?;
     bench.prepare("writing 1 GiB");
     let mut plain = File::create_new(&file)?;

@@ -10,9 +10,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.pick(200, 16);
     let (large, entries) = million(bench)?;
     let dir = bench.dir()?;
-    let small = dir.path().join("small");
+    let small = dir.join("small");
     store_of(&small, 1000)?;
-    let bare = Bare::create(&dir.path().join("bare.db"))?;
+    let bare = Bare::create(&dir.join("bare.db"))?;
     settle()?;
     let (large, small) = (open_main(&large)?, open_main(&small)?);
     let [mut forks, mut snapshots] = <[[Times; 2]; 2]>::default();

@@ -23,10 +23,10 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     for _ in bench.rounds("peak memory", rounds) {
         let dir = bench.dir()?;
         let mut import = child("memory-of-import")?;
-        import.arg(&tree.path).arg(dir.path().join("import"));
+        import.arg(&tree.path).arg(dir.join("import"));
         of_import.push(peak_of(import)?);
         let mut stream = child("memory-of-stream")?;
-        stream.arg(len.to_string()).arg(dir.path().join("stream"));
+        stream.arg(len.to_string()).arg(dir.join("stream"));
         of_stream.push(peak_of(stream)?);
     }
     let work = format!("resident memory, import of {} files", tree.files);

@@ -10,7 +10,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.pick(51, 11);
     let (large, _) = million(bench)?;
     let dir = bench.dir()?;
-    let empty = dir.path().join("empty");
+    let empty = dir.join("empty");
     drop(Store::create(&empty)?);
     settle()?;
     let [mut opens, mut uses] = <[[Times; 2]; 2]>::default();

@@ -13,10 +13,10 @@ use crate::plain::{Bare, durable_put};
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (rounds, puts) = bench.pick((9, 400), (3, 60));
     let dir = bench.dir()?;
-    let main = new_store(&dir.path().join("store"))?;
+    let main = new_store(&dir.join("store"))?;
     main.mkdir("/files")?;
-    let bare = Bare::create(&dir.path().join("bare.db"))?;
-    let plain = dir.path().join("plain");
+    let bare = Bare::create(&dir.join("bare.db"))?;
+    let plain = dir.join("plain");
     fs::create_dir(&plain)?;
     settle()?;
     let (mut ours, mut sqlite, mut files) = <(Times, Times, Times)>::default();

@@ -23,11 +23,11 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (rounds, count) = bench.pick((320, 4000), (32, 1000));
     let dir = bench.dir()?;
     let blocks = data::blocks(1, count);
-    let store = dir.path().join("store");
+    let store = dir.join("store");
     tree_of(&new_store(&store)?, &blocks)?;
     // The store closed, so its database holds everything and its write-ahead log nothing.
     let main = open_main(&store)?;
-    plain_tree(dir.path(), &blocks)?;
+    plain_tree(&dir, &blocks)?;
     settle()?;
     let order = data::shuffled(count);
     let files: Vec<_> = order.iter().map(|&i| path_at_depth_3(i)).collect();
@@ -43,7 +43,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 
     // The baseline gets paths as short as the store's: relative to the tree.
     let home = env::current_dir()?;
-    env::set_current_dir(dir.path().join("plain"))?;
+    env::set_current_dir(dir.join("plain"))?;
     let [mut reads, mut stats, mut lists] = <[[Times; 4]; 3]>::default();
     for round in bench.rounds("reads", rounds) {
         let files = slice(&files, round, SLICE);

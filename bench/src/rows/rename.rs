@@ -15,14 +15,14 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (rounds, files) = bench.pick((14, 10_000), (4, 2_000));
     let dir = bench.dir()?;
     // The rows that forks write at the paths would burden the other measurement.
-    let [main, parent] = ["store", "forked"].map(|name| new_store(&dir.path().join(name)));
+    let [main, parent] = ["store", "forked"].map(|name| new_store(&dir.join(name)));
     let (main, parent) = (main?, parent?);
     let paths: Vec<_> = (0..files)
         .map(|i| format!("dir-{:03}/file-{:02}.txt", i / 100, i % 100))
         .collect();
     fill(&main, &paths)?;
     fill(&parent, &paths)?;
-    let table = Table::create(&dir.path().join("bare.db"), &paths)?;
+    let table = Table::create(&dir.join("bare.db"), &paths)?;
     settle()?;
     let [mut ours, mut inherited, mut base] = <[Times; 3]>::default();
     for round in bench.rounds("renames", rounds) {

@@ -22,7 +22,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             // Bytes that the store holds already would not be stored again.
             data[..8].copy_from_slice(&(round * block).to_le_bytes());
             let dir = bench.dir()?;
-            let main = new_store(&dir.path().join("store"))?;
+            let main = new_store(&dir.join("store"))?;
             settle()?;
             let closed = ours.time(1, || {
                 let session = main.open_session("/file", &OpenOptions::new().truncate(true))?;
@@ -32,7 +32,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
                 Ok(session.close()?)
             })?;
             settle()?;
-            let file = dir.path().join("plain");
+            let file = dir.join("plain");
             plain.time(1, || write_plain(&file, &data, block))?;
             ensure!(closed.hash == Hash::of(&data) && closed.size == len as u64);
             ensure!(file.metadata()?.len() == len as u64);
@@ -54,13 +54,13 @@ fn write_plain(path: &Path, data: &[u8], block: usize) -> Result<()> {
 
 fn read_back(bench: &mut Bench, data: &[u8]) -> Result<()> {
     let dir = bench.dir()?;
-    let main = new_store(&dir.path().join("store"))?;
+    let main = new_store(&dir.join("store"))?;
     let session = main.open_session("/file", &OpenOptions::new())?;
     for bytes in data.chunks(BLOCK) {
         session.append(bytes)?;
     }
     session.close()?;
-    let file = dir.path().join("plain");
+    let file = dir.join("plain");
     write_plain(&file, data, BLOCK)?;
     let mut hasher = blake3::Hasher::new();
     consume(&mut main.open("/file")?, |bytes| {

@@ -22,11 +22,11 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let [mut again, mut copy_again, mut update] = <[Times; 3]>::default();
     let [mut export, mut copy_out] = <[Times; 2]>::default();
     // Once before, so that both sides find the source in the page cache.
-    copy_and_sync(&tree.path, &bench.dir()?.path().join("copy"), "-a")?;
+    copy_and_sync(&tree.path, &bench.dir()?.join("copy"), "-a")?;
     for round in bench.rounds("import and export", rounds) {
         let dir = bench.dir()?;
-        let main = new_store(&dir.path().join("store"))?;
-        let copied = dir.path().join("copy");
+        let main = new_store(&dir.join("store"))?;
+        let copied = dir.join("copy");
 
         settle()?;
         let report = import.time(1, || import_into(&main, &tree))?;
@@ -44,15 +44,15 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         update.time(1, || copy_and_sync(&tree.path, &copied, "-auT"))?;
         settle()?;
         copy_again.time(1, || {
-            copy_and_sync(&tree.path, &dir.path().join("copy-again"), "-a")
+            copy_and_sync(&tree.path, &dir.join("copy-again"), "-a")
         })?;
 
         settle()?;
-        let exported = dir.path().join("exported");
+        let exported = dir.join("exported");
         let report = export.time(1, || export_from(&main, &exported))?;
         ensure!(report.files == tree.files as u64 && report.bytes == tree.bytes);
         settle()?;
-        let out = dir.path().join("copy-out");
+        let out = dir.join("copy-out");
         copy_out.time(1, || copy_and_sync(&tree.path, &out, "-a"))?;
         if round == 0 {
             ensure_equal(&tree.path, &exported)?;
