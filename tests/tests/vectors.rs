@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use alknet_fs::{
     Batch, Branch, BranchInfo, Bucket, Cancel, Cursor, Difference, Durability, Entry, ErrorKind,
-    EventFilter, ExportOptions, Follow, Hash, ImportOptions, Kind, OpenOptions, Options, PutMode,
-    Reader, Result, Retention, Session, SessionId, SetAttrs, Store, Task, Timestamp, TreePath,
-    TreeRef, View, Walk, WatchOptions, Watcher,
+    EventFilter, ExportOptions, Follow, FsckOptions, GcOptions, Hash, ImportOptions, Kind,
+    OpenOptions, Options, PutMode, Reader, Result, Retention, Session, SessionId, SetAttrs,
+    Sharing, Store, Task, Timestamp, TreePath, TreeRef, View, Walk, WatchOptions, Watcher,
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -560,6 +560,7 @@ impl World {
         }
         let groups = [
             Self::step_store,
+            Self::step_upkeep,
             Self::step_branch,
             Self::step_read,
             Self::step_write,
@@ -646,6 +647,46 @@ impl World {
             _ => return Ok(None),
         }
         some(NOTHING)
+    }
+
+    fn step_upkeep(&mut self, op: &str, args: &Args<'_>) -> Result<Option<Outcome>> {
+        match op {
+            "stats" => {
+                let stats = self.store().stats()?;
+                some(json!({
+                    "buckets": stats.buckets, "branches": stats.branches,
+                    "snapshots": stats.snapshots, "sessions": stats.sessions,
+                    "contents": stats.contents, "content_bytes": stats.content_bytes,
+                }))
+            }
+            "sharing" => {
+                let trees = args.texts("trees");
+                let trees: Result<Vec<TreeRef>> = trees.iter().map(|t| t.parse()).collect();
+                some(sharing(self.bucket(args)?.sharing(&trees?, &args.task())?))
+            }
+            "fsck" => {
+                let options = FsckOptions::new().fast(args.flag("fast", false));
+                let report = self.store().fsck(&options, &args.task())?;
+                let problems = report.problems.iter();
+                let problems = problems.map(|p| json!({"subject": p.subject, "detail": p.detail}));
+                some(json!({
+                    "entries": report.entries, "contents": report.contents,
+                    "bytes": report.bytes, "problems": problems.collect::<Value>(),
+                }))
+            }
+            "gc" => {
+                let mut options = GcOptions::new().dry_run(args.flag("dry_run", false));
+                if let Some(seconds) = args.get("grace") {
+                    options = options.grace(Duration::from_secs(integer(seconds)));
+                }
+                let report = self.store().gc(&options, &args.task())?;
+                some(json!({
+                    "versions": report.versions, "contents": report.contents,
+                    "content_bytes": report.content_bytes,
+                }))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn step_branch(&mut self, op: &str, args: &Args<'_>) -> Result<Option<Outcome>> {
@@ -1038,6 +1079,17 @@ fn at_path((path, found): &(TreePath, Entry)) -> Value {
     let mut value = entry(found);
     value["path"] = json!(path);
     value
+}
+
+fn sharing(sharing: Sharing) -> Value {
+    let trees = sharing.trees.iter().map(|tree| {
+        json!({
+            "tree": tree.tree.to_string(), "files": tree.files, "bytes": tree.bytes,
+            "shared_files": tree.shared_files, "stored": tree.stored, "shared": tree.shared,
+        })
+    });
+    let trees: Value = trees.collect();
+    json!({"trees": trees, "stored": sharing.stored, "apart": sharing.apart})
 }
 
 fn branch_info(info: BranchInfo) -> Value {
