@@ -302,7 +302,9 @@ pub(crate) enum Command {
     /// Free the space of contents that nothing refers to
     #[command(after_help = examples!(
         "alkfs gc --dry-run"
-        "alkfs gc --grace 10m"
+        "alkfs gc --grace 0"
+        "alkfs gc --schedule \"@every 6h\" --grace 7d --keep-events-for 90d"
+        "alkfs gc --due                  # what the schedule says, for cron"
     ))]
     Gc(Gc),
     /// Show how many things the store holds and how much disk it takes
@@ -706,12 +708,28 @@ pub(crate) struct Fsck {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Gc {
-    /// Spare what was stored this recently, in seconds or such as "10m"
+    /// Remove contents that have been known to be unreferenced for this long, in seconds or such
+    /// as "7d"; any other time than 0 takes a second run
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
     pub(crate) grace: Duration,
+    /// Remove events older than this too
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) keep_events_for: Option<Duration>,
+    /// Remove all but about this many of the newest events of each bucket too
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) keep_events: Option<u64>,
     /// Only say what would go
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// Remove nothing now, but set when `gc --due` does: "@every 6h" or cron fields, "0 3 * * *"
+    #[arg(long, value_name = "WHEN", conflicts_with_all = ["dry_run", "due", "unschedule"])]
+    pub(crate) schedule: Option<String>,
+    /// End the schedule
+    #[arg(long, conflicts_with_all = ["dry_run", "due"])]
+    pub(crate) unschedule: bool,
+    /// Do as the schedule says, if it is time and no other process does: for cron and services
+    #[arg(long, conflicts_with_all = ["dry_run", "grace", "keep_events", "keep_events_for"])]
+    pub(crate) due: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -14,9 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Commit, Cursor, Event};
 use crate::path::TreePath;
 use crate::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Durability, Epoch,
-    Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, SessionId, SessionOp,
-    SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, DueTask,
+    Durability, Epoch, Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor,
+    Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
 };
 
 /// A store that keeps everything in memory and forgets it when dropped.
@@ -66,6 +66,7 @@ struct State {
     rows: OrdMap<RowKey, Row>,
     contents: OrdMap<Hash, Arc<ContentRecord>>,
     pins: OrdMap<Hash, Timestamp>,
+    unreferenced: OrdMap<Hash, Timestamp>,
     sessions: OrdMap<SessionId, SessionRecord>,
     session_ops: OrdMap<(SessionId, u64), Arc<SessionOp>>,
     log: OrdMap<u64, (BucketId, Arc<Commit>)>,
@@ -362,6 +363,16 @@ impl ReadTxn for Reader {
         Ok(records.collect())
     }
 
+    fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()> {
+        let marks = self.0.unreferenced.iter();
+        marks.for_each(|(hash, since)| visit(*hash, *since));
+        Ok(())
+    }
+
+    fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>> {
+        Ok(self.0.unreferenced.get(hash).copied())
+    }
+
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()> {
         let State {
             rows,
@@ -429,6 +440,10 @@ impl ReadTxn for Reader {
         })
     }
 
+    fn schedules(&self) -> Result<Vec<Schedule>> {
+        Ok(Vec::new())
+    }
+
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>> {
         let value = self.0.values.get(&(scope.to_owned(), key.to_owned()));
         Ok(value.map(|value| value.to_vec()))
@@ -490,6 +505,8 @@ impl ReadTxn for Writer {
         fn contents_after(
             &self, after: Option<&Hash>, limit: usize, with_data: bool,
         ) -> Result<Vec<ContentRecord>>;
+        fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
+        fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
         fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
         fn session(&self, id: SessionId) -> Result<Option<SessionRecord>>;
         fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>>;
@@ -498,6 +515,7 @@ impl ReadTxn for Writer {
             &self, bucket: Option<BucketId>, after: Cursor, limit: usize,
         ) -> Result<Vec<Event>>;
         fn last_cursor(&self) -> Result<Cursor>;
+        fn schedules(&self) -> Result<Vec<Schedule>>;
         fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
     }
 }
@@ -682,6 +700,8 @@ impl WriteTxn for Writer {
         let fresh = !self.state().contents.contains_key(&content.hash);
         if fresh {
             self.set_content(content)?;
+        } else {
+            self.set_unreferenced(&content.hash, None)?;
         }
         Ok(fresh)
     }
@@ -695,6 +715,14 @@ impl WriteTxn for Writer {
     fn remove_content(&mut self, hash: &Hash) -> Result<()> {
         self.state().contents.remove(hash);
         self.state().pins.remove(hash);
+        self.set_unreferenced(hash, None)
+    }
+
+    fn set_unreferenced(&mut self, hash: &Hash, since: Option<Timestamp>) -> Result<()> {
+        match since {
+            Some(since) => self.state().unreferenced.insert(*hash, since),
+            None => self.state().unreferenced.remove(hash),
+        };
         Ok(())
     }
 
@@ -796,6 +824,14 @@ impl WriteTxn for Writer {
         }
     }
 
+    fn renew_lock(&mut self, name: &str, owner: &str, _seconds: u32) -> Result<bool> {
+        Ok(self
+            .state()
+            .locks
+            .get(name)
+            .is_some_and(|held| held == owner))
+    }
+
     fn unlock(&mut self, name: &str, owner: &str) -> Result<()> {
         if self
             .state()
@@ -805,6 +841,29 @@ impl WriteTxn for Writer {
         {
             self.state().locks.remove(name);
         }
+        Ok(())
+    }
+
+    fn set_schedule(&mut self, _name: &str, _when: &str, _payload: &str) -> Result<()> {
+        let detail = "a store in memory has no scheduler";
+        Err(Error::with_detail(ErrorKind::Unsupported, detail))
+    }
+
+    fn remove_schedule(&mut self, _name: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn claim_due(
+        &mut self,
+        _name: &str,
+        _now: Timestamp,
+        _worker: &str,
+        _seconds: u32,
+    ) -> Result<Option<DueTask>> {
+        Ok(None)
+    }
+
+    fn finish_due(&mut self, _task: &DueTask, _worker: &str) -> Result<()> {
         Ok(())
     }
 

@@ -246,6 +246,28 @@ pub enum Durability {
     Relaxed,
 }
 
+/// A task that a store's scheduler calls for again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// Its name, unique in the store.
+    pub name: String,
+    /// When it is due: five or six cron fields in local time, or `@every 6h`.
+    pub when: String,
+    /// What the task is given. Opaque to the store.
+    pub payload: String,
+    /// When it is due next.
+    pub next: Timestamp,
+}
+
+/// A task that is due, claimed by one worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueTask {
+    /// What the schedule gives it.
+    pub payload: String,
+    /// The entries of the scheduler's queue that this one run takes care of. Opaque.
+    pub jobs: Vec<i64>,
+}
+
 /// How many events to keep. Both limits may be set; the stricter one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
@@ -389,6 +411,10 @@ pub trait ReadTxn: Send {
         limit: usize,
         with_data: bool,
     ) -> Result<Vec<ContentRecord>>;
+    /// Visits the contents that were found unreferenced, with the time of the mark, by hash.
+    fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
+    /// Returns when a content was marked as unreferenced, if it is.
+    fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
     /// Visits the content hash of every row of every layer, every open session's base, every
     /// delta's base and every pin that has not expired at `now`; repeats are allowed.
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
@@ -408,6 +434,9 @@ pub trait ReadTxn: Send {
     fn events(&self, bucket: Option<BucketId>, after: Cursor, limit: usize) -> Result<Vec<Event>>;
     /// Returns the cursor of the newest event, or where it was when it was pruned.
     fn last_cursor(&self) -> Result<Cursor>;
+
+    /// Returns the schedules by name.
+    fn schedules(&self) -> Result<Vec<Schedule>>;
 
     /// Returns a value that was set under a key.
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
@@ -470,12 +499,15 @@ pub trait WriteTxn: ReadTxn {
         to: &TreePath,
     ) -> Result<()>;
 
-    /// Adds a content unless it exists; returns whether it was added.
+    /// Adds a content unless it exists; returns whether it was added. Whoever adds a content is
+    /// about to refer to it, so a mark as unreferenced goes.
     fn add_content(&mut self, content: &ContentRecord) -> Result<bool>;
     /// Replaces how an existing content is kept.
     fn set_content(&mut self, content: &ContentRecord) -> Result<()>;
-    /// Removes a content and its pin.
+    /// Removes a content, its pin and its mark as unreferenced.
     fn remove_content(&mut self, hash: &Hash) -> Result<()>;
+    /// Marks a content as unreferenced since a time, or with `None` as referenced again.
+    fn set_unreferenced(&mut self, hash: &Hash, since: Option<Timestamp>) -> Result<()>;
     /// Keeps a content from being collected until a time; a later call replaces the time.
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()>;
 
@@ -498,8 +530,31 @@ pub trait WriteTxn: ReadTxn {
     /// Asks for a named lock for a number of seconds. Asking again as the same owner succeeds and
     /// extends it.
     fn lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<LockOutcome>;
+    /// Extends a lock that `owner` took, even where its time is over but nobody took it since;
+    /// returns whether `owner` has had it without a break.
+    fn renew_lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<bool>;
     /// Gives a named lock back, if `owner` holds it.
     fn unlock(&mut self, name: &str, owner: &str) -> Result<()>;
+
+    /// Adds a schedule, or replaces the one of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where `when` does not parse;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where the store has no scheduler.
+    fn set_schedule(&mut self, name: &str, when: &str, payload: &str) -> Result<()>;
+    /// Removes a schedule; returns whether there was one. A run that has begun goes on.
+    fn remove_schedule(&mut self, name: &str) -> Result<bool>;
+    /// Claims a scheduled task for some seconds if it is due and no other worker has it. However
+    /// many times have passed unused, the task is due once.
+    fn claim_due(
+        &mut self,
+        name: &str,
+        now: Timestamp,
+        worker: &str,
+        seconds: u32,
+    ) -> Result<Option<DueTask>>;
+    /// Says that a claimed task is done. One that is not done in time is due again.
+    fn finish_due(&mut self, task: &DueTask, worker: &str) -> Result<()>;
 
     /// Sets the value under a key; `None` removes it.
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;

@@ -1,24 +1,40 @@
 //! Garbage collection.
 //!
-//! What is alive is decided inside one write transaction, so a writer either committed its
-//! reference before, and it is seen, or stores the content anew afterwards. Files go in a second
-//! transaction, and only while no view is open anywhere: a view may still show what was removed.
+//! The scans run in read transactions, so writers never wait for them; what they found is acted on
+//! in short write transactions, each of which checks what may have changed since.
+//!
+//! A content goes in two steps. A scan that finds it unreferenced marks it; whoever adds the same
+//! content again takes the mark off, in the transaction that refers to it. A scan that begins later,
+//! finds it unreferenced still, and marked for the grace period, lets it go, unless the mark has
+//! gone meanwhile. So a reference made before that scan is seen by it, and one made afterwards is
+//! seen by the mark.
+//!
+//! Files go last, and only while no view is open anywhere: a view may still show what was removed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use alknet_fs_core::store::{BranchId, BucketId, ContentForm, Durability, Epoch, Layer, ReadTxn};
-use alknet_fs_core::{Hash, Result, Timestamp, TreePath};
+use alknet_fs_core::store::{
+    BranchId, BucketId, ContentForm, Durability, Epoch, Layer, ReadTxn, Retention,
+};
+use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
+use serde::{Deserialize, Serialize};
 
 use crate::progress::{Progress, Task};
 use crate::store::{Inner, Store, now};
 
+/// How many rows or contents one write transaction removes, so that writers wait for milliseconds.
+const BATCH: usize = 1000;
+
 /// How to collect garbage.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcOptions {
     grace: Duration,
+    #[serde(skip)]
     dry_run: bool,
+    keep_events_for: Option<Duration>,
+    keep_events: Option<u64>,
 }
 
 impl Default for GcOptions {
@@ -26,17 +42,21 @@ impl Default for GcOptions {
         Self {
             grace: Duration::from_secs(3600),
             dry_run: false,
+            keep_events_for: None,
+            keep_events: None,
         }
     }
 }
 
 impl GcOptions {
-    /// Creates the default options: a grace period of one hour.
+    /// Creates the default options: a grace period of one hour, and all events stay.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets how old unreferenced content must be to be removed.
+    /// Sets for how long content must have been known to be unreferenced before it is removed.
+    /// A collection finds out what is; so with any other grace period than zero, it takes a second
+    /// one to remove it.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -49,17 +69,67 @@ impl GcOptions {
         self.dry_run = dry_run;
         self
     }
+
+    /// Sets how old events get before they go; a watcher that has not seen them is told that it
+    /// lagged.
+    #[must_use]
+    pub fn keep_events_for(mut self, age: Duration) -> Self {
+        self.keep_events_for = Some(age);
+        self
+    }
+
+    /// Sets how many of its newest events each bucket keeps, about: see [`Retention::at_most`].
+    #[must_use]
+    pub fn keep_events(mut self, count: u64) -> Self {
+        self.keep_events = Some(count);
+        self
+    }
+
+    fn retention(&self) -> Option<Retention> {
+        let not_before = self.keep_events_for.map(|age| {
+            let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+            Timestamp(now().0.saturating_sub(age))
+        });
+        let retention = Retention {
+            not_before,
+            at_most: self.keep_events,
+        };
+        (retention != Retention::default()).then_some(retention)
+    }
 }
+
+/// When garbage is collected, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcSchedule {
+    /// When: five cron fields in local time, or `@every 6h`.
+    pub when: String,
+    /// How.
+    pub options: GcOptions,
+    /// When next.
+    pub next: Timestamp,
+}
+
+/// The name of the schedule in the store.
+const SCHEDULE: &str = "gc";
+
+/// How long a scheduled collection may take before another process takes it for dead.
+const CLAIM_SECONDS: u32 = 3600;
 
 /// What a collection removed, or would remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GcReport {
+    /// Events that were too old or too many.
+    pub events: u64,
     /// Versions of entries that no branch and no snapshot shows.
     pub versions: u64,
-    /// Contents that nothing refers to.
+    /// Contents that nothing has referred to for the grace period.
     pub contents: u64,
     /// Their sizes, in bytes. A delta counts with its full size.
     pub content_bytes: u64,
+    /// Contents that nothing refers to and whose grace period is not over.
+    pub waiting: u64,
+    /// Their sizes, in bytes.
+    pub waiting_bytes: u64,
     /// Deltas that were rewritten in full, because only they kept a base alive.
     pub flattened: u64,
     /// Files that were removed from the disk.
@@ -72,69 +142,181 @@ pub struct GcReport {
 
 impl Store {
     /// Removes what nothing refers to any more: old versions of entries that neither a branch nor a
-    /// snapshot shows, contents, and files left by crashes.
+    /// snapshot shows, contents, and files left by crashes; and old events if asked to.
     ///
     /// Safe to run while others read and write: what an open reader, view or session holds stays
     /// readable.
     ///
     /// # Errors
-    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), and the store's own.
+    /// [`ErrorKind::Cancelled`]; what was removed before stays removed. The store's own.
     pub fn gc(&self, options: &GcOptions, task: &Task) -> Result<GcReport> {
         let span = tracing::info_span!("gc");
         let _entered = span.enter();
         let inner = &*self.inner;
-        let mut report = GcReport::default();
         if options.dry_run {
-            let txn = inner.tree.read()?;
-            let superseded = superseded(&*txn)?;
-            report.versions = superseded.len() as u64;
-            // What only superseded versions refer to would become free as well, but to know it
-            // takes removing them.
-            let marked = Marked::new(&*txn)?;
-            for (_, size) in marked.dead(options.grace) {
-                report.contents += 1;
-                report.content_bytes += size;
-            }
-            for orphan in inner.contents.orphans(&*txn)? {
-                report.files += 1;
-                report.file_bytes += orphan.len;
-            }
-            return Ok(report);
+            return inner.look_for_garbage(options);
         }
-        report.versions = inner.remove_superseded(task)?;
-        report.flattened = inner.flatten_over_dead_bases(task)?;
-        let mut txn = inner.tree.write(Durability::Full)?;
-        for (hash, size) in Marked::new(&*txn)?.dead(options.grace) {
-            inner.contents.remove(&mut *txn, &hash)?;
-            report.contents += 1;
-            report.content_bytes += size;
+        let mut report = GcReport {
+            events: inner.prune_events(options)?,
+            versions: inner.remove_superseded(task)?,
+            flattened: inner.flatten_over_dead_bases(task)?,
+            ..GcReport::default()
+        };
+        let marked = inner.remove_contents(options.grace, task, &mut report)?;
+        if marked && options.grace.is_zero() {
+            inner.remove_contents(options.grace, task, &mut report)?;
         }
-        txn.commit()?;
-        task.step(Progress {
-            files: report.contents,
-            bytes: report.content_bytes,
-            ..Progress::default()
-        })?;
         inner.sweep(options.grace, &mut report)?;
         Ok(report)
     }
+
+    /// Sets when garbage is collected, in place of any earlier schedule. The store keeps it;
+    /// [`gc_if_due`](Self::gc_if_due) follows it, in whichever process calls that.
+    ///
+    /// `when` is five cron fields in local time, such as `0 3 * * *`, or an interval, such as
+    /// `@every 6h` (`s`, `m`, `h` or `d`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for any other time; [`ErrorKind::Unsupported`] in memory.
+    pub fn schedule_gc(&self, when: &str, options: &GcOptions) -> Result<()> {
+        let set = || {
+            let payload =
+                serde_json::to_string(options).map_err(|e| Error::new(ErrorKind::Io).source(e))?;
+            let mut txn = self.inner.write()?;
+            txn.set_schedule(SCHEDULE, when, &payload)?;
+            txn.commit()
+        };
+        set().map_err(|e: Error| e.op("schedule gc"))
+    }
+
+    /// Ends the schedule; returns whether there was one.
+    pub fn unschedule_gc(&self) -> Result<bool> {
+        let mut txn = self.inner.write()?;
+        let had = txn.remove_schedule(SCHEDULE)?;
+        txn.commit()?;
+        Ok(had)
+    }
+
+    /// Returns the schedule.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where it does not parse.
+    pub fn gc_schedule(&self) -> Result<Option<GcSchedule>> {
+        let schedules = self.inner.tree.read()?.schedules()?;
+        let schedule = schedules.into_iter().find(|s| s.name == SCHEDULE);
+        schedule
+            .map(|schedule| {
+                Ok(GcSchedule {
+                    options: decode(&schedule.payload)?,
+                    when: schedule.when,
+                    next: schedule.next,
+                })
+            })
+            .transpose()
+    }
+
+    /// Collects garbage if the schedule says that it is time and no other process does; returns
+    /// what that removed. Meant to be called now and then by programs that run for long, or by cron.
+    ///
+    /// # Errors
+    /// As [`gc`](Self::gc); the collection is then due again after an hour.
+    pub fn gc_if_due(&self, task: &Task) -> Result<Option<GcReport>> {
+        let inner = &self.inner;
+        let now = now();
+        if !inner
+            .tree
+            .read()?
+            .schedules()?
+            .iter()
+            .any(|s| s.name == SCHEDULE)
+        {
+            return Ok(None);
+        }
+        let worker = format!("{}-{}", std::process::id(), now.0);
+        let mut txn = inner.write()?;
+        let due = txn.claim_due(SCHEDULE, now, &worker, CLAIM_SECONDS)?;
+        txn.commit()?;
+        let Some(due) = due else {
+            return Ok(None);
+        };
+        let report = self.gc(&decode(&due.payload)?, task)?;
+        let mut txn = inner.write()?;
+        txn.finish_due(&due, &worker)?;
+        txn.commit()?;
+        Ok(Some(report))
+    }
+}
+
+fn decode(payload: &str) -> Result<GcOptions> {
+    serde_json::from_str(payload).map_err(|e| {
+        Error::with_detail(ErrorKind::Corrupt, format!("the schedule is bad: {e}")).op("gc")
+    })
 }
 
 impl Inner {
+    fn look_for_garbage(&self, options: &GcOptions) -> Result<GcReport> {
+        let mut report = GcReport::default();
+        let txn = self.tree.read()?;
+        for superseded in superseded(&*txn)? {
+            report.versions += superseded.rows.len() as u64;
+        }
+        // What only superseded versions refer to would become free as well, but to know it takes
+        // removing them.
+        let found = Marked::new(&*txn)?;
+        for (_, size) in found.removable(options.grace) {
+            report.contents += 1;
+            report.content_bytes += size;
+        }
+        let (dead, dead_bytes) = found.dead();
+        report.waiting = dead - report.contents;
+        report.waiting_bytes = dead_bytes - report.content_bytes;
+        for orphan in self.contents.orphans(&*txn)? {
+            report.files += 1;
+            report.file_bytes += orphan.len;
+        }
+        Ok(report)
+    }
+
+    fn prune_events(&self, options: &GcOptions) -> Result<u64> {
+        let mut pruned = 0;
+        let Some(retention) = options.retention() else {
+            return Ok(pruned);
+        };
+        for bucket in self.tree.read()?.buckets()? {
+            let mut txn = self.tree.write(self.options.durability)?;
+            pruned += txn.prune_events(bucket.id, &retention)?;
+            txn.commit()?;
+        }
+        Ok(pruned)
+    }
+
     /// Removes row versions that nothing shows.
+    ///
+    /// What is superseded stays so until a branch or snapshot comes or goes: writes only ever add
+    /// newer rows above it. Where one does, the rest is left for the next collection.
     fn remove_superseded(&self, task: &Task) -> Result<u64> {
-        // A write transaction that would have nothing to do is not begun.
-        if superseded(&*self.tree.read()?)?.is_empty() {
-            return Ok(0);
+        let found = superseded(&*self.tree.read()?)?;
+        let mut removed = 0;
+        for Superseded {
+            bucket,
+            generation,
+            rows,
+        } in found
+        {
+            for batch in rows.chunks(BATCH) {
+                task.cancel().check()?;
+                let mut txn = self.tree.write(Durability::Full)?;
+                if txn.bucket(bucket)?.map(|b| b.generation) != Some(generation) {
+                    break;
+                }
+                for (parent, name, layer) in batch {
+                    txn.remove_row(bucket, parent, name, *layer)?;
+                }
+                txn.commit()?;
+                removed += batch.len() as u64;
+            }
         }
-        task.cancel().check()?;
-        let mut txn = self.tree.write(Durability::Full)?;
-        let doomed = superseded(&*txn)?;
-        for (bucket, parent, name, layer) in &doomed {
-            txn.remove_row(*bucket, parent, name, *layer)?;
-        }
-        txn.commit()?;
-        Ok(doomed.len() as u64)
+        Ok(removed)
     }
 
     /// Rewrites deltas in full where their base serves nothing else any more.
@@ -155,30 +337,84 @@ impl Inner {
         Ok(flattened)
     }
 
+    /// Marks what is unreferenced and removes what has been for the grace period; returns whether
+    /// anything was newly marked.
+    fn remove_contents(&self, grace: Duration, task: &Task, report: &mut GcReport) -> Result<bool> {
+        let found = Marked::new(&*self.tree.read()?)?;
+        (report.waiting, report.waiting_bytes) = found.dead();
+        for batch in found.removable(grace).chunks(BATCH) {
+            task.cancel().check()?;
+            let mut txn = self.tree.write(Durability::Full)?;
+            let (mut contents, mut bytes) = (0, 0);
+            for (hash, size) in batch {
+                if txn.unreferenced_since(hash)?.is_some() {
+                    self.contents.remove(&mut *txn, hash)?;
+                    contents += 1;
+                    bytes += size;
+                }
+            }
+            txn.commit()?;
+            report.contents += contents;
+            report.content_bytes += bytes;
+            report.waiting -= contents;
+            report.waiting_bytes -= bytes;
+            task.step(Progress {
+                files: report.contents,
+                bytes: report.content_bytes,
+                ..Progress::default()
+            })?;
+        }
+        let fresh: Vec<_> = found.not_yet_marked().collect();
+        for batch in fresh.chunks(BATCH) {
+            let mut txn = self.tree.write(self.options.durability)?;
+            for hash in batch {
+                txn.set_unreferenced(hash, Some(found.now))?;
+            }
+            txn.commit()?;
+        }
+        for batch in found.wrongly_marked.chunks(BATCH) {
+            let mut txn = self.tree.write(self.options.durability)?;
+            for hash in batch {
+                txn.set_unreferenced(hash, None)?;
+            }
+            txn.commit()?;
+        }
+        Ok(!fresh.is_empty())
+    }
+
     /// Removes files that nothing owns.
     fn sweep(&self, min_age: Duration, report: &mut GcReport) -> Result<()> {
         let Some(_alone) = self.keeper.no_views()? else {
             report.files_deferred = true;
             return Ok(());
         };
-        let mut txn = self.tree.write(self.options.durability)?;
-        let orphans = self.contents.orphans(&*txn)?;
-        let before = orphans.len() as u64;
-        report.file_bytes = self.contents.sweep(&mut *txn, &orphans, min_age)?;
-        report.files = before - self.contents.orphans(&*txn)?.len() as u64;
-        txn.commit()
+        let orphans = self.contents.orphans(&*self.tree.read()?)?;
+        for batch in orphans.chunks(BATCH) {
+            let mut txn = self.tree.write(self.options.durability)?;
+            let (files, bytes) = self.contents.sweep(&mut *txn, batch, min_age)?;
+            txn.commit()?;
+            report.files += files;
+            report.file_bytes += bytes;
+        }
+        Ok(())
     }
 }
 
-type VersionKey = (BucketId, Box<str>, Box<str>, Layer);
+/// The rows of a bucket that nothing shows.
+struct Superseded {
+    bucket: BucketId,
+    /// For which generation of the bucket that is known.
+    generation: u64,
+    rows: Vec<(Box<str>, Box<str>, Layer)>,
+}
 
 /// Finds the rows that neither a branch nor a snapshot nor a fork shows.
 ///
 /// A chain shows a branch either up to now, or up to an epoch that a snapshot or a fork pins. So a
 /// row is shown only if the present, or a pinned epoch, falls between its own epoch and the next
 /// newer row of the same branch at the same path, or the branch's next line.
-fn superseded(txn: &dyn ReadTxn) -> Result<Vec<VersionKey>> {
-    let mut doomed = Vec::new();
+fn superseded(txn: &dyn ReadTxn) -> Result<Vec<Superseded>> {
+    let mut found = Vec::new();
     for bucket in txn.buckets()? {
         let mut pins: BTreeSet<Epoch> = BTreeSet::from([Epoch::MAX]);
         let mut starts: HashMap<BranchId, Vec<Epoch>> = HashMap::new();
@@ -188,15 +424,21 @@ fn superseded(txn: &dyn ReadTxn) -> Result<Vec<VersionKey>> {
             pins.extend(lines.iter().filter_map(|line| line.base?.at));
             starts.insert(branch.id, lines.iter().map(|line| line.start).collect());
         }
-        let mut newer: Option<(Box<str>, Box<str>, Layer)> = None;
+        let mut rows = Vec::new();
+        let mut newer: Option<Layer> = None;
+        let (mut at_parent, mut at_name) = (String::new(), String::new());
         txn.scan_tree(
             bucket.id,
             &TreePath::root(),
             &mut |parent, name, layer, _| {
+                if at_parent != parent || at_name != name {
+                    parent.clone_into(&mut at_parent);
+                    name.clone_into(&mut at_name);
+                    newer = None;
+                }
                 let replaced = newer
-                    .as_ref()
-                    .filter(|(p, n, l)| **p == *parent && **n == *name && l.branch == layer.branch)
-                    .map(|(_, _, l)| l.epoch);
+                    .filter(|newer| newer.branch == layer.branch)
+                    .map(|newer| newer.epoch);
                 let line_end = starts
                     .get(&layer.branch)
                     .and_then(|starts| starts.iter().find(|start| **start > layer.epoch));
@@ -206,25 +448,35 @@ fn superseded(txn: &dyn ReadTxn) -> Result<Vec<VersionKey>> {
                     Some(end) => pins.range(layer.epoch..end).next().is_some(),
                 };
                 if !shown {
-                    doomed.push((bucket.id, parent.into(), name.into(), layer));
+                    rows.push((parent.into(), name.into(), layer));
                 }
-                newer = Some((parent.into(), name.into(), layer));
+                newer = Some(layer);
                 Ok(ControlFlow::Continue(()))
             },
         )?;
+        if !rows.is_empty() {
+            found.push(Superseded {
+                bucket: bucket.id,
+                generation: bucket.generation,
+                rows,
+            });
+        }
     }
-    Ok(doomed)
+    Ok(found)
 }
 
 /// Which contents are alive, and why.
 struct Marked {
     contents: HashMap<Hash, Content>,
+    /// Those that carry a mark as unreferenced and are alive, or gone.
+    wrongly_marked: Vec<Hash>,
     now: Timestamp,
 }
 
 struct Content {
     size: u64,
-    created: Timestamp,
+    /// When it was marked as unreferenced.
+    marked: Option<Timestamp>,
     base: Option<Hash>,
     /// Referred to by an entry, a session or a pin, not only by deltas.
     direct: bool,
@@ -249,7 +501,7 @@ impl Marked {
                 }
                 let content = Content {
                     size: record.size,
-                    created: record.created,
+                    marked: None,
                     base,
                     direct: false,
                     alive: false,
@@ -281,33 +533,57 @@ impl Marked {
                 todo.extend(content.base);
             }
         }
-        Ok(Self { contents, now })
+        let mut wrongly_marked = Vec::new();
+        txn.unreferenced(&mut |hash, since| match contents.get_mut(&hash) {
+            Some(content) if !content.alive => content.marked = Some(since),
+            _ => wrongly_marked.push(hash),
+        })?;
+        Ok(Self {
+            contents,
+            wrongly_marked,
+            now,
+        })
     }
 
-    /// Returns the contents that nothing refers to and that are older than the grace period.
-    fn dead(&self, grace: Duration) -> Vec<(Hash, u64)> {
-        let grace = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
-        let limit = self.now.0.saturating_sub(grace);
-        let dead = |content: &Content| !content.alive && content.created.0 <= limit;
-        let all = self.contents.iter();
-        let mut dead: Vec<_> = all
-            .filter(|(_, content)| dead(content))
-            .map(|(hash, content)| (*hash, content.size))
-            .collect();
-        dead.sort_unstable();
-        // A delta that is too young keeps its base.
+    /// Returns what may go: the contents that have carried their mark for the grace period and that
+    /// no delta which stays builds on, sorted. With no grace period, all that is unreferenced.
+    fn removable(&self, grace: Duration) -> Vec<(Hash, u64)> {
+        let grace_nanos = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
+        let limit = self.now.0.saturating_sub(grace_nanos);
+        let goes = |content: &Content| {
+            let waited = grace.is_zero() || content.marked.is_some_and(|since| since.0 <= limit);
+            !content.alive && waited
+        };
         let mut kept: HashSet<Hash> = HashSet::new();
-        for content in self.contents.values() {
-            if content.alive || content.created.0 > limit {
-                let mut base = content.base;
-                while let Some(hash) = base {
-                    kept.insert(hash);
-                    base = self.contents.get(&hash).and_then(|content| content.base);
-                }
+        for content in self.contents.values().filter(|content| !goes(content)) {
+            let mut base = content.base;
+            while let Some(hash) = base {
+                kept.insert(hash);
+                base = self.contents.get(&hash).and_then(|content| content.base);
             }
         }
-        dead.retain(|(hash, _)| !kept.contains(hash));
-        dead
+        let mut out: Vec<_> = self
+            .contents
+            .iter()
+            .filter(|(hash, content)| goes(content) && !kept.contains(hash))
+            .map(|(hash, content)| (*hash, content.size))
+            .collect();
+        out.sort_unstable();
+        out
+    }
+
+    fn not_yet_marked(&self) -> impl Iterator<Item = Hash> {
+        let dead = self.contents.iter().filter(|(_, content)| !content.alive);
+        dead.filter(|(_, content)| content.marked.is_none())
+            .map(|(hash, _)| *hash)
+    }
+
+    /// Returns how many contents nothing refers to, and their bytes.
+    fn dead(&self) -> (u64, u64) {
+        let dead = self.contents.values().filter(|content| !content.alive);
+        dead.fold((0, 0), |(count, bytes), content| {
+            (count + 1, bytes + content.size)
+        })
     }
 
     /// Returns the live deltas whose base nothing else uses, directly or as a base.

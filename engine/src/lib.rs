@@ -54,7 +54,7 @@ pub use batch::Batch;
 pub use branch::Branch;
 pub use bucket::{BranchInfo, Bucket, TreeRef};
 pub use fsck::{FsckOptions, FsckReport, Problem};
-pub use gc::{GcOptions, GcReport};
+pub use gc::{GcOptions, GcReport, GcSchedule};
 pub use progress::{Cancel, Progress, Task};
 pub use reader::Reader;
 pub use session::{Closed, OpenOptions, Session, SessionInfo};

@@ -770,13 +770,15 @@ impl Inner {
     }
 
     pub(crate) fn abort_session(&self, id: SessionId, force: bool) -> Result<()> {
-        let record = session_record(&*self.tree.read()?, id);
-        let record = record.map_err(|e| e.op("abort session"))?;
+        // Nobody can resume it between the look at it and its removal.
+        let mut txn = self.tree.write(Durability::Relaxed)?;
+        let record = session_record(&*txn, id).map_err(|e| e.op("abort session"))?;
         if !force && self.keeper.is_alive(&record.holder) {
             let detail = format!("in use by {}; its process is alive", record.owner);
             return Err(locked(detail).op("abort session").path(id));
         }
-        self.remove_session(&record)?;
+        self.end_session(&mut *txn, &record)?;
+        txn.commit()?;
         self.remove_staging(id)
     }
 
@@ -807,8 +809,8 @@ impl Inner {
         }
     }
 
-    /// Makes sure that an exclusive session has its lock still: it lapses where the process could not
-    /// renew it, and may belong to somebody else by now.
+    /// Makes sure that an exclusive session has had its lock all the time: it lapses where the process
+    /// could not renew it, and another session may have taken it since, and be over by now.
     fn keep_lock(
         &self,
         txn: &mut dyn alknet_fs_core::store::WriteTxn,
@@ -819,10 +821,13 @@ impl Inner {
         }
         let bucket = txn.branch(record.branch)?.map_or(0, |b| b.bucket.0);
         let name = lock_name(bucket, record);
-        match txn.lock(&name, &lock_owner(record), LOCK_SECONDS)? {
-            LockOutcome::Acquired => Ok(()),
-            LockOutcome::Held { owner } => Err(self.held_by(txn, record, &owner)),
+        if txn.renew_lock(&name, &lock_owner(record), LOCK_SECONDS)? {
+            return Ok(());
         }
+        let detail = "its exclusive lock lapsed and another session had it since: look at what is \
+                      there now, then detach and resume the session to take the lock again, or \
+                      abort it";
+        Err(locked(detail.to_owned()))
     }
 
     /// Makes the error for a path whose exclusive lock another session has.
@@ -951,10 +956,10 @@ impl Keeper {
         let Some(dir) = &self.dir else {
             return Ok(None);
         };
-        create_private_dir(dir)?;
         let path = dir.join(VIEWS);
         let file = match File::options().write(true).open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                create_private_dir(dir)?;
                 create_private(File::options().create(true).truncate(false), &path)?
             }
             opened => opened?,
@@ -1046,21 +1051,39 @@ fn renew(held: &Held, inner: &Weak<Inner>) {
         if !timed_out {
             continue;
         }
-        let renewed: Vec<_> = locks.clone().into_iter().collect();
+        let current = locks.clone();
         drop(locks);
         let Some(inner) = inner.upgrade() else {
             return;
         };
-        let result = inner.tree.write(Durability::Relaxed).and_then(|mut txn| {
-            for (owner, name) in &renewed {
-                txn.lock(name, owner, LOCK_SECONDS)?;
+        match renew_all(&*inner.tree, &current) {
+            Ok(lost) if lost.is_empty() => {}
+            // The close of such a session fails; there is nothing left to renew.
+            Ok(lost) => {
+                for owner in lost {
+                    tracing::warn!(owner, "an exclusive lock lapsed and was taken");
+                    held.locks.lock().remove(&owner);
+                }
             }
-            txn.commit()
-        });
-        if let Err(error) = result {
-            tracing::warn!(%error, "exclusive locks could not be renewed");
+            Err(error) => tracing::warn!(%error, "exclusive locks could not be renewed"),
         }
     }
+}
+
+/// Renews locks, given by owner; returns the owners who had lost theirs.
+fn renew_all(
+    tree: &dyn alknet_fs_core::store::Store,
+    locks: &HashMap<String, String>,
+) -> Result<Vec<String>> {
+    let mut txn = tree.write(Durability::Relaxed)?;
+    let mut lost = Vec::new();
+    for (owner, name) in locks {
+        if !txn.renew_lock(name, owner, LOCK_SECONDS)? {
+            lost.push(owner.clone());
+        }
+    }
+    txn.commit()?;
+    Ok(lost)
 }
 
 #[cfg(unix)]
@@ -1093,30 +1116,61 @@ fn create_private(options: &mut fs::OpenOptions, path: &Path) -> Result<File> {
 mod tests {
     use super::*;
 
+    const EXCLUSIVE: fn(&str) -> OpenOptions =
+        |owner| OpenOptions::new().exclusive(true).owner(owner);
+
+    fn tree(store: &Store) -> Box<dyn alknet_fs_core::store::WriteTxn> {
+        store.inner.tree.write(Durability::Full).unwrap()
+    }
+
+    /// Takes a session's lock away, as if its time had run out.
+    fn lapse(store: &Store, session: &Session) {
+        let record = session.state.lock().record.clone();
+        let mut txn = tree(store);
+        txn.unlock(&lock_name(1, &record), &lock_owner(&record))
+            .unwrap();
+        txn.commit().unwrap();
+    }
+
     #[test]
-    fn a_session_whose_lock_lapsed_and_was_taken_cannot_commit() {
+    fn a_session_whose_lock_another_had_meanwhile_cannot_commit_unless_resumed() {
         let store = Store::memory().unwrap();
         let main = store.bucket("default").unwrap().main().unwrap();
-        let exclusive = OpenOptions::new().exclusive(true).owner("sleeper");
-        let session = main.open_session("/f", &exclusive).unwrap();
-        session.write_at(0, b"late").unwrap();
-        let record = session.state.lock().record.clone();
-        let name = lock_name(1, &record);
-        let mut txn = store.inner.tree.write(Durability::Full).unwrap();
-        txn.unlock(&name, &lock_owner(&record)).unwrap();
-        assert_eq!(txn.lock(&name, "other", 30).unwrap(), LockOutcome::Acquired);
-        txn.commit().unwrap();
-        let error = session.close().unwrap_err();
+        let late = main.open_session("/f", &EXCLUSIVE("sleeper")).unwrap();
+        late.write_at(0, b"late").unwrap();
+        lapse(&store, &late);
+        let other = main.open_session("/f", &EXCLUSIVE("other")).unwrap();
+        other.write_at(0, b"other").unwrap();
+        for _ in 0..2 {
+            let error = late.close().unwrap_err();
+            assert!(error.is_locked(), "{error}");
+        }
+        // The other one is over, and what it wrote must not be lost unseen.
+        other.close().unwrap();
+        let error = late.close().unwrap_err();
         assert!(
-            error.is_locked() && error.to_string().contains("other"),
+            error.is_locked() && error.to_string().contains("resume"),
             "{error}"
         );
-        assert!(!main.exists("/f").unwrap());
-        // Nothing is lost: once the lock is free again, the close succeeds.
-        let mut txn = store.inner.tree.write(Durability::Full).unwrap();
-        txn.unlock(&name, "other").unwrap();
-        txn.commit().unwrap();
-        session.close().unwrap();
+        assert_eq!(main.read("/f").unwrap(), b"other");
+        // Nothing is lost: who resumes the session takes the lock again.
+        let id = late.detach().unwrap();
+        store.resume_session(id).unwrap().close().unwrap();
         assert_eq!(main.read("/f").unwrap(), b"late");
+    }
+
+    #[test]
+    fn a_renewal_tells_which_locks_were_lost() {
+        let store = Store::memory().unwrap();
+        let main = store.bucket("default").unwrap().main().unwrap();
+        let kept = main.open_session("/a", &EXCLUSIVE("kept")).unwrap();
+        let lost = main.open_session("/b", &EXCLUSIVE("lost")).unwrap();
+        lapse(&store, &lost);
+        let held = store.inner.keeper.held.locks.lock().clone();
+        assert_eq!(held.len(), 2);
+        let owners = renew_all(&*store.inner.tree, &held).unwrap();
+        assert_eq!(owners, [format!("lost (session {})", lost.id())]);
+        kept.close().unwrap();
+        lost.close().unwrap_err();
     }
 }

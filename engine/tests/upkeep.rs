@@ -206,3 +206,79 @@ fn an_import_that_is_cancelled_or_fails_ends() {
     assert_eq!(main.list("/in").unwrap().len(), 5000);
     assert_healthy(&store);
 }
+
+#[test]
+fn a_content_goes_once_it_was_found_unreferenced_for_the_grace_period() {
+    let (_dir, store, main) = store();
+    let gc = |grace| {
+        let options = GcOptions::new().grace(grace);
+        let report = store.gc(&options, &Task::new()).unwrap();
+        (report.contents, report.waiting)
+    };
+    let (long, short) = (Duration::from_secs(3600), Duration::from_nanos(1));
+    main.write("/old", large(1)).unwrap();
+    main.remove("/old").unwrap();
+    // However old it is, nobody knew yet that nothing refers to it.
+    assert_eq!(gc(short), (0, 1));
+    assert_eq!(gc(long), (0, 1));
+    let dry = GcOptions::new().grace(short).dry_run(true);
+    let report = store.gc(&dry, &Task::new()).unwrap();
+    assert_eq!((report.contents, report.waiting), (1, 0));
+    assert_eq!(gc(short), (1, 0));
+    assert_eq!(blobs(&store).len(), 0);
+
+    // Who stores the same bytes again starts the time anew.
+    for bytes in [large(2), vec![7; 100]] {
+        main.write("/again", bytes.clone()).unwrap();
+        main.remove("/again").unwrap();
+        assert_eq!(gc(short), (0, 1));
+        main.write("/again", bytes.clone()).unwrap();
+        main.remove("/again").unwrap();
+        assert_eq!(gc(short), (0, 1));
+        assert_eq!(gc(short), (1, 0));
+    }
+    // What is referred to again when the collection looks is alive.
+    main.write("/back", large(3)).unwrap();
+    main.snapshot("s").unwrap();
+    main.remove("/back").unwrap();
+    assert_eq!(gc(short), (0, 0));
+    assert_healthy(&store);
+}
+
+#[test]
+fn a_schedule_is_kept_and_followed_by_one_process() {
+    let (dir, store, main) = store();
+    let path = dir.path().join("store");
+    assert_eq!(store.gc_schedule().unwrap(), None);
+    assert_eq!(store.gc_if_due(&Task::new()).unwrap(), None);
+    assert!(!store.unschedule_gc().unwrap());
+    for bad in ["", "tomorrow", "@every", "@every 5 weeks", "61 * * * *"] {
+        let error = store.schedule_gc(bad, &at_once()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
+    }
+    let options = at_once().keep_events(1);
+    store.schedule_gc("0 3 * * *", &at_once()).unwrap();
+    store.schedule_gc("@every 1h", &options).unwrap();
+    let other = Store::open(&path).unwrap();
+    let schedule = other.gc_schedule().unwrap().unwrap();
+    assert_eq!((&*schedule.when, schedule.options), ("@every 1h", options));
+    assert_eq!(store.gc_if_due(&Task::new()).unwrap(), None, "it is not time");
+
+    for round in 0..2 {
+        main.write("/f", large(round)).unwrap();
+        main.remove("/f").unwrap();
+        // Ten hours go by: the task is due ten times, and done once.
+        let conn = rusqlite::Connection::open(path.join("store.db")).unwrap();
+        let sql = "UPDATE _honker_scheduler_tasks SET next_fire_at = next_fire_at - 36000";
+        assert_eq!(conn.execute(sql, []).unwrap(), 1);
+        let report = other.gc_if_due(&Task::new()).unwrap().unwrap();
+        assert_eq!(report.contents, 1);
+        assert!(report.events > 0);
+        assert_eq!(store.gc_if_due(&Task::new()).unwrap(), None);
+    }
+    assert!(other.unschedule_gc().unwrap());
+    assert_eq!(store.gc_schedule().unwrap(), None);
+    let memory = Store::memory().unwrap();
+    let error = memory.schedule_gc("@every 1h", &at_once()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}

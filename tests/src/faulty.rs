@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use alknet_fs_core::event::{Commit, Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, Durability, Epoch, Layer,
-    LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, SessionId, SessionOp,
-    SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch,
+    Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
+    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 
@@ -158,7 +158,10 @@ macro_rules! pass_reads_on {
                 fn contents_after(
                     &self, after: Option<&Hash>, limit: usize, with_data: bool,
                 ) -> Result<Vec<ContentRecord>>;
+                fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
+                fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
                 fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
+                fn schedules(&self) -> Result<Vec<Schedule>>;
                 fn session(&self, id: SessionId) -> Result<Option<SessionRecord>>;
                 fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>>;
                 fn session_ops(&self, id: SessionId) -> Result<Vec<SessionOp>>;
@@ -270,6 +273,7 @@ impl WriteTxn for Writer {
         fn add_content(&mut self, content: &ContentRecord) -> Result<bool>;
         fn set_content(&mut self, content: &ContentRecord) -> Result<()>;
         fn remove_content(&mut self, hash: &Hash) -> Result<()>;
+        fn set_unreferenced(&mut self, hash: &Hash, since: Option<Timestamp>) -> Result<()>;
         fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()>;
         fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId>;
         fn set_session(&mut self, session: &SessionRecord) -> Result<()>;
@@ -279,6 +283,13 @@ impl WriteTxn for Writer {
         fn publish(&mut self, bucket: BucketId, commit: &Commit) -> Result<Cursor>;
         fn prune_events(&mut self, bucket: BucketId, retention: &Retention) -> Result<u64>;
         fn lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<LockOutcome>;
+        fn renew_lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<bool>;
+        fn set_schedule(&mut self, name: &str, when: &str, payload: &str) -> Result<()>;
+        fn remove_schedule(&mut self, name: &str) -> Result<bool>;
+        fn claim_due(
+            &mut self, name: &str, now: Timestamp, worker: &str, seconds: u32,
+        ) -> Result<Option<DueTask>>;
+        fn finish_due(&mut self, task: &DueTask, worker: &str) -> Result<()>;
         fn unlock(&mut self, name: &str, owner: &str) -> Result<()>;
         fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;
         fn remove_values(&mut self, scope: &str) -> Result<()>;

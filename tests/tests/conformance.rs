@@ -47,6 +47,7 @@ conformance! {
     move_rows_moves_one_layer_strictly_below
     contents_are_added_once_and_paged_by_hash
     referenced_contents_are_all_visited
+    marks_as_unreferenced_go_with_what_they_mark
     sessions_are_listed_from_the_oldest
     session_operations_keep_their_order
     a_read_stays_as_it_began
@@ -62,6 +63,7 @@ conformance! {
     pruned_cursors_lag
     cursors_grow_on_after_everything_was_pruned
     locks_have_one_owner
+    a_lock_is_renewed_only_by_who_never_lost_it
     values_are_set_and_removed_by_scope
     waiting_ends_with_a_commit
     waiting_ends_with_the_timeout
@@ -815,6 +817,41 @@ fn referenced_contents_are_all_visited(store: &dyn Store) {
     assert_eq!(found, expected);
 }
 
+fn marks_as_unreferenced_go_with_what_they_mark(store: &dyn Store) {
+    let records = [&b"one"[..], b"two", b"three"].map(|b| content(b, ContentForm::Inline, None));
+    let [one, two, three] = [&records[0], &records[1], &records[2]].map(|record| record.hash);
+    let marks = || {
+        let txn = store.read().unwrap();
+        let mut marks = Vec::new();
+        txn.unreferenced(&mut |hash, since| marks.push((hash, since.0)))
+            .unwrap();
+        for (hash, since) in &marks {
+            let found = txn.unreferenced_since(hash).unwrap();
+            assert_eq!(found, Some(Timestamp(*since)));
+        }
+        marks
+    };
+    write(store, |t| {
+        for (record, since) in records.iter().zip(1..) {
+            t.add_content(record)?;
+            t.set_unreferenced(&record.hash, Some(Timestamp(since)))?;
+        }
+        t.set_unreferenced(&one, Some(Timestamp(9)))
+    });
+    let mut all = vec![(one, 9), (two, 2), (three, 3)];
+    all.sort();
+    assert_eq!(marks(), all);
+    // Whoever adds it again refers to it.
+    assert!(!write(store, |t| t.add_content(&records[1])));
+    write(store, |t| t.remove_content(&three));
+    assert_eq!(marks(), [(one, 9)]);
+    write(store, |t| t.set_unreferenced(&one, None));
+    write(store, |t| t.set_unreferenced(&one, None));
+    assert_eq!(marks(), []);
+    let txn = store.read().unwrap();
+    assert_eq!(txn.unreferenced_since(&one).unwrap(), None);
+}
+
 fn sessions_are_listed_from_the_oldest(store: &dyn Store) {
     let id = bucket(store, "t");
     let (a, b) = (branch(store, id, "a"), branch(store, id, "b"));
@@ -1190,6 +1227,19 @@ fn locks_have_one_owner(store: &dyn Store) {
     write(store, |t| t.unlock("l", "a"));
     write(store, |t| t.unlock("never", "a"));
     assert_eq!(lock("l", "b"), LockOutcome::Acquired);
+}
+
+fn a_lock_is_renewed_only_by_who_never_lost_it(store: &dyn Store) {
+    let lock = |owner: &str| write(store, |t| t.lock("l", owner, 600));
+    let unlock = |owner: &str| write(store, |t| t.unlock("l", owner));
+    let renew = |owner: &str| write(store, |t| t.renew_lock("l", owner, 600));
+    assert!(!renew("a"));
+    assert_eq!(lock("a"), LockOutcome::Acquired);
+    assert!(renew("a") && !renew("b"));
+    unlock("a");
+    assert!(!renew("a"));
+    assert_eq!(lock("b"), LockOutcome::Acquired);
+    assert!(renew("b") && !renew("a"));
 }
 
 fn values_are_set_and_removed_by_scope(store: &dyn Store) {

@@ -512,7 +512,10 @@ impl Contents {
                 _ => self.exists(txn, content)?,
             };
             match (content.role, exists) {
-                (Role::Existing, true) | (Role::Add, true) => continue,
+                (Role::Existing, true) | (Role::Add, true) => {
+                    txn.set_unreferenced(&content.hash, None)?;
+                    continue;
+                }
                 (Role::Existing | Role::Rewrite, false) => return Err(gone(&content.hash)),
                 (Role::Add, false) | (Role::Rewrite, true) => {}
             }
@@ -729,7 +732,7 @@ impl Contents {
     }
 
     /// Removes those of the files that are still orphans, and changed at least `min_age` ago;
-    /// returns how many bytes they had.
+    /// returns how many, and the bytes they had.
     ///
     /// Runs inside a write transaction, because commits move files to `blobs/` inside theirs.
     /// A `min_age` of a minute spares the files that are just being created.
@@ -741,11 +744,11 @@ impl Contents {
         txn: &mut dyn WriteTxn,
         orphans: &[Orphan],
         min_age: Duration,
-    ) -> Result<u64> {
+    ) -> Result<(u64, u64)> {
         let Some(files) = &self.files else {
-            return Ok(0);
+            return Ok((0, 0));
         };
-        let mut bytes = 0;
+        let (mut count, mut bytes) = (0, 0);
         for orphan in orphans {
             let age = orphan.modified.and_then(|at| at.elapsed().ok());
             if age.is_some_and(|age| age < min_age)
@@ -758,13 +761,16 @@ impl Contents {
                 Area::Staging => files.remove_unowned(orphan.area, &orphan.name),
             };
             match removed {
-                Ok(true) => bytes += orphan.len,
+                Ok(true) => {
+                    count += 1;
+                    bytes += orphan.len;
+                }
                 Ok(false) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(bytes)
+        Ok((count, bytes))
     }
 
     /// Counts the files and their bytes.

@@ -25,6 +25,7 @@ mod error;
 mod events;
 mod moving;
 mod read;
+mod schedule;
 mod schema;
 mod store;
 mod turn;

@@ -6,8 +6,8 @@ use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Cursor, Event};
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Layer,
-    LazyRow, LineBase, LineRecord, ReadTxn, Row, RowVisitor, SessionId, SessionOp, SessionRecord,
-    SnapshotRecord, Staging, TreeVisitor,
+    LazyRow, LineBase, LineRecord, ReadTxn, Row, RowVisitor, Schedule, SessionId, SessionOp,
+    SessionRecord, SnapshotRecord, Staging, TreeVisitor,
 };
 use alknet_fs_core::{Result, TreePath};
 use rusqlite::types::{FromSql, ValueRef};
@@ -274,6 +274,21 @@ impl<H: Handle> ReadTxn for Txn<H> {
         )
     }
 
+    fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()> {
+        let sql = "SELECT hash, since FROM unreferenced ORDER BY hash";
+        let marks = all(self.0.conn()?, sql, [], decode_mark)?;
+        marks
+            .into_iter()
+            .for_each(|(hash, since)| visit(hash, since));
+        Ok(())
+    }
+
+    fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>> {
+        let sql = "SELECT hash, since FROM unreferenced WHERE hash = ?";
+        let mark = one(self.0.conn()?, sql, [hash.as_bytes()], decode_mark)?;
+        Ok(mark.map(|(_, since)| since))
+    }
+
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()> {
         let conn = self.0.conn()?;
         let sources: [(_, _, &[i64]); 4] = [
@@ -335,6 +350,10 @@ impl<H: Handle> ReadTxn for Txn<H> {
 
     fn last_cursor(&self) -> Result<Cursor> {
         crate::events::last_cursor(self.0.conn()?)
+    }
+
+    fn schedules(&self) -> Result<Vec<Schedule>> {
+        crate::schedule::all(self.0.conn()?)
     }
 
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>> {
@@ -625,6 +644,15 @@ fn decode_content(row: &rusqlite::Row<'_>) -> Result<ContentRecord> {
         created: f.time(4, "created")?,
         data: f.get(5, "data")?,
     })
+}
+
+fn decode_mark(row: &rusqlite::Row<'_>) -> Result<(Hash, Timestamp)> {
+    let f = Fields {
+        row,
+        table: "unreferenced",
+        key: &|| first_column(row),
+    };
+    Ok((Hash::from_bytes(f.get(0, "hash")?), f.time(1, "since")?))
 }
 
 fn decode_session(row: &rusqlite::Row<'_>) -> Result<SessionRecord> {

@@ -78,7 +78,7 @@ CREATE TABLE contents (
     size    INTEGER NOT NULL, -- in bytes
     form    INTEGER NOT NULL, -- 1 bytes in data, 2 file below blobs/ with its hash tree in data, 3 delta in data
     base    BLOB,             -- of a delta: contents.hash of what it builds on
-    created INTEGER NOT NULL, -- garbage collection spares what is younger than its grace period
+    created INTEGER NOT NULL, -- when it was stored
     data    BLOB    NOT NULL
 ) STRICT;
 
@@ -88,6 +88,13 @@ CREATE TABLE pins (
     -- Contents that garbage collection keeps for a time.
     hash  BLOB    NOT NULL PRIMARY KEY, -- contents.hash
     until INTEGER NOT NULL -- when that time is over
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE unreferenced (
+    -- Contents that garbage collection found unreferenced: once they have been for its grace period,
+    -- the next collection removes them.
+    hash  BLOB    NOT NULL PRIMARY KEY, -- contents.hash
+    since INTEGER NOT NULL -- when they were found
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sessions (

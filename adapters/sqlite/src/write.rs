@@ -3,9 +3,9 @@
 use alknet_fs_core::entry::{EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Commit, Cursor};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Layer,
-    LineRecord, LockOutcome, Retention, Row, SessionId, SessionOp, SessionRecord, SnapshotRecord,
-    Staging, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, DueTask, Epoch,
+    Layer, LineRecord, LockOutcome, Retention, Row, SessionId, SessionOp, SessionRecord,
+    SnapshotRecord, Staging, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
 use rusqlite::types::Null;
@@ -15,9 +15,10 @@ use crate::error::{DbResult, corrupt, missing, to_i64};
 use crate::events;
 use crate::moving::{self, Parents};
 use crate::read::parents_below;
+use crate::schedule;
 use crate::store::{Handle, Txn, WriteHandle};
 
-/// Updates where the row exists, because that leaves the second index alone.
+/// Updates where the row exists: `REPLACE` would delete it first.
 const PUT_ROW: &str = "INSERT INTO entries \
     (bucket, parent, name, branch, epoch, kind, size, hash, target, mode, uid, gid, mtime, ctime, base) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
@@ -239,7 +240,11 @@ impl WriteTxn for Txn<WriteHandle> {
             content.created.0,
             &content.data,
         );
-        Ok(change(self.0.conn()?, sql, params)? > 0)
+        let added = change(self.0.conn()?, sql, params)? > 0;
+        if !added {
+            self.set_unreferenced(&content.hash, None)?;
+        }
+        Ok(added)
     }
 
     fn set_content(&mut self, content: &ContentRecord) -> Result<()> {
@@ -265,10 +270,25 @@ impl WriteTxn for Txn<WriteHandle> {
         for sql in [
             "DELETE FROM contents WHERE hash = ?1",
             "DELETE FROM pins WHERE hash = ?1",
+            "DELETE FROM unreferenced WHERE hash = ?1",
         ] {
             change(conn, sql, [hash.as_bytes()])?;
         }
         Ok(())
+    }
+
+    fn set_unreferenced(&mut self, hash: &Hash, since: Option<Timestamp>) -> Result<()> {
+        let conn = self.0.conn()?;
+        match since {
+            Some(since) => {
+                let sql = "INSERT OR REPLACE INTO unreferenced (hash, since) VALUES (?1, ?2)";
+                change(conn, sql, (hash.as_bytes(), since.0)).map(drop)
+            }
+            None => {
+                let sql = "DELETE FROM unreferenced WHERE hash = ?1";
+                change(conn, sql, [hash.as_bytes()]).map(drop)
+            }
+        }
     }
 
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()> {
@@ -328,19 +348,13 @@ impl WriteTxn for Txn<WriteHandle> {
         let mut call = conn
             .prepare_cached("SELECT honker_lock_acquire(?1, ?2, ?3)")
             .db()?;
-        let seconds = i64::from(seconds.max(1));
         if call
-            .query_row((name, owner, seconds), |row| row.get(0))
+            .query_row((name, owner, i64::from(seconds.max(1))), |row| row.get(0))
             .db()?
         {
             // Acquiring again as the same owner leaves the old expiry; renewing sets the new one.
-            let mut call = conn
-                .prepare_cached("SELECT honker_lock_renew(?1, ?2, ?3)")
-                .db()?;
-            let renewed: bool = call
-                .query_row((name, owner, seconds), |row| row.get(0))
-                .db()?;
-            if !renewed {
+            drop(call);
+            if !self.renew_lock(name, owner, seconds)? {
                 return Err(corrupt(
                     "_honker_locks",
                     name,
@@ -356,6 +370,17 @@ impl WriteTxn for Txn<WriteHandle> {
         Ok(LockOutcome::Held { owner })
     }
 
+    fn renew_lock(&mut self, name: &str, owner: &str, seconds: u32) -> Result<bool> {
+        let mut call = self
+            .0
+            .honker()?
+            .prepare_cached("SELECT honker_lock_renew(?1, ?2, ?3)")
+            .db()?;
+        let seconds = i64::from(seconds.max(1));
+        call.query_row((name, owner, seconds), |row| row.get(0))
+            .db()
+    }
+
     fn unlock(&mut self, name: &str, owner: &str) -> Result<()> {
         let mut call = self
             .0
@@ -363,6 +388,28 @@ impl WriteTxn for Txn<WriteHandle> {
             .prepare_cached("SELECT honker_lock_release(?1, ?2)")
             .db()?;
         call.query_row([name, owner], |_| Ok(())).db()
+    }
+
+    fn set_schedule(&mut self, name: &str, when: &str, payload: &str) -> Result<()> {
+        schedule::set(self.0.honker()?, name, when, payload)
+    }
+
+    fn remove_schedule(&mut self, name: &str) -> Result<bool> {
+        schedule::remove(self.0.honker()?, name)
+    }
+
+    fn claim_due(
+        &mut self,
+        name: &str,
+        now: Timestamp,
+        worker: &str,
+        seconds: u32,
+    ) -> Result<Option<DueTask>> {
+        schedule::claim(self.0.honker()?, name, now, worker, seconds)
+    }
+
+    fn finish_due(&mut self, task: &DueTask, worker: &str) -> Result<()> {
+        schedule::finish(self.0.honker()?, task, worker)
     }
 
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()> {

@@ -6,7 +6,9 @@ use serde::Serialize;
 use crate::app::App;
 use crate::args::{self, Fsck, Gc, Mkfs};
 use crate::failure::{Failure, Result};
-use crate::output::{BAD, BOLD, Cell, DIM, GOOD, Table, Unit, count, printable, size};
+use crate::output::{
+    BAD, BOLD, Cell, DIM, GOOD, MINUTE, Table, Unit, count, printable, size, time,
+};
 
 #[derive(Serialize)]
 struct MkfsRecord {
@@ -105,37 +107,80 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
 #[derive(Serialize)]
 struct GcRecord {
     dry_run: bool,
+    due: bool,
+    events: u64,
     versions: u64,
     contents: u64,
     content_bytes: u64,
+    waiting: u64,
+    waiting_bytes: u64,
     flattened: u64,
     files: u64,
     file_bytes: u64,
     files_deferred: bool,
 }
 
+#[derive(Serialize)]
+struct ScheduleRecord {
+    schedule: Option<String>,
+    /// In seconds since 1970-01-01 UTC.
+    next: Option<i64>,
+}
+
 pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
     let store = app.store()?;
-    let options = GcOptions::new().grace(args.grace).dry_run(args.dry_run);
+    let mut options = GcOptions::new().grace(args.grace).dry_run(args.dry_run);
+    if let Some(age) = args.keep_events_for {
+        options = options.keep_events_for(age);
+    }
+    if let Some(count) = args.keep_events {
+        options = options.keep_events(count);
+    }
+    if let Some(when) = &args.schedule {
+        store.schedule_gc(when, &options)?;
+        return show_schedule(app, &store);
+    }
+    if args.unschedule {
+        store.unschedule_gc()?;
+        return show_schedule(app, &store);
+    }
     let (task, bar) = app.out.follow(app.task(), "gc", Unit::Files);
-    let report = store.gc(&options, &task)?;
+    let report = match args.due {
+        true => store.gc_if_due(&task)?,
+        false => Some(store.gc(&options, &task)?),
+    };
     drop(bar);
+    let due = report.is_some();
+    let report = report.unwrap_or_default();
     let record = GcRecord {
         dry_run: args.dry_run,
+        due,
+        events: report.events,
         versions: report.versions,
         contents: report.contents,
         content_bytes: report.content_bytes,
+        waiting: report.waiting,
+        waiting_bytes: report.waiting_bytes,
         flattened: report.flattened,
         files: report.files,
         file_bytes: report.file_bytes,
         files_deferred: report.files_deferred,
     };
+    if !due {
+        app.out.record(&record)?;
+        return match store.gc_schedule()? {
+            Some(_) => Ok(app.out.line("it is not time yet")?),
+            None => Ok(app
+                .out
+                .line("there is no schedule: set one with `alkfs gc --schedule \"@every 6h\"`")?),
+        };
+    }
     let verb = if args.dry_run {
         "would remove"
     } else {
         "removed"
     };
-    let line = format!(
+    let mut line = format!(
         "{verb} {} ({}), {}, {} ({})",
         count(report.contents, "content", "contents"),
         size(report.content_bytes),
@@ -143,12 +188,40 @@ pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
         count(report.files, "file", "files"),
         size(report.file_bytes),
     );
+    if report.events > 0 {
+        line.push_str(&format!(", {}", count(report.events, "event", "events")));
+    }
     app.out.done(&record, line)?;
+    if report.waiting > 0 {
+        let waiting = count(report.waiting, "content", "contents");
+        let bytes = size(report.waiting_bytes);
+        let verb = if report.waiting == 1 { "waits" } else { "wait" };
+        app.out.note(format_args!(
+            "{waiting} ({bytes}) {verb} for the end of the grace period: run gc again then, or with --grace 0"
+        ));
+    }
     if report.files_deferred {
         app.out
             .note("files stay for now, because another process reads: run gc again later");
     }
     Ok(())
+}
+
+fn show_schedule(app: &App, store: &alknet_fs::Store) -> Result<()> {
+    let schedule = store.gc_schedule()?;
+    app.out.record(&ScheduleRecord {
+        schedule: schedule.as_ref().map(|s| s.when.clone()),
+        next: schedule.as_ref().map(|s| s.next.0 / 1_000_000_000),
+    })?;
+    let line = match schedule {
+        Some(schedule) => format!(
+            "garbage is collected at \"{}\", next at {}, by whoever runs `alkfs gc --due` then",
+            schedule.when,
+            time(schedule.next, MINUTE)
+        ),
+        None => "garbage is collected by hand only".to_owned(),
+    };
+    Ok(app.out.line(line)?)
 }
 
 #[derive(Serialize)]
