@@ -100,6 +100,16 @@ impl Model {
         self.branches.values().map(|b| b.name.clone()).collect()
     }
 
+    /// Returns a number that a branch keeps when it is renamed, and no other gets.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.find(name).ok()
+    }
+
+    /// Returns the name that the branch of a number has now, unless it was deleted.
+    pub fn name(&self, number: u32) -> Option<String> {
+        self.branches.get(&number).map(|b| b.name.clone())
+    }
+
     /// Returns every branch and every snapshot.
     pub fn views(&self) -> Vec<View> {
         let mut out = Vec::new();
@@ -246,6 +256,37 @@ impl Model {
         }
     }
 
+    /// Puts a file of some hash and size, and tells where; a failure changes nothing.
+    pub fn put(
+        &mut self,
+        branch: &str,
+        path: &TreePath,
+        (hash, size): (Hash, u64),
+        mode: Put,
+        set: &Set,
+        now: Timestamp,
+    ) -> Outcome {
+        let id = self.find(branch)?;
+        check_set(set)?;
+        let (path, old) = resolve(&self.visible(id), path, mode != Put::New)?;
+        let attrs = match (&old, mode) {
+            (Some(_), Put::New) => return Err(ErrorKind::AlreadyExists),
+            (None, Put::Existing) => return Err(ErrorKind::NotFound),
+            (Some(old), _) if old.is_dir() => return Err(ErrorKind::IsADirectory),
+            (Some(old), _) => Attrs {
+                mode: set.mode.unwrap_or(old.attrs.mode),
+                uid: set.uid.unwrap_or(old.attrs.uid),
+                gid: old.attrs.gid,
+                mtime: set.mtime.map_or(now, Timestamp),
+                ctime: now,
+            },
+            (None, _) => fresh(set, now, 0o644),
+        };
+        let node = Node::File { hash, size };
+        self.write(id, &path, Entry { node, attrs });
+        Ok(path.to_string())
+    }
+
     /// Carries out one edit on a branch; one that fails changes nothing.
     pub fn edit(&mut self, branch: &str, edit: &Edit, now: Timestamp) -> Outcome {
         let id = self.find(branch)?;
@@ -257,27 +298,7 @@ impl Model {
                 content,
                 mode,
                 set,
-            } => {
-                check_set(set)?;
-                let (path, old) = resolve(&tree, &p(path), *mode != Put::New)?;
-                let attrs = match (&old, mode) {
-                    (Some(_), Put::New) => return Err(ErrorKind::AlreadyExists),
-                    (None, Put::Existing) => return Err(ErrorKind::NotFound),
-                    (Some(old), _) if old.is_dir() => return Err(ErrorKind::IsADirectory),
-                    (Some(old), _) => Attrs {
-                        mode: set.mode.unwrap_or(old.attrs.mode),
-                        uid: set.uid.unwrap_or(old.attrs.uid),
-                        gid: old.attrs.gid,
-                        mtime: set.mtime.map_or(now, Timestamp),
-                        ctime: now,
-                    },
-                    (None, _) => fresh(set, now, 0o644),
-                };
-                let (hash, size) = ops::content(*content);
-                let node = Node::File { hash, size };
-                self.write(id, &path, Entry { node, attrs });
-                Ok(path.to_string())
-            }
+            } => self.put(branch, &p(path), ops::content(*content), *mode, set, now),
             Edit::Mkdir { path, set } => {
                 check_set(set)?;
                 let (path, old) = resolve(&tree, &p(path), false)?;

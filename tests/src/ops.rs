@@ -168,7 +168,8 @@ const LINKS: &[&str] = &[
     "a", "b", "./a/b", "b/", "../a", "/a", "/b/a", ".", "/", "..", "a/../b", "gone/x",
 ];
 
-fn path() -> impl Strategy<Value = String> {
+/// Draws a path.
+pub fn path() -> impl Strategy<Value = String> {
     let name = || prop_oneof![6 => select(&NAMES[..1]), 2 => select(NAMES)];
     let at = |depth| {
         let names = proptest::collection::vec(name(), depth);
@@ -220,12 +221,20 @@ pub fn edit() -> impl Strategy<Value = Edit> {
 
 /// Draws one step.
 pub fn op() -> impl Strategy<Value = Op> {
+    let edits = proptest::collection::vec(edit(), 1..5);
+    prop_oneof![
+        40 => (0..6usize, edits, proptest::bool::weighted(0.9))
+            .prop_map(|(branch, edits, commit)| Op::Edits { branch, edits, commit }),
+        18 => branch_change(),
+    ]
+}
+
+/// Draws a change of the branches.
+pub fn branch_change() -> impl Strategy<Value = Op> {
     let branch = || 0..6usize;
     let snapshot = || select(SNAPSHOTS).prop_map(str::to_owned);
     let name = || select(BRANCHES).prop_map(str::to_owned);
     prop_oneof![
-        40 => (branch(), proptest::collection::vec(edit(), 1..5), proptest::bool::weighted(0.9))
-            .prop_map(|(branch, edits, commit)| Op::Edits { branch, edits, commit }),
         6 => (name(), branch(), proptest::option::weighted(0.4, snapshot()))
             .prop_map(|(name, from, at)| Op::Fork { name, from, at }),
         1 => (branch(), name()).prop_map(|(branch, to)| Op::RenameBranch { branch, to }),
