@@ -138,11 +138,11 @@ pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
     }
     if let Some(when) = &args.schedule {
         store.schedule_gc(when, &options)?;
-        return show_schedule(app, &store);
+        return show_schedule(app, store);
     }
     if args.unschedule {
         store.unschedule_gc()?;
-        return show_schedule(app, &store);
+        return show_schedule(app, store);
     }
     let (task, bar) = app.out.follow(app.task(), "gc", Unit::Files);
     let report = match args.due {
