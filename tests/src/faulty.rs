@@ -3,6 +3,7 @@
 //! Each call of [`Store::read`], [`Store::write`] and of every method of a transaction counts, and
 //! so does each row that a scan delivers. [`Store::wait_for_commit`] never fails.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub enum Fault {
 struct Plan {
     fault: Option<Fault>,
     calls: u64,
+    by_name: BTreeMap<&'static str, u64>,
     fired: bool,
 }
 
@@ -67,6 +69,12 @@ impl FaultyStore {
         };
     }
 
+    /// Returns how often each method was called since this was asked, or a fault was planned or
+    /// taken back.
+    pub fn take_calls(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.plan.lock().by_name)
+    }
+
     /// Takes the planned fault back; returns whether it happened.
     pub fn disarm(&self) -> bool {
         std::mem::take(&mut *self.plan.lock()).fired
@@ -82,6 +90,7 @@ impl Shared {
     fn call(&self, name: &'static str) -> Result<()> {
         let mut plan = self.lock();
         plan.calls += 1;
+        *plan.by_name.entry(name).or_default() += 1;
         match plan.fault {
             Some(Fault::Call(at, kind)) if at == plan.calls => {
                 plan.fired = true;

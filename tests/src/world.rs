@@ -248,6 +248,45 @@ impl<'s> World<'s> {
         Ok((got.map(|()| String::new()).map_err(|e| e.kind()), want))
     }
 
+    /// Compares a branch or snapshot by chains of which none has met a crowd of other branches'
+    /// rows, and by one that has met it in the directory `crowd`. Calls `checked` before the first
+    /// of the two and after each, and returns the number of spans.
+    pub fn check_ways(
+        &self,
+        view: &View,
+        crowd: &TreePath,
+        checked: &mut dyn FnMut(usize, bool) -> Result<(), Mismatch>,
+    ) -> Result<usize, Mismatch> {
+        let txn = self.store.read().map_err(fault)?;
+        let record = branch::branch(&*txn, self.bucket, &view.0).map_err(fault)?;
+        let load = || branch::chain_at(&*txn, record.id, view.1.as_deref()).map_err(fault);
+        let tree = self.model.tree(view);
+        let mut paths = self.model.known_paths(&view.0);
+        paths.extend(tree.keys().cloned());
+        paths.sort();
+        paths.dedup();
+        let here = |way: &'static str| move |e| format!("{view:?}, {way}: {e}");
+        let crowded = load()?;
+        let spans = crowded.spans().len();
+        tree::list(&*txn, &crowded, crowd).map_err(fault)?;
+        checked(spans, false)?;
+        for path in &paths {
+            // What a listing meets must not change how the next path is looked up.
+            check_lookups(&*txn, &load()?, &tree, [path.clone()]).map_err(here("uncrowded"))?;
+        }
+        checked(spans, false)?;
+        check_walk(&*txn, &crowded, &tree)
+            .and_then(|()| check_lookups(&*txn, &crowded, &tree, paths))
+            .map_err(here("crowded"))?;
+        checked(spans, true)?;
+        Ok(spans)
+    }
+
+    /// Returns every branch and every snapshot.
+    pub fn views(&self) -> Vec<View> {
+        self.model.views()
+    }
+
     /// Compares every branch and snapshot in every way: walks, listings, look-ups, hashes, and the
     /// differences between each two.
     pub fn check_all(&mut self) -> Result<(), Mismatch> {
