@@ -230,12 +230,18 @@ pub fn list_visible_dir(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Res
     }
 }
 
+/// How many entries most directories have at most.
+const TYPICAL_LEN: usize = 64;
+
 /// Merges the listings of the spans, each of which is in order.
 fn list_by_span(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<DirEntry>> {
     // The names that the spans so far settled: with an entry, or hidden by a tombstone.
     let mut settled: Vec<(Box<str>, Option<Entry>)> = Vec::new();
     for span in chain.spans() {
-        let mut above = std::mem::take(&mut settled).into_iter().peekable();
+        let room = settled.len().max(TYPICAL_LEN);
+        let mut above = std::mem::replace(&mut settled, Vec::with_capacity(room))
+            .into_iter()
+            .peekable();
         let (bucket, epochs) = (chain.bucket(), span.first..=span.last);
         let parent = dir.as_str();
         txn.scan_dir_of(bucket, span.branch, epochs, parent, &mut |name, _, row| {

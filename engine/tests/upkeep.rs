@@ -262,7 +262,11 @@ fn a_schedule_is_kept_and_followed_by_one_process() {
     let other = Store::open(&path).unwrap();
     let schedule = other.gc_schedule().unwrap().unwrap();
     assert_eq!((&*schedule.when, schedule.options), ("@every 1h", options));
-    assert_eq!(store.gc_if_due(&Task::new()).unwrap(), None, "it is not time");
+    assert_eq!(
+        store.gc_if_due(&Task::new()).unwrap(),
+        None,
+        "it is not time"
+    );
 
     for round in 0..2 {
         main.write("/f", large(round)).unwrap();

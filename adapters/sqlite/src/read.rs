@@ -544,7 +544,10 @@ fn decode_row(fields: &Fields<'_>, at: usize) -> Result<Row> {
             },
         }),
     };
-    let base = fields.get::<Option<[u8; 16]>>(at + 9, "base")?.map(EntryId);
+    let base = match fields.value(at + 9)? {
+        ValueRef::Null => None,
+        _ => Some(EntryId(fields.get(at + 9, "base")?)),
+    };
     Ok(Row { entry, base })
 }
 
