@@ -17,7 +17,8 @@ use crate::files::{Area, DiskFiles, Files};
 use crate::hash_tree::{GROUP_LEN, TreeHasher};
 use crate::reader::{Body, ContentReader, DELTA, Payload, TREE, corrupt};
 use crate::staged::{
-    BackgroundHasher, KeptTree, PREPARED, SECOND_NAME, StagedFile, TreeSink, WRITEBACK,
+    BackgroundHasher, COPY, KeptTree, MOVED, PREPARED, SECOND_NAME, StagedFile, TreeSink,
+    WRITEBACK, moved_to,
 };
 use crate::staging::{LOG, StagingFile};
 
@@ -444,7 +445,8 @@ impl Contents {
         if let Staged::File(session) = &mut staged {
             let (hash, tree) = session.seal(plan, base, self.config.tree_inline_max)?;
             let name = session.id().to_string();
-            let file = StagedFile::of_session(files, name, session.data().clone());
+            let data = session.data().clone();
+            let file = StagedFile::of_session(files, name, data, session.place());
             return Ok(self.prepared_file(hash, size, file, tree));
         }
         let mut done = 0;
@@ -674,9 +676,10 @@ impl Contents {
         let Some(files) = &self.files else {
             return Ok(orphans);
         };
+        let moved = self.moved(txn)?;
         for area in [Area::Blobs, Area::Staging] {
             for file in files.list(area)? {
-                if self.is_orphan(txn, area, &file.name)? {
+                if self.is_orphan(txn, area, &file.name, &moved)? {
                     orphans.push(Orphan {
                         area,
                         name: file.name,
@@ -689,8 +692,33 @@ impl Contents {
         Ok(orphans)
     }
 
-    fn is_orphan(&self, txn: &dyn ReadTxn, area: Area, name: &str) -> Result<bool> {
+    /// Returns the files in `blobs/` that are a session's only one.
+    fn moved(&self, txn: &dyn ReadTxn) -> Result<HashSet<String>> {
+        let mut moved = HashSet::new();
+        let Some(files) = &self.files else {
+            return Ok(moved);
+        };
+        for file in files.list(Area::Staging)? {
+            let session = file.name.strip_suffix(MOVED);
+            if let Some(session) = session
+                && let Ok(id) = session.parse()
+                && txn.session(SessionId(id))?.is_some()
+            {
+                moved.extend(moved_to(files, session)?);
+            }
+        }
+        Ok(moved)
+    }
+
+    fn is_orphan(
+        &self,
+        txn: &dyn ReadTxn,
+        area: Area,
+        name: &str,
+        moved: &HashSet<String>,
+    ) -> Result<bool> {
         match area {
+            Area::Blobs if moved.contains(name) => Ok(false),
             Area::Blobs => {
                 let Some((hash, ending)) = parse_blob(name) else {
                     return Ok(false);
@@ -748,11 +776,12 @@ impl Contents {
         let Some(files) = &self.files else {
             return Ok((0, 0));
         };
+        let moved = self.moved(&*txn)?;
         let (mut count, mut bytes) = (0, 0);
         for orphan in orphans {
             let age = orphan.modified.and_then(|at| at.elapsed().ok());
             if age.is_some_and(|age| age < min_age)
-                || !self.is_orphan(&*txn, orphan.area, &orphan.name)?
+                || !self.is_orphan(&*txn, orphan.area, &orphan.name, &moved)?
             {
                 continue;
             }
@@ -826,7 +855,8 @@ fn parse_staged(name: &str) -> Option<Option<SessionId>> {
         let is_ours = numbers.bytes().all(|b| b.is_ascii_digit() || b == b'-');
         return is_ours.then_some(None);
     }
-    let bare = name.strip_suffix(LOG).or(name.strip_suffix(SECOND_NAME));
+    let endings = [LOG, SECOND_NAME, MOVED, COPY];
+    let bare = endings.iter().find_map(|ending| name.strip_suffix(ending));
     let id = bare.unwrap_or(name).parse().ok()?;
     Some(Some(SessionId(id)))
 }

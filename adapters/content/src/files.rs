@@ -112,6 +112,8 @@ pub trait Files: Debug + Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] where the file system has no hard links.
     fn link(&self, staged: &str, second: &str) -> io::Result<()>;
+    /// Gives a staged file the name of another, which is replaced if it exists.
+    fn replace(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, area: Area, name: &str) -> io::Result<()>;
     /// Returns all files of a directory, in no order.
@@ -273,6 +275,10 @@ impl Files for DiskFiles {
             io::ErrorKind::PermissionDenied => io::ErrorKind::Unsupported.into(),
             _ => e,
         })
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(Area::Staging, from), self.path(Area::Staging, to))
     }
 
     fn remove(&self, area: Area, name: &str) -> io::Result<()> {

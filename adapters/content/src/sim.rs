@@ -39,6 +39,8 @@ struct Sim {
     fault: Option<(u64, Fault)>,
     dead: bool,
     boot: u64,
+    no_links: bool,
+    moved: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,18 @@ impl SimFiles {
     /// Starts without files.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Starts without files, on a file system that has no hard links.
+    pub fn without_links() -> Self {
+        let files = Self::new();
+        locked(&files.shared).no_links = true;
+        files
+    }
+
+    /// Returns the number of bytes read and written so far.
+    pub fn moved(&self) -> u64 {
+        locked(&self.shared).moved
     }
 
     /// Returns the number of calls made so far, those to open files included.
@@ -231,12 +245,24 @@ impl Files for SimFiles {
     fn link(&self, staged: &str, second: &str) -> io::Result<()> {
         let mut sim = locked(&self.shared);
         sim.call(false)?;
+        if sim.no_links {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let inode = sim.find(Area::Staging, staged)?;
         let names = &mut sim.now[Area::Staging as usize];
         if names.contains_key(second) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         names.insert(second.to_owned(), inode);
+        Ok(())
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut sim = locked(&self.shared);
+        sim.call(false)?;
+        let names = &mut sim.now[Area::Staging as usize];
+        let inode = names.remove(from).ok_or_else(not_found)?;
+        names.insert(to.to_owned(), inode);
         Ok(())
     }
 
@@ -300,6 +326,8 @@ impl FileHandle for SimFile {
         let tail = inode.bytes.get(index(offset)?..).unwrap_or_default();
         let n = tail.len().min(buf.len());
         buf[..n].copy_from_slice(&tail[..n]);
+        drop(inode);
+        locked(&self.shared).moved += n as u64;
         Ok(n)
     }
 
@@ -315,6 +343,8 @@ impl FileHandle for SimFile {
             inode.bytes.resize(at + n, 0);
         }
         inode.bytes[at..at + n].copy_from_slice(&bytes[..n]);
+        drop(inode);
+        locked(&self.shared).moved += n as u64;
         match fault {
             Some(Fault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
             // A write of one byte has no half; a write of nothing would be an error.

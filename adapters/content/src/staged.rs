@@ -1,8 +1,8 @@
 //! Files on their way to `blobs/`, and the hash tree that grows beside one.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 
@@ -16,6 +16,10 @@ pub(crate) const PREPARED: char = 'p';
 pub(crate) const WRITEBACK: u64 = 8 << 20;
 /// The ending of the second name a session's file gets while it is published.
 pub(crate) const SECOND_NAME: &str = ".commit";
+/// The ending of the file that names the content a session's file was moved to.
+pub(crate) const MOVED: &str = ".moved";
+/// The ending of the name under which a session's file is copied.
+pub(crate) const COPY: &str = ".copy";
 
 /// A file in staging that is to become one of a content. Removed when dropped, unless it was
 /// published or belongs to a session.
@@ -28,11 +32,40 @@ pub(crate) struct StagedFile {
     state: State,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     Own,
-    Session,
+    Session(Arc<SharedPlace>),
     Published,
+}
+
+/// Who else a session's file may belong to by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the session's alone.
+    Session,
+    /// It has a name in blobs too, and may be a content.
+    Linked,
+    /// It has its name in blobs only.
+    Moved,
+}
+
+/// A [`Place`], told by the commit to the session.
+#[derive(Debug)]
+pub(crate) struct SharedPlace(Mutex<Place>);
+
+impl SharedPlace {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Place::Session)))
+    }
+
+    pub(crate) fn get(&self) -> Place {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, place: Place) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
 }
 
 impl StagedFile {
@@ -65,13 +98,14 @@ impl StagedFile {
         files: &Arc<dyn Files>,
         name: String,
         handle: Arc<dyn FileHandle>,
+        place: &Arc<SharedPlace>,
     ) -> Self {
         Self {
             files: files.clone(),
             name,
             handle,
             synced: true,
-            state: State::Session,
+            state: State::Session(place.clone()),
         }
     }
 
@@ -103,9 +137,9 @@ impl StagedFile {
     /// Moves the file to blobs. The name is durable when the directory has been synced.
     pub(crate) fn publish(&mut self, blob: &str) -> io::Result<()> {
         self.sync()?;
-        match self.state {
+        match &self.state {
             State::Own => self.files.publish(&self.name, blob)?,
-            State::Session => self.publish_second_name(blob)?,
+            State::Session(place) => self.publish_second_name(blob, place)?,
             // By a transaction that was rolled back.
             State::Published => drop(self.files.open(Area::Blobs, blob)?),
         }
@@ -115,7 +149,10 @@ impl StagedFile {
 
     /// A session's file keeps its name until the session is gone from the store: if the process
     /// dies before the commit, the session is still whole.
-    fn publish_second_name(&self, blob: &str) -> io::Result<()> {
+    ///
+    /// Where the file system has no hard links, the file is moved, and a note of where it went
+    /// stays in its place: the session copies it back if it goes on.
+    fn publish_second_name(&self, blob: &str, place: &SharedPlace) -> io::Result<()> {
         let second = format!("{}{SECOND_NAME}", self.name);
         let mut linked = self.files.link(&self.name, &second);
         if is(&linked, io::ErrorKind::AlreadyExists) {
@@ -123,10 +160,78 @@ impl StagedFile {
             linked = self.files.link(&self.name, &second);
         }
         if is(&linked, io::ErrorKind::Unsupported) {
+            let note = create_anew(&self.files, &format!("{}{MOVED}", self.name))?;
+            note.write_all_at(blob.as_bytes(), 0)?;
+            note.sync_data()?;
+            self.files.sync_dir(Area::Staging)?;
+            place.set(Place::Moved);
             return self.files.publish(&self.name, blob);
         }
         linked?;
+        place.set(Place::Linked);
         self.files.publish(&second, blob)
+    }
+}
+
+/// Creates a file in staging in place of one that was left there.
+fn create_anew(files: &Arc<dyn Files>, name: &str) -> io::Result<Arc<dyn FileHandle>> {
+    match files.create(Area::Staging, name) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            files.remove(Area::Staging, name)?;
+            files.create(Area::Staging, name)
+        }
+        created => created,
+    }
+}
+
+/// Returns where a session's file was moved to, by the note that was left.
+pub(crate) fn moved_to(files: &Arc<dyn Files>, session: &str) -> io::Result<Option<String>> {
+    let note = match files.open(Area::Staging, &format!("{session}{MOVED}")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    // The hexadecimal digits of a hash; a note that is cut off was left before the move.
+    let mut name = vec![0; 64];
+    let len = note.read_full_at(&mut name, 0)?;
+    name.truncate(len);
+    Ok(String::from_utf8(name).ok().filter(|name| name.len() == 64))
+}
+
+/// Makes a copy of a file the file of a session, synced; returns it.
+pub(crate) fn copy_to_session(
+    files: &Arc<dyn Files>,
+    session: &str,
+    from: &dyn FileHandle,
+    len: u64,
+) -> io::Result<Arc<dyn FileHandle>> {
+    let name = format!("{session}{COPY}");
+    let copy = create_anew(files, &name)?;
+    let mut buf = Vec::new();
+    let mut at = 0;
+    while at < len {
+        buf.resize((len - at).min(BUFFERED_MAX) as usize, 0);
+        if from.read_full_at(&mut buf, at)? < buf.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // Holes stay holes.
+        if buf.iter().any(|&b| b != 0) {
+            copy.write_all_at(&buf, at)?;
+        }
+        at += buf.len() as u64;
+    }
+    copy.set_len(len)?;
+    copy.sync_data()?;
+    files.replace(&name, session)?;
+    files.sync_dir(Area::Staging)?;
+    remove_if_there(files, &format!("{session}{MOVED}"))?;
+    Ok(copy)
+}
+
+/// Removes a file from staging, if it exists.
+pub(crate) fn remove_if_there(files: &Arc<dyn Files>, name: &str) -> io::Result<()> {
+    match files.remove(Area::Staging, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -136,7 +241,7 @@ fn is(result: &io::Result<()>, kind: io::ErrorKind) -> bool {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if self.state == State::Own {
+        if matches!(self.state, State::Own) {
             // What cannot be removed now is removed by the next sweep.
             let _ = self.files.remove(Area::Staging, &self.name);
         }

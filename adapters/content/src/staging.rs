@@ -25,7 +25,10 @@ use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 use crate::files::{Area, FileHandle, Files};
 use crate::hash_tree::{GROUP_LEN, Groups, group_count, node_count, normalize, rehash};
 use crate::reader::ContentReader;
-use crate::staged::{Hashing, KeptTree, SECOND_NAME, TreeSink, WRITEBACK, sync_beside};
+use crate::staged::{
+    COPY, Hashing, KeptTree, MOVED, Place, SECOND_NAME, SharedPlace, TreeSink, WRITEBACK,
+    copy_to_session, moved_to, remove_if_there, sync_beside,
+};
 
 /// The ending of a journal's name.
 pub(crate) const LOG: &str = ".log";
@@ -121,6 +124,7 @@ pub struct StagingFile {
     holes_unclean: bool,
     follower: Arc<Follower>,
     state: State,
+    place: Arc<SharedPlace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +157,7 @@ impl StagingFile {
             extents: ExtentMap::new(base_len),
             holes_unclean: false,
             state: State::Open,
+            place: SharedPlace::new(),
         };
         staging.record(Record::Start {
             base_len,
@@ -182,7 +187,14 @@ impl StagingFile {
                 })
         };
         let log = open(&format!("{id}{LOG}"))?;
-        let data = open(&id.to_string())?;
+        let name = id.to_string();
+        let data = match (open(&name), moved_to(files, &name)?) {
+            (Err(e), Some(blob)) if e.is_not_found() => {
+                let moved = files.open(Area::Blobs, &blob)?;
+                copy_to_session(files, &name, &*moved, moved.size()?)?
+            }
+            (data, _) => data?,
+        };
         let records = read_records(&*log)?;
         let Some(&Record::Start { base_len, boot }) = records.first() else {
             let detail = format!("the journal staging/{id}{LOG} is unreadable");
@@ -212,6 +224,7 @@ impl StagingFile {
             extents,
             holes_unclean: true,
             state: State::Open,
+            place: SharedPlace::new(),
         };
         // What is past the end of all ranges was never acknowledged, or was being truncated.
         let end = staging.staged_end();
@@ -240,11 +253,8 @@ impl StagingFile {
     /// # Errors
     /// What the operating system reports.
     pub fn remove(files: &Arc<dyn Files>, id: SessionId) -> Result<()> {
-        for ending in ["", SECOND_NAME, LOG] {
-            match files.remove(Area::Staging, &format!("{id}{ending}")) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
-                _ => {}
-            }
+        for ending in ["", SECOND_NAME, COPY, MOVED, LOG] {
+            remove_if_there(files, &format!("{id}{ending}"))?;
         }
         Ok(())
     }
@@ -287,6 +297,7 @@ impl StagingFile {
         if len == 0 {
             return Ok(());
         }
+        self.part_from_content()?;
         let old_len = self.data_len;
         if offset >= old_len && (self.tail.is_none() || offset > old_len) {
             self.close_tail()?;
@@ -336,6 +347,7 @@ impl StagingFile {
         if size == self.extents.size() {
             return Ok(());
         }
+        self.part_from_content()?;
         self.close_tail()?;
         self.record(Record::Truncate { size })?;
         if size < self.data_len {
@@ -364,6 +376,7 @@ impl StagingFile {
     /// What the operating system reports.
     pub fn sync(&mut self) -> Result<()> {
         self.check_open()?;
+        self.come_back()?;
         self.close_tail()?;
         self.data.sync_data()?;
         self.record(Record::Synced)?;
@@ -372,7 +385,32 @@ impl StagingFile {
         Ok(())
     }
 
-    /// Goes on with a session whose close failed.
+    /// Makes the file the session's alone, before it changes: a commit that failed may have come
+    /// about nevertheless, and then the file is a content.
+    fn part_from_content(&mut self) -> Result<()> {
+        if self.place.get() == Place::Session {
+            return Ok(());
+        }
+        let name = self.id.to_string();
+        let copy = copy_to_session(&self.files, &name, &*self.data, self.data_len)?;
+        self.follower.stop();
+        self.follower = Follower::new(&self.files, &copy);
+        self.data = copy;
+        self.place.set(Place::Session);
+        self.advance(0, 0);
+        Ok(())
+    }
+
+    /// Makes sure that the session has a file of its name.
+    fn come_back(&mut self) -> Result<()> {
+        match self.place.get() {
+            Place::Moved => self.part_from_content(),
+            Place::Session | Place::Linked => Ok(()),
+        }
+    }
+
+    /// Goes on with a session whose close failed. Nothing that was written is lost, and the close
+    /// can be tried again.
     pub fn reopen(&mut self) {
         if self.state == State::Sealed {
             self.state = State::Open;
@@ -442,6 +480,7 @@ impl StagingFile {
         tree_inline_max: u64,
     ) -> Result<(Hash, KeptTree)> {
         self.check_open()?;
+        self.come_back()?;
         self.close_tail()?;
         for s in &plan.segments {
             match (s.source, base) {
@@ -511,6 +550,10 @@ impl StagingFile {
 
     pub(crate) fn data(&self) -> &Arc<dyn FileHandle> {
         &self.data
+    }
+
+    pub(crate) fn place(&self) -> &Arc<SharedPlace> {
+        &self.place
     }
 }
 

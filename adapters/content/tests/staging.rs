@@ -4,12 +4,16 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use alknet_fs_content::hash_tree::TreeHasher;
 use alknet_fs_content::{Area, Contents, Fault, Files, SimFiles, Staged, StagingFile};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::session::Source;
-use alknet_fs_core::store::{ContentForm, SessionId, Store};
-use alknet_fs_core::{ErrorKind, Hash, Result};
+use alknet_fs_core::store::{
+    BranchId, ContentForm, ContentRecord, Durability, SessionId, SessionRecord, Staging, Store,
+};
+use alknet_fs_core::{ErrorKind, Hash, Result, Timestamp, TreePath};
 use common::{Bench, painted, tiny};
 use proptest::prelude::*;
 
@@ -54,6 +58,161 @@ fn close(bench: &Bench, staging: &mut StagingFile, base: Option<&Hash>) -> Resul
     bench.commit(prepared)
 }
 
+/// Closes a session in a transaction that does not come about; returns the content's hash.
+fn close_in_vain(bench: &Bench, staging: &mut StagingFile, base: Option<&Hash>) -> Result<Hash> {
+    let txn = bench.store.read()?;
+    let plan = staging.extents().plan();
+    let staged = Staged::File(staging);
+    let mut prepared = [bench.contents.prepare_plan(&*txn, base, staged, &plan)?];
+    drop(txn);
+    let mut txn = bench.store.write(Durability::Full)?;
+    let contents = &bench.contents;
+    contents.commit(&mut *txn, &mut prepared, Timestamp(1))?;
+    drop(txn);
+    Ok(prepared[0].hash())
+}
+
+/// The record of a content, as a commit would have left it that failed and came about after all.
+fn commit_after_all(bench: &Bench, hash: Hash, bytes: &[u8]) {
+    let mut hasher = TreeHasher::new();
+    hasher.update(bytes);
+    let (found, nodes) = hasher.finish();
+    assert_eq!(found, hash);
+    let mut txn = bench.store.write(Durability::Full).unwrap();
+    let record = ContentRecord {
+        hash,
+        size: bytes.len() as u64,
+        form: ContentForm::File,
+        base: None,
+        data: if nodes.len() <= 200 {
+            nodes
+        } else {
+            Vec::new()
+        },
+        created: Timestamp(1),
+    };
+    txn.add_content(&record).unwrap();
+    txn.commit().unwrap();
+}
+
+/// Makes the session known to the store.
+fn add_session(bench: &Bench) {
+    let mut txn = bench.store.write(Durability::Full).unwrap();
+    let record = SessionRecord {
+        id: SessionId(0),
+        branch: BranchId(1),
+        path: TreePath::root(),
+        owner: String::new(),
+        holder: String::new(),
+        exclusive: false,
+        create_new: false,
+        base: None,
+        mode: 0o644,
+        created: Timestamp(1),
+        touched: Timestamp(1),
+        staging: Staging::File,
+    };
+    while txn.add_session(&record).unwrap() != ID {}
+    txn.commit().unwrap();
+}
+
+fn sweep(bench: &Bench) {
+    let mut txn = bench.store.write(Durability::Full).unwrap();
+    let orphans = bench.contents.orphans(&*txn).unwrap();
+    let none = Duration::ZERO;
+    bench.contents.sweep(&mut *txn, &orphans, none).unwrap();
+    txn.commit().unwrap();
+}
+
+fn kinds_of_files() -> [SimFiles; 2] {
+    [SimFiles::new(), SimFiles::without_links()]
+}
+
+#[test]
+fn a_session_whose_commit_failed_goes_on() {
+    for (again, die) in [(false, false), (true, false), (false, true), (true, true)] {
+        for sim in kinds_of_files() {
+            let (bench, sim) = Bench::over(sim, tiny());
+            let files: Arc<dyn Files> = Arc::new(sim.clone());
+            add_session(&bench);
+            let mut staging = StagingFile::create(&files, ID, 0).unwrap();
+            let mut model = Vec::new();
+            write(&mut staging, &mut model, 0, &painted(60_000, 1)).unwrap();
+            close_in_vain(&bench, &mut staging, None).unwrap();
+            sweep(&bench);
+            if die {
+                drop(staging);
+                sim.restart();
+                sweep(&bench);
+                staging = StagingFile::resume(&files, ID).unwrap();
+            } else {
+                staging.reopen();
+            }
+            assert!(shown(&staging, &[]) == model);
+            if again {
+                close_in_vain(&bench, &mut staging, None).unwrap();
+                staging.reopen();
+                write(&mut staging, &mut model, 50_000, &painted(30_000, 2)).unwrap();
+                staging.truncate(70_000).unwrap();
+                model.truncate(70_000);
+                staging.sync().unwrap();
+                drop(staging);
+                sim.power_cut();
+                staging = StagingFile::resume(&files, ID).unwrap();
+                assert!(shown(&staging, &[]) == model);
+            }
+            let hash = close(&bench, &mut staging, None).unwrap();
+            assert_eq!(hash, Hash::of(&model));
+            staging.discard().unwrap();
+            sim.power_cut();
+            bench.verify(&hash).unwrap();
+            let mut txn = bench.store.write(Durability::Full).unwrap();
+            txn.remove_session(ID).unwrap();
+            txn.commit().unwrap();
+            sweep(&bench);
+            assert_eq!(files.list(Area::Staging).unwrap(), []);
+            assert!(bench.read(&hash).unwrap() == model);
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_failed_and_came_about_keeps_its_bytes() {
+    for (cut, truncate) in [(false, false), (false, true), (true, false)] {
+        for sim in kinds_of_files() {
+            let (bench, sim) = Bench::over(sim, tiny());
+            let files: Arc<dyn Files> = Arc::new(sim.clone());
+            add_session(&bench);
+            let mut staging = StagingFile::create(&files, ID, 0).unwrap();
+            let mut model = Vec::new();
+            write(&mut staging, &mut model, 0, &painted(60_000, 1)).unwrap();
+            let hash = close_in_vain(&bench, &mut staging, None).unwrap();
+            staging.reopen();
+            let committed = model.clone();
+            if truncate {
+                staging.truncate(30_000).unwrap();
+                model.truncate(30_000);
+            } else {
+                write(&mut staging, &mut model, 10_000, b"later").unwrap();
+            }
+            assert!(shown(&staging, &[]) == model);
+            staging.sync().unwrap();
+            drop(staging);
+            if cut {
+                sim.power_cut();
+            } else {
+                sim.restart();
+            }
+            commit_after_all(&bench, hash, &committed);
+            bench.verify(&hash).unwrap();
+            let staging = StagingFile::resume(&files, ID).unwrap();
+            assert!(shown(&staging, &[]) == model);
+            staging.discard().unwrap();
+            bench.verify(&hash).unwrap();
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write(usize, usize),
@@ -63,6 +222,7 @@ enum Step {
     Resume,
     PowerCut,
     FailedClose,
+    FailedCommit,
 }
 
 fn step(max: usize) -> impl Strategy<Value = Step> {
@@ -74,11 +234,12 @@ fn step(max: usize) -> impl Strategy<Value = Step> {
         2 => Just(Step::Resume),
         1 => Just(Step::PowerCut),
         1 => Just(Step::FailedClose),
+        1 => Just(Step::FailedCommit),
     ]
 }
 
-fn run(base: &[u8], steps: &[Step]) -> Result<()> {
-    let (bench, sim) = Bench::sim(tiny());
+fn run(base: &[u8], steps: &[Step], sim: SimFiles) -> Result<()> {
+    let (bench, sim) = Bench::over(sim, tiny());
     let files: Arc<dyn Files> = Arc::new(sim.clone());
     let base_hash = bench.put(base)?;
     let mut staging = StagingFile::create(&files, ID, base.len() as u64)?;
@@ -126,6 +287,12 @@ fn run(base: &[u8], steps: &[Step]) -> Result<()> {
                 // The close has synced bytes that the journal may still lose.
                 synced = None;
             }
+            Step::FailedCommit => {
+                let hash = close_in_vain(&bench, &mut staging, Some(&base_hash))?;
+                assert_eq!(hash, Hash::of(&model));
+                staging.reopen();
+                synced = None;
+            }
         }
         assert_eq!(staging.extents().size(), model.len() as u64);
         assert!(shown(&staging, base) == model, "after step {i}");
@@ -135,6 +302,8 @@ fn run(base: &[u8], steps: &[Step]) -> Result<()> {
     staging.discard()?;
     bench.verify(&hash)?;
     assert!(bench.read(&hash)? == model);
+    // A power cut may bring names back.
+    sweep(&bench);
     assert_eq!(bench.contents.usage()?.staged, 0);
     Ok(())
 }
@@ -146,8 +315,9 @@ proptest! {
     fn sessions_agree_with_a_byte_vector(
         len in prop_oneof![Just(0), 0..100_000usize],
         steps in proptest::collection::vec(step(100_000), 0..40),
+        no_links in any::<bool>(),
     ) {
-        run(&painted(len, 0), &steps)?;
+        run(&painted(len, 0), &steps, kinds_of_files()[usize::from(no_links)].clone())?;
     }
 }
 
@@ -159,8 +329,9 @@ proptest! {
     fn large_sessions_agree_with_a_byte_vector(
         len in prop_oneof![Just(0), 0..10_000_000usize],
         steps in proptest::collection::vec(step(20_000_000), 0..12),
+        no_links in any::<bool>(),
     ) {
-        run(&painted(len, 0), &steps)?;
+        run(&painted(len, 0), &steps, kinds_of_files()[usize::from(no_links)].clone())?;
     }
 }
 
@@ -311,8 +482,8 @@ fn a_torn_journal_gives_what_was_before_the_tear() {
 }
 
 /// Runs a session whose `n`-th call to the files shows a fault; returns whether it came to that.
-fn faulty_session(n: u64, fault: Fault, cut_power: bool) -> bool {
-    let (bench, sim) = Bench::sim(tiny());
+fn faulty_session(n: u64, fault: Fault, cut_power: bool, sim: SimFiles) -> bool {
+    let (bench, sim) = Bench::over(sim, tiny());
     let files: Arc<dyn Files> = Arc::new(sim.clone());
     let base = painted(50_000, 1);
     let base_hash = bench.put(&base).unwrap();
@@ -348,6 +519,11 @@ fn faulty_session(n: u64, fault: Fault, cut_power: bool) -> bool {
         next_size = None;
         touched = 20_000..90_000;
         write(&mut staging, &mut model, 20_000, &painted(70_000, 9))?;
+        touched = 0..0;
+        close_in_vain(&bench, &mut staging, Some(&base_hash))?;
+        staging.reopen();
+        touched = 5000..5100;
+        write(&mut staging, &mut model, 5000, &painted(100, 10))?;
         touched = 0..0;
         closed = Some(close(&bench, &mut staging, Some(&base_hash))?);
         Ok(())
@@ -412,12 +588,16 @@ fn faulty_session(n: u64, fault: Fault, cut_power: bool) -> bool {
 
 #[test]
 fn a_fault_at_any_call_loses_nothing_acknowledged() {
-    for cut_power in [false, true] {
+    for (cut_power, links) in [(false, true), (true, true), (false, false), (true, false)] {
         for fault in [Fault::Io, Fault::NoSpace, Fault::Death, Fault::ShortWrite] {
             let mut n = 1;
             let mut failures = 0;
             loop {
-                let failed = faulty_session(n, fault, cut_power);
+                let sim = match links {
+                    true => SimFiles::new(),
+                    false => SimFiles::without_links(),
+                };
+                let failed = faulty_session(n, fault, cut_power, sim);
                 failures += u32::from(failed);
                 n += 1;
                 if !failed && (fault != Fault::ShortWrite || n > 60) {

@@ -40,7 +40,10 @@ pub struct Bench {
 
 impl Bench {
     pub fn sim(config: Config) -> (Self, SimFiles) {
-        let files = SimFiles::new();
+        Self::over(SimFiles::new(), config)
+    }
+
+    pub fn over(files: SimFiles, config: Config) -> (Self, SimFiles) {
         let contents = Contents::with_files(Arc::new(files.clone()), config);
         let store = MemoryStore::new();
         (Self { store, contents }, files)
