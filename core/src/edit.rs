@@ -44,7 +44,11 @@ pub struct SetAttrs {
 }
 
 impl SetAttrs {
-    fn check(&self) -> Result<()> {
+    /// Checks that the attributes can be set.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for mode bits outside [`MODE_MASK`].
+    pub fn check(&self) -> Result<()> {
         match self.mode {
             Some(mode) if mode & !MODE_MASK != 0 => Err(Error::with_detail(
                 ErrorKind::InvalidInput,

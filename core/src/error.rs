@@ -69,6 +69,8 @@ error_kinds! {
     InUse = "EBUSY", 16, "in use";
     /// The object can be read but not written, for example a snapshot.
     ReadOnly = "EROFS", 30, "read-only";
+    /// The file is closed, or was not opened for this.
+    BadHandle = "EBADF", 9, "bad file handle";
     /// The caller may not do this.
     PermissionDenied = "EACCES", 13, "permission denied";
     /// The disk is full.

@@ -210,6 +210,11 @@ impl Branch {
         self.read_now(|view| view.open(&path))
     }
 
+    /// Opens a file, with where the path leads and what is there.
+    pub(crate) fn open_entry(&self, path: &TreePath) -> Result<(TreePath, Entry, Reader)> {
+        self.read_now(|view| view.open_entry(path))
+    }
+
     /// Writes a whole file, creating or replacing it; a link at the end of the path is followed.
     /// Its directory must exist.
     ///

@@ -26,6 +26,7 @@ pub mod aio;
 mod batch;
 mod branch;
 mod bucket;
+mod file;
 mod fsck;
 mod gc;
 mod progress;
@@ -53,6 +54,7 @@ pub use alknet_fs_core::{
 pub use batch::Batch;
 pub use branch::Branch;
 pub use bucket::{BranchInfo, Bucket, TreeRef};
+pub use file::{File, FileOptions};
 pub use fsck::{FsckOptions, FsckReport, Problem};
 pub use gc::{GcOptions, GcReport, GcSchedule};
 pub use progress::{Cancel, Progress, Task};

@@ -111,6 +111,11 @@ impl OpenOptions {
         self.mode = Some(mode);
         self
     }
+
+    /// Returns the permission bits of a file that the session creates.
+    pub(crate) fn new_mode(&self) -> u32 {
+        self.mode.unwrap_or(0o644)
+    }
 }
 
 /// What [`Store::sessions`] tells of an open session.
@@ -225,7 +230,7 @@ impl Session {
             exclusive: options.exclusive,
             create_new: options.create_new,
             base,
-            mode: options.mode.unwrap_or(0o644),
+            mode: options.new_mode(),
             created: time,
             touched: time,
             staging: Staging::Rows,

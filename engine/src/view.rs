@@ -229,6 +229,15 @@ impl View {
         Ok(Reader::new(content))
     }
 
+    pub(crate) fn open_entry(&self, path: &TreePath) -> Result<(TreePath, Entry, Reader)> {
+        let (path, entry) = self.resolve(path, Follow::Yes)?;
+        let Some(hash) = entry.hash() else {
+            return Err(Error::new(ErrorKind::IsADirectory));
+        };
+        let reader = Reader::new(self.content(&hash)?);
+        Ok((path, entry, reader))
+    }
+
     /// Opens a content by its hash, whatever path it has.
     ///
     /// # Errors
