@@ -1,4 +1,23 @@
 //! Carrying out an assembly plan: its bytes, and the delta that describes it.
+//!
+//! # Deltas over deltas
+//! A version of a content that is itself a delta is a delta too, and no commit may cost what the
+//! file is large. So the deltas of a content form a stack whose sizes grow from the newest down, as
+//! the runs of a log-structured merge tree do:
+//!
+//! - A new delta takes up the delta below it, and then the next, while that has at most
+//!   [`MERGE_RATIO`] times the bytes taken up so far (or both together are small,
+//!   [`Config::delta_merge_max`]). The result is over the base of the last one taken up. Merging
+//!   copies literals and nodes only; the base is not read. A byte that is merged without having
+//!   been in the largest of the deltas comes into one that is larger by that ratio, and
+//!   the largest is paid for by the others; so each written byte is copied O(log n) times, and the
+//!   stack is O(log n) deep.
+//! - Where the whole stack would have more than one [`FULL_PART`]th of the content's size, the
+//!   content is written in full and the stack is gone. As many bytes were written since the content
+//!   was last kept in full, so this costs each of them a constant.
+//!
+//! A stack deeper than [`Config::delta_depth_max`] is merged further than that, and a delta of more
+//! than [`SEGMENTS_MAX`] segments is not merged: only many tiny writes come to that.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,17 +27,26 @@ use alknet_fs_core::session::{AssemblyPlan, Source};
 use alknet_fs_core::{Error, ErrorKind, Result};
 
 use crate::contents::{Config, Prepared, Staged};
-use crate::delta::{Delta, Piece, Segment, is_zeros, push};
+use crate::delta::{Delta, Piece, Segment, is_zeros, push, weight};
 use crate::files::{FileHandle, Files};
 use crate::hash_tree::{
-    GROUP_LEN, Groups, Nodes, Overrides, ZERO_LEVEL, authenticate, changed_groups, group_count,
-    group_cv, node_at, node_count, position, rehash, touches, zeros_node,
+    CV_LEN, GROUP_LEN, Groups, Nodes, Overrides, ZERO_LEVEL, authenticate, changed_groups,
+    group_count, group_cv, node_at, node_count, position, rehash, zeros_node,
 };
-use crate::reader::{Body, ContentReader, DeltaBody, Payload, Tree, corrupt};
+use crate::reader::{Body, ContentReader, DeltaBody, Tree, corrupt};
 use crate::staged::StagedFile;
 
 /// The size of the pieces in which literals are copied.
 const CHUNK: u64 = 1 << 20;
+
+/// How many times as large a delta may be as those above it to be merged with them.
+const MERGE_RATIO: u64 = 4;
+
+/// Deltas have at most this part of the content's size together.
+pub(crate) const FULL_PART: u64 = 4;
+
+/// A plan of more segments than this is written in full, and a delta of more is not merged.
+pub(crate) const SEGMENTS_MAX: usize = 1 << 16;
 
 /// A plan with what it refers to.
 pub(crate) struct Assembly<'a> {
@@ -126,62 +154,86 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Prepares the new content as a delta; `None` where the chain would become too long.
+    /// Prepares the new content as a delta, as the module's documentation says; `None` where it is
+    /// to be written in full.
     pub(crate) fn prepare_delta(
         &self,
         files: &Arc<dyn Files>,
         config: &Config,
     ) -> Result<Option<Prepared>> {
         let size = self.plan.size;
-        let own = self.own_changes()?;
-        let base_delta = self.base.and_then(|base| match &base.body {
-            Body::Delta(body) => Some((base, &**body)),
-            _ => None,
-        });
-        if let Some((base, body)) = base_delta
-            && let Payload::Inline { data, start } = &body.payload
-            && own.min_len().max(data.len() as u64) <= config.delta_merge_max
+        let mut changes = self.own_changes()?;
+        let depth_max = config.delta_depth_max.max(1);
+        let mut literals = Literals {
+            assembly: self,
+            levels: Vec::new(),
+        };
+        let mut base = self.base;
+        let (mut weight, mut count) = (changes.weight(), changes.segments.len());
+        while let Some(reader) = base
+            && let Body::Delta(body) = &reader.body
         {
-            let merged = self.merge(&own, body, &data[*start..])?;
-            let delta = Delta::new(size, merged.segments, &merged.overrides);
-            let data = delta.encode(Some(&payload(merged.literals, &merged.overrides)));
-            if data.len() as u64 <= config.delta_merge_max {
-                let below = body.base.as_ref().map(ContentReader::hash);
-                debug_assert!(base.depth() > 0);
-                return Ok(Some(Prepared::delta(own.hash, size, below, data, None)));
+            let below = body.delta.weight();
+            let is_due = weight + below <= config.delta_merge_max
+                || below <= weight.saturating_mul(MERGE_RATIO)
+                || reader.depth() >= depth_max;
+            count += body.delta.segments.len();
+            if !is_due || count > SEGMENTS_MAX {
+                break;
             }
+            let start = literals.add(reader, body);
+            changes.fold(reader, body, start, size)?;
+            weight += below;
+            base = body.base.as_ref();
         }
-        if self
-            .base
-            .is_some_and(|b| b.depth() >= config.delta_depth_max)
-        {
+        if base.is_some_and(|base| base.depth() >= depth_max) {
             return Ok(None);
         }
-        let base = self.base.map(ContentReader::hash);
-        let delta = Delta::new(size, own.segments, &own.overrides);
+        let stacked = base.map_or(0, ContentReader::stacked_weight);
+        if changes.weight() + stacked > size / FULL_PART {
+            return Ok(None);
+        }
+        let base = base.map(ContentReader::hash);
+        let Changes {
+            hash,
+            segments: merged,
+            overrides,
+        } = changes;
+        let mut segments = Vec::with_capacity(merged.len());
+        let mut len = 0;
+        for s in &merged {
+            let piece = match s.piece {
+                Piece::Literal(_) => {
+                    len += s.len;
+                    Piece::Literal(len - s.len)
+                }
+                piece => piece,
+            };
+            push(&mut segments, s.len, piece);
+        }
+        let delta = Delta::new(size, segments, &overrides);
         if delta.payload_len() <= config.delta_inline_max {
-            let literals = self.literals()?;
-            let data = delta.encode(Some(&payload(literals, &own.overrides)));
-            return Ok(Some(Prepared::delta(own.hash, size, base, data, None)));
+            let mut payload = Vec::with_capacity(delta.payload_len() as usize);
+            literals.each(&merged, &mut |bytes| {
+                payload.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            overrides.values().for_each(|node| payload.extend(node));
+            let data = delta.encode(Some(&payload));
+            return Ok(Some(Prepared::delta(hash, size, base, data, None)));
         }
         let mut file = StagedFile::create(files)?;
         let mut at = 0;
-        self.each_literal(&mut |bytes| {
+        literals.each(&merged, &mut |bytes| {
             file.handle.write_all_at(bytes, at)?;
             at += bytes.len() as u64;
             Ok(())
         })?;
-        let nodes = payload(Vec::new(), &own.overrides);
+        let nodes: Vec<u8> = overrides.values().flatten().copied().collect();
         file.handle.write_all_at(&nodes, at)?;
         file.sync()?;
         let data = delta.encode(None);
-        Ok(Some(Prepared::delta(
-            own.hash,
-            size,
-            base,
-            data,
-            Some(file),
-        )))
+        Ok(Some(Prepared::delta(hash, size, base, data, Some(file))))
     }
 
     /// Works out the delta over the base as it is: segments, hash and nodes.
@@ -189,14 +241,10 @@ impl<'a> Assembly<'a> {
         let size = self.plan.size;
         let mut segments = Vec::new();
         let mut dirty = Vec::new();
-        let mut literal = 0;
         for s in &self.plan.segments {
             let piece = match s.source {
                 Source::Base(at) => Piece::Base(at),
-                Source::Staged(_) => {
-                    literal += s.len;
-                    Piece::Literal(literal - s.len)
-                }
+                Source::Staged(at) => Piece::Literal(at),
                 Source::Zeros => Piece::Zeros,
             };
             if piece != Piece::Base(s.offset) {
@@ -230,135 +278,138 @@ impl<'a> Assembly<'a> {
         Ok(Changes {
             hash,
             segments,
-            changed,
             overrides,
-            literals_len: literal,
         })
     }
+}
 
-    fn each_literal(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let mut buf = Vec::new();
-        for s in &self.plan.segments {
-            let Source::Staged(at) = s.source else {
+/// What a delta does to a base, before its literals are put in order.
+struct Changes {
+    hash: alknet_fs_core::Hash,
+    /// The literals are in the address space of [`Literals`].
+    segments: Vec<Segment>,
+    overrides: Overrides,
+}
+
+impl Changes {
+    /// Returns about how many bytes the delta takes.
+    fn weight(&self) -> u64 {
+        weight(&self.segments, self.overrides.len() as u64)
+    }
+
+    /// Expresses the changes, which are over a delta, over that delta's own base; its literals
+    /// start at an address.
+    fn fold(
+        &mut self,
+        reader: &ContentReader,
+        below: &DeltaBody,
+        start: u64,
+        size: u64,
+    ) -> Result<()> {
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for s in &self.segments {
+            let Piece::Base(at) = s.piece else {
+                push(&mut segments, s.len, s.piece);
                 continue;
             };
-            let mut done = 0;
-            while done < s.len {
-                buf.resize((s.len - done).min(CHUNK) as usize, 0);
-                self.fill_staged(at + done, &mut buf)?;
-                each(&buf)?;
-                done += buf.len() as u64;
+            for below in below.delta.range(at..at + s.len) {
+                let piece = match below.piece {
+                    Piece::Literal(at) => Piece::Literal(start + at),
+                    piece => piece,
+                };
+                push(&mut segments, below.len, piece);
             }
         }
-        Ok(())
-    }
-
-    fn literals(&self) -> Result<Vec<u8>> {
-        let mut literals = Vec::new();
-        self.each_literal(&mut |bytes| {
-            literals.extend_from_slice(bytes);
-            Ok(())
-        })?;
-        Ok(literals)
-    }
-
-    /// Expresses the changes over the base's own base.
-    fn merge(&self, own: &Changes, base: &DeltaBody, base_payload: &[u8]) -> Result<Merged> {
-        let own_literals = self.literals()?;
-        let mut literals = Vec::new();
-        let mut segments = Vec::new();
-        let mut add_literal = |segments: &mut Vec<Segment>, bytes: &[u8]| {
-            let at = literals.len() as u64;
-            literals.extend_from_slice(bytes);
-            push(segments, bytes.len() as u64, Piece::Literal(at));
-        };
-        for s in &own.segments {
-            match s.piece {
-                Piece::Literal(at) => {
-                    add_literal(
-                        &mut segments,
-                        &own_literals[at as usize..][..s.len as usize],
-                    );
-                }
-                Piece::Zeros => push(&mut segments, s.len, Piece::Zeros),
-                Piece::Base(at) => {
-                    for below in base.delta.range(at..at + s.len) {
-                        match below.piece {
-                            Piece::Literal(at) => add_literal(
-                                &mut segments,
-                                &base_payload[at as usize..][..below.len as usize],
-                            ),
-                            piece => push(&mut segments, below.len, piece),
-                        }
-                    }
-                }
-            }
-        }
-        let groups = group_count(self.plan.size);
-        let mut overrides = Overrides::new();
-        for at in base.delta.positions() {
+        let groups = group_count(size);
+        let mut nodes = vec![0; (below.delta.node_count() * CV_LEN) as usize];
+        reader.fill_payload(below, below.delta.literals_len, &mut nodes)?;
+        let (nodes, _) = nodes.as_chunks();
+        for (at, node) in below.delta.positions().zip(nodes) {
             let (level, index) = node_at(at);
-            if at < node_count(groups) && !touches(&own.changed, level, index) {
-                let from = base.delta.node_at(at).unwrap_or_default() as usize;
-                if let Some(node) = base_payload[from..].first_chunk() {
-                    overrides.insert(at, *node);
-                }
+            let in_zeros =
+                || level < ZERO_LEVEL && is_zeros(&self.segments, index >> (ZERO_LEVEL - level));
+            if at < node_count(groups) && !self.overrides.contains_key(&at) && !in_zeros() {
+                self.overrides.insert(at, *node);
             }
         }
-        overrides.extend(&own.overrides);
         // Blocks that were zeros as a whole, and no longer are, need the nodes inside.
-        let edges = own.changed.iter().flat_map(|r| [r.start, r.end - 1]);
+        let own = self.segments.iter();
+        let edges = own
+            .filter(|s| s.piece != Piece::Base(s.offset))
+            .flat_map(|s| [s.offset, s.offset + s.len - 1])
+            .map(|offset| offset / GROUP_LEN);
         let blocks: BTreeSet<u64> = edges
             .chain([groups - 1, groups])
             .map(|group| group >> ZERO_LEVEL)
-            .filter(|&block| base.delta.is_zeros(block) && !is_zeros(&segments, block))
+            .filter(|&block| below.delta.is_zeros(block) && !is_zeros(&segments, block))
             .collect();
         for block in blocks {
             for level in 0..ZERO_LEVEL {
                 let width = 1 << (ZERO_LEVEL - level);
                 for index in block * width..(block + 1) * width {
                     if (index + 1) << level <= groups {
-                        overrides
+                        self.overrides
                             .entry(position(level, index))
                             .or_insert_with(|| zeros_node(level, index));
                     }
                 }
             }
         }
-        Ok(Merged {
-            segments,
-            literals,
-            overrides,
-        })
+        self.segments = segments;
+        Ok(())
     }
 }
 
-struct Changes {
-    hash: alknet_fs_core::Hash,
-    segments: Vec<Segment>,
-    /// The groups that differ from the base's.
-    changed: Vec<std::ops::Range<u64>>,
-    overrides: Overrides,
-    literals_len: u64,
+/// The literals of several deltas in one address space: first what is staged, then the payloads,
+/// each after a gap of one, so that no segment reaches from one into the next.
+struct Literals<'a> {
+    assembly: &'a Assembly<'a>,
+    levels: Vec<(u64, &'a ContentReader, &'a DeltaBody)>,
 }
 
-impl Changes {
-    /// Returns a lower bound of the encoded length.
-    fn min_len(&self) -> u64 {
-        self.literals_len + self.overrides.len() as u64 * 32 + self.segments.len() as u64
+impl<'a> Literals<'a> {
+    /// Adds a delta's literals; returns where they start.
+    fn add(&mut self, reader: &'a ContentReader, body: &'a DeltaBody) -> u64 {
+        let end = match self.levels.last() {
+            Some((start, _, body)) => start + body.delta.literals_len,
+            None => {
+                let segments = self.assembly.plan.segments.iter();
+                let ends = segments.filter_map(|s| match s.source {
+                    Source::Staged(at) => Some(at + s.len),
+                    _ => None,
+                });
+                ends.max().unwrap_or(0)
+            }
+        };
+        self.levels.push((end + 1, reader, body));
+        end + 1
     }
-}
 
-struct Merged {
-    segments: Vec<Segment>,
-    literals: Vec<u8>,
-    overrides: Overrides,
-}
-
-fn payload(literals: Vec<u8>, overrides: &Overrides) -> Vec<u8> {
-    let mut payload = literals;
-    overrides.values().for_each(|node| payload.extend(node));
-    payload
+    /// Visits the literal bytes of segments in order.
+    fn each(&self, segments: &[Segment], each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut buf = Vec::new();
+        for s in segments {
+            let Piece::Literal(from) = s.piece else {
+                continue;
+            };
+            let level = self.levels.partition_point(|(start, ..)| *start <= from);
+            let level = level.checked_sub(1).map(|at| &self.levels[at]);
+            let mut done = 0;
+            while done < s.len {
+                buf.resize((s.len - done).min(CHUNK) as usize, 0);
+                let at = from + done;
+                match level {
+                    Some((start, reader, body)) => {
+                        reader.fill_payload(body, at - start, &mut buf)?;
+                    }
+                    None => self.assembly.fill_staged(at, &mut buf)?,
+                }
+                each(&buf)?;
+                done += buf.len() as u64;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The groups of the new content. Base bytes are checked against the base's tree.

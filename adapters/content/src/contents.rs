@@ -11,7 +11,7 @@ use alknet_fs_core::session::{AssemblyPlan, Source};
 use alknet_fs_core::store::{ContentForm, ContentRecord, ReadTxn, SessionId, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp};
 
-use crate::assemble::Assembly;
+use crate::assemble::{Assembly, FULL_PART, SEGMENTS_MAX};
 use crate::delta::Delta;
 use crate::files::{Area, DiskFiles, Files};
 use crate::hash_tree::{GROUP_LEN, TreeHasher};
@@ -25,9 +25,6 @@ use crate::staging::{LOG, StagingFile};
 /// The size of the pieces in which large contents are copied.
 const CHUNK: u64 = 1 << 20;
 
-/// A plan of more segments than this is written in full.
-const SEGMENTS_MAX: usize = 1 << 16;
-
 /// Limits of the content store. The defaults are meant for use; others are for tests and
 /// measurements. A store may be opened with other limits each time.
 #[derive(Debug, Clone)]
@@ -38,9 +35,10 @@ pub struct Config {
     pub delta_min: u64,
     /// A delta's bytes are kept in its record up to this many bytes. Default 64 KiB.
     pub delta_inline_max: u64,
-    /// A delta over a delta is merged into one of at most this many bytes. Default 32 KiB.
+    /// A delta over a delta is merged with it into one of at most this many bytes, however
+    /// different their sizes. Default 32 KiB.
     pub delta_merge_max: u64,
-    /// The longest chain of deltas. Default 16.
+    /// The longest chain of deltas; at least 1. Default 16.
     pub delta_depth_max: u32,
     /// A hash tree is kept in its record up to this many bytes. Default 32 KiB.
     pub tree_inline_max: u64,
@@ -379,7 +377,8 @@ impl Contents {
     /// Prepares the content that a write session made of a base and its staged bytes.
     ///
     /// The cost is that of the staged bytes where a delta will do, and of the whole content where
-    /// most of it is new. Where the plan changes nothing, the result stands for the base.
+    /// much of it is new. Deltas over deltas are merged now and then, which adds to the cost of each
+    /// staged byte a factor that grows with the logarithm of the content's size, over many versions. Where the plan changes nothing, the result stands for the base.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where the base is damaged where it is needed,
@@ -469,7 +468,7 @@ impl Contents {
         };
         base_suits
             && plan.size >= min
-            && plan.staged_len() <= plan.size / 4
+            && plan.staged_len() <= plan.size / FULL_PART
             && plan.segments.len() <= SEGMENTS_MAX
     }
 

@@ -105,11 +105,7 @@ impl Delta {
                 }),
             }
         }
-        let literals_len = segments
-            .iter()
-            .filter(|s| matches!(s.piece, Piece::Literal(_)))
-            .map(|s| s.len)
-            .sum();
+        let literals_len = literals_len(&segments);
         Self {
             size,
             segments,
@@ -126,6 +122,11 @@ impl Delta {
     /// Returns the length of the payload in bytes.
     pub(crate) fn payload_len(&self) -> u64 {
         self.literals_len + self.node_count() * CV_LEN
+    }
+
+    /// Returns about how many bytes the delta takes, its segments included.
+    pub(crate) fn weight(&self) -> u64 {
+        weight(&self.segments, self.node_count())
     }
 
     /// Returns where in the payload the node of a position is, if the delta overrides it.
@@ -219,12 +220,7 @@ impl Delta {
         if covered != size || size > alknet_fs_core::session::MAX_FILE_SIZE {
             return Err(corrupt("the segments do not cover the size"));
         }
-        let literals: u64 = segments
-            .iter()
-            .filter(|s| matches!(s.piece, Piece::Literal(_)))
-            .map(|s| s.len)
-            .sum();
-        if literals != literals_len {
+        if self::literals_len(&segments) != literals_len {
             return Err(corrupt("the segments do not use the literals up"));
         }
         let runs = input.runs(node_count(group_count(size)))?;
@@ -246,6 +242,20 @@ impl Delta {
         }
         Ok((delta, Some(data.len() - rest)))
     }
+}
+
+fn literals_len(segments: &[Segment]) -> u64 {
+    segments
+        .iter()
+        .filter(|s| matches!(s.piece, Piece::Literal(_)))
+        .map(|s| s.len)
+        .sum()
+}
+
+/// Returns about how many bytes a delta of these segments and a number of nodes takes.
+pub(crate) fn weight(segments: &[Segment], nodes: u64) -> u64 {
+    const SEGMENT: u64 = 8;
+    literals_len(segments) + nodes * CV_LEN + segments.len() as u64 * SEGMENT
 }
 
 /// Tells whether a block of the hash tree is in one segment of zeros.

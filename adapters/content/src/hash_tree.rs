@@ -286,7 +286,7 @@ pub fn normalize(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
 }
 
 /// Tells whether a node covers a group of the ranges, which are sorted and do not overlap.
-pub(crate) fn touches(ranges: &[Range<u64>], level: u32, index: u64) -> bool {
+fn touches(ranges: &[Range<u64>], level: u32, index: u64) -> bool {
     let (start, end) = (index << level, (index + 1) << level);
     let next = ranges.partition_point(|r| r.end <= start);
     ranges.get(next).is_some_and(|r| r.start < end)

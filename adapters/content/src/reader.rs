@@ -214,6 +214,17 @@ impl ContentReader {
         }
     }
 
+    /// Returns about how many bytes the deltas take that a read goes through at most.
+    pub(crate) fn stacked_weight(&self) -> u64 {
+        match &self.body {
+            Body::Delta(body) => {
+                let below = body.base.as_ref();
+                body.delta.weight() + below.map_or(0, Self::stacked_weight)
+            }
+            _ => 0,
+        }
+    }
+
     /// Fills `buf` from an offset, as far as the content goes; returns how many bytes.
     ///
     /// The bytes are not verified; see [`Contents::verify`](crate::Contents::verify).
@@ -281,7 +292,7 @@ impl ContentReader {
         Ok(())
     }
 
-    fn fill_payload(&self, body: &DeltaBody, at: u64, buf: &mut [u8]) -> Result<()> {
+    pub(crate) fn fill_payload(&self, body: &DeltaBody, at: u64, buf: &mut [u8]) -> Result<()> {
         match &body.payload {
             Payload::Inline { data, start } => {
                 buf.copy_from_slice(&data[start + at as usize..][..buf.len()]);

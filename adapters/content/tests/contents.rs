@@ -7,7 +7,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use alknet_fs_content::{Area, Config, Contents, Staged};
+use alknet_fs_content::{Area, Config, Contents, SimFiles, Staged};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::session::{AssemblyPlan, Segment, Source};
 use alknet_fs_core::store::{ContentForm, Durability, Store};
@@ -234,6 +234,90 @@ fn a_small_edit_of_a_large_content_is_a_small_delta() {
         .unwrap();
     assert!(reader.depth() <= 3, "{}", reader.depth());
     assert!(stored < 100 * 33_000, "{stored}");
+}
+
+/// Writes pieces over a content, one version each; returns the bytes that each version moved, the
+/// contents and the last hash.
+fn edit_again_and_again(
+    bench: &Bench,
+    files: &SimFiles,
+    mut bytes: Vec<u8>,
+    edits: impl Iterator<Item = (usize, usize)>,
+) -> (Vec<u64>, Vec<u8>, Hash) {
+    let mut hash = bench.put(&bytes).unwrap();
+    let mut moved = Vec::new();
+    for (i, (at, len)) in edits.enumerate() {
+        let before = files.moved();
+        let mut edit = Edit::over(&bytes);
+        edit.write(at, &painted(len, i as u64));
+        let txn = bench.store.read().unwrap();
+        let staged = Staged::Bytes(&edit.staged);
+        let plan = edit.map.plan();
+        let prepared = bench
+            .contents
+            .prepare_plan(&*txn, Some(&hash), staged, &plan);
+        drop(txn);
+        hash = bench.commit(prepared.unwrap()).unwrap();
+        moved.push(files.moved() - before);
+        bytes = edit.model;
+        let reader = bench
+            .contents
+            .open(&*bench.store.read().unwrap(), &hash)
+            .unwrap();
+        assert!(reader.depth() <= 6, "{}", reader.depth());
+    }
+    assert_eq!(hash, Hash::of(&bytes));
+    bench.verify(&hash).unwrap();
+    (moved, bytes, hash)
+}
+
+fn scattered(count: usize, size: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).map(move |i| ((i + 1) * 7_919_777 % (size - len), len))
+}
+
+#[test]
+fn edits_over_edits_cost_what_they_write() {
+    const SIZE: usize = 32 << 20;
+    const LEN: usize = 40_000;
+    let (bench, files) = Bench::sim(Config::default());
+    let edits = scattered(200, SIZE, LEN);
+    let (moved, _, hash) = edit_again_and_again(&bench, &files, painted(SIZE, 30), edits);
+    let record = bench.store.read().unwrap().content(&hash).unwrap().unwrap();
+    assert_eq!(record.form, ContentForm::Delta);
+    let total: u64 = moved.iter().sum();
+    let written = (moved.len() * LEN) as u64;
+    assert!(total < 16 * written, "{total} of {written}");
+    // No version comes near the size of the file: it reads and writes all edits at most.
+    let most = moved.iter().max().unwrap();
+    assert!(*most < 2 * written + (1 << 20), "{most}");
+}
+
+#[test]
+fn edits_of_one_place_stay_small() {
+    const SIZE: usize = 8 << 20;
+    const LEN: usize = 100_000;
+    let (bench, files) = Bench::sim(Config::default());
+    let edits = (0..100).map(|i| (3_000_000 + i * 10, LEN));
+    let (moved, _, hash) = edit_again_and_again(&bench, &files, painted(SIZE, 31), edits);
+    let record = bench.store.read().unwrap().content(&hash).unwrap().unwrap();
+    assert_eq!(record.form, ContentForm::Delta);
+    let most = moved.iter().max().unwrap();
+    assert!(*most < 4 * LEN as u64, "{most}");
+}
+
+#[test]
+fn a_content_with_many_edits_is_written_in_full_now_and_then() {
+    const SIZE: usize = 4 << 20;
+    const LEN: usize = 50_000;
+    let (bench, files) = Bench::sim(Config::default());
+    let edits = scattered(200, SIZE, LEN);
+    let (moved, ..) = edit_again_and_again(&bench, &files, painted(SIZE, 32), edits);
+    let full = moved.iter().filter(|&&n| n > SIZE as u64).count();
+    // A quarter of the size is about twenty edits.
+    assert!((4..=12).contains(&full), "{full}");
+    let total: u64 = moved.iter().sum();
+    let written = (moved.len() * LEN) as u64;
+    assert!(total < 20 * written, "{total} of {written}");
 }
 
 #[test]
@@ -542,56 +626,91 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Steps over contents with holes of many MiB.
+fn sparse_step() -> impl Strategy<Value = Step> {
+    const MAX: usize = 5 << 20;
+    prop_oneof![
+        4 => (0..MAX, 0..3000usize).prop_map(|(at, len)| Step::Write(at, len)),
+        1 => (0..MAX, 0..100_000usize).prop_map(|(at, len)| Step::Write(at, len)),
+        3 => (0..MAX).prop_map(Step::Truncate),
+        5 => Just(Step::Close),
+    ]
+}
+
+/// Chains of edits through any number of contents give what a byte vector gives.
+fn run(len: usize, steps: &[Step], merge_max: u64, depth_max: u32) -> Result<(), TestCaseError> {
+    let mut config = tiny();
+    config.delta_merge_max = merge_max;
+    config.delta_depth_max = depth_max;
+    let (bench, _) = Bench::sim(config);
+    let mut bytes = painted(len, 0);
+    let mut hash = bench.put(&bytes)?;
+    let mut edit = Edit::over(&bytes);
+    for (i, step) in steps.iter().chain([&Step::Close]).enumerate() {
+        match *step {
+            Step::Write(at, len) => edit.write(at, &painted(len, i as u64 + 1)),
+            Step::Truncate(size) => edit.truncate(size),
+            Step::Close => {
+                let txn = bench.store.read()?;
+                let staged = Staged::Bytes(&edit.staged);
+                let prepared =
+                    bench
+                        .contents
+                        .prepare_plan(&*txn, Some(&hash), staged, &edit.map.plan())?;
+                drop(txn);
+                hash = bench.commit(prepared)?;
+                bytes = edit.model;
+                prop_assert_eq!(hash, Hash::of(&bytes));
+                prop_assert!(bench.read(&hash)? == bytes);
+                bench.verify(&hash)?;
+                edit = Edit::over(&bytes);
+            }
+            Step::Flatten => {
+                let txn = bench.store.read()?;
+                let flat = bench.contents.flatten(&*txn, &hash)?;
+                drop(txn);
+                if let Some(flat) = flat {
+                    bench.commit(flat)?;
+                    let record = bench.store.read()?.content(&hash)?.unwrap();
+                    prop_assert_eq!(record.form, ContentForm::File);
+                    bench.verify(&hash)?;
+                }
+            }
+        }
+    }
+    prop_assert_eq!(bench.contents.usage()?.staged, 0);
+    let reader = bench.contents.open(&*bench.store.read()?, &hash)?;
+    prop_assert!(reader.depth() <= depth_max.max(1));
+    Ok(())
+}
+
+fn merge_max() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(2000), Just(1 << 20)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Chains of edits through any number of contents give what a byte vector gives.
     #[test]
     fn plans_agree_with_a_byte_vector(
         len in 0..150_000usize,
         steps in proptest::collection::vec(step(), 1..40),
-        merge_max in prop_oneof![Just(0), Just(2000), Just(1 << 20)],
+        merge_max in merge_max(),
         depth_max in 0..5u32,
     ) {
-        let mut config = tiny();
-        config.delta_merge_max = merge_max;
-        config.delta_depth_max = depth_max;
-        let (bench, _) = Bench::sim(config);
-        let mut bytes = painted(len, 0);
-        let mut hash = bench.put(&bytes)?;
-        let mut edit = Edit::over(&bytes);
-        for (i, step) in steps.iter().chain([&Step::Close]).enumerate() {
-            match *step {
-                Step::Write(at, len) => edit.write(at, &painted(len, i as u64 + 1)),
-                Step::Truncate(size) => edit.truncate(size),
-                Step::Close => {
-                    let txn = bench.store.read()?;
-                    let staged = Staged::Bytes(&edit.staged);
-                    let prepared =
-                        bench.contents.prepare_plan(&*txn, Some(&hash), staged, &edit.map.plan())?;
-                    drop(txn);
-                    hash = bench.commit(prepared)?;
-                    bytes = edit.model;
-                    prop_assert_eq!(hash, Hash::of(&bytes));
-                    prop_assert!(bench.read(&hash)? == bytes);
-                    bench.verify(&hash)?;
-                    edit = Edit::over(&bytes);
-                }
-                Step::Flatten => {
-                    let txn = bench.store.read()?;
-                    let flat = bench.contents.flatten(&*txn, &hash)?;
-                    drop(txn);
-                    if let Some(flat) = flat {
-                        bench.commit(flat)?;
-                        let record = bench.store.read()?.content(&hash)?.unwrap();
-                        prop_assert_eq!(record.form, ContentForm::File);
-                        bench.verify(&hash)?;
-                    }
-                }
-            }
-        }
-        prop_assert_eq!(bench.contents.usage()?.staged, 0);
-        let reader = bench.contents.open(&*bench.store.read()?, &hash)?;
-        prop_assert!(reader.depth() <= depth_max.max(1) + u32::from(merge_max > 0));
+        run(len, &steps, merge_max, depth_max)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn plans_with_large_holes_agree_with_a_byte_vector(
+        steps in proptest::collection::vec(sparse_step(), 1..30),
+        merge_max in merge_max(),
+        depth_max in 0..5u32,
+    ) {
+        run(0, &steps, merge_max, depth_max)?;
     }
 }
