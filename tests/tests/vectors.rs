@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use alknet_fs::{
     Batch, Branch, BranchInfo, Bucket, Cancel, Cursor, Difference, Durability, Entry, ErrorKind,
-    EventFilter, ExportOptions, Follow, FsckOptions, GcOptions, Hash, ImportOptions, Kind,
-    OpenOptions, Options, PutMode, Reader, Result, Retention, Session, SessionId, SetAttrs,
-    Sharing, Store, Task, Timestamp, TreePath, TreeRef, View, Walk, WatchOptions, Watcher,
+    EventFilter, ExportOptions, File, FileOptions, Follow, FsckOptions, GcOptions, Hash,
+    ImportOptions, Kind, OpenOptions, Options, PutMode, Reader, Result, Retention, Session,
+    SessionId, SetAttrs, Sharing, Store, Task, Timestamp, TreePath, TreeRef, View, Walk,
+    WatchOptions, Watcher,
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 /// What cannot be provoked by operations alone; the README gives the reasons.
 const NOT_PROVOKED: &[ErrorKind] = &[
-    ErrorKind::ReadOnly,
     ErrorKind::PermissionDenied,
     ErrorKind::NoSpace,
     ErrorKind::Busy,
@@ -433,6 +433,7 @@ struct World {
     batches: HashMap<String, Batch>,
     views: HashMap<String, View>,
     readers: HashMap<String, Reader>,
+    open_files: HashMap<String, File>,
     watchers: HashMap<String, Watcher>,
     branches: HashMap<String, Branch>,
     ids: HashMap<String, SessionId>,
@@ -455,6 +456,7 @@ impl World {
             batches: HashMap::new(),
             views: HashMap::new(),
             readers: HashMap::new(),
+            open_files: HashMap::new(),
             watchers: HashMap::new(),
             branches: HashMap::new(),
             ids: HashMap::new(),
@@ -472,6 +474,7 @@ impl World {
         self.batches.clear();
         self.views.clear();
         self.readers.clear();
+        self.open_files.clear();
         self.watchers.clear();
         self.branches.clear();
         self.store = None;
@@ -565,6 +568,7 @@ impl World {
             Self::step_read,
             Self::step_write,
             Self::step_session,
+            Self::step_file,
             Self::step_host,
         ];
         for group in groups {
@@ -598,11 +602,12 @@ impl World {
                         "batch" => self.batches.remove(name).is_some(),
                         "view" => self.views.remove(name).is_some(),
                         "reader" => self.readers.remove(name).is_some(),
+                        "file" => self.open_files.remove(name).is_some(),
                         other => panic!("cannot drop a {other}"),
                     };
                     assert!(found, "there is no {key} {name}");
                 }
-                for key in ["session", "batch", "view", "reader"] {
+                for key in ["session", "batch", "view", "reader", "file"] {
                     args.get(key);
                 }
             }
@@ -1001,6 +1006,63 @@ impl World {
                 let force = args.flag("force", false);
                 self.store().abort_session(self.session_id(args), force)?;
             }
+            _ => return Ok(None),
+        }
+        some(NOTHING)
+    }
+
+    fn step_file(&mut self, op: &str, args: &Args<'_>) -> Result<Option<Outcome>> {
+        if op == "open_file" {
+            let mut options = FileOptions::new()
+                .read(args.flag("read", false))
+                .write(args.flag("write", false))
+                .append(args.flag("append", false))
+                .create(args.flag("create", false))
+                .create_new(args.flag("create_new", false))
+                .truncate(args.flag("truncate", false));
+            if let Some(mode) = args.mode() {
+                options = options.mode(mode);
+            }
+            let (name, path) = (args.text("as"), args.bytes("path"));
+            let file = match args.opt_text("view") {
+                Some(view) => self.views[&view].open_file(&path[..])?,
+                None => self.branch(args)?.open_file(&path[..], &options)?,
+            };
+            self.open_files.insert(name, file);
+            return some(NOTHING);
+        }
+        if !op.starts_with("file_") {
+            return Ok(None);
+        }
+        let file = &self.open_files[&args.text("file")];
+        let offset = args.get("offset").map(integer);
+        match op {
+            "file_read" => {
+                let mut buffer = vec![0; args.integer("len") as usize];
+                let n = match offset {
+                    Some(offset) => file.read_at(offset, &mut buffer)?,
+                    None => file.read(&mut buffer)?,
+                };
+                buffer.truncate(n);
+                return some(Outcome::Bytes(buffer));
+            }
+            "file_write" => match offset {
+                Some(offset) => file.write_at(offset, &args.bytes("data"))?,
+                None => file.write(&args.bytes("data"))?,
+            },
+            "file_position" => return some(json!(file.position())),
+            "file_seek" => file.set_position(args.integer("position")),
+            "file_truncate" => file.set_size(args.integer("size"))?,
+            "file_stat" => return some(entry(&file.stat())),
+            "file_set_attrs" => file.set_attrs(&args.attrs())?,
+            "file_sync" => file.sync()?,
+            "file_close" => {
+                let closed = file.close()?;
+                let closed =
+                    closed.map(|c| json!({"path": c.path, "hash": c.hash, "size": c.size}));
+                return some(json!(closed));
+            }
+            "file_abort" => file.abort()?,
             _ => return Ok(None),
         }
         some(NOTHING)
