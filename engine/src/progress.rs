@@ -85,6 +85,11 @@ impl Task {
         &self.cancel
     }
 
+    /// Tells whether somebody follows, so that totals are worth finding.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.report.is_some()
+    }
+
     /// Reports progress, and returns an error once the work was asked to stop.
     pub(crate) fn step(&self, progress: Progress) -> Result<()> {
         if let Some(report) = &self.report {

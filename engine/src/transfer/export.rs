@@ -14,7 +14,7 @@ use crate::progress::{Progress, Task};
 use crate::store::IntoPath;
 use crate::view::View;
 
-use super::workers;
+use super::{spawn, workers};
 
 /// How to export a tree.
 #[derive(Debug, Clone, Default)]
@@ -105,18 +105,21 @@ impl View {
         } else {
             real.parent().unwrap_or_else(TreePath::root)
         };
-        let done = (AtomicU64::new(0), AtomicU64::new(0));
+        let done = self.count_for_export(&real, &top, task);
+        let done = done.map_err(|e| e.op("export"))?;
         let (jobs, queue) = bounded::<Job>(256);
         let mut report = ExportReport::default();
         let mut dirs = Vec::new();
         let listed = thread::scope(|scope| {
             let workers: Vec<_> = (0..workers())
-                .map(|_| {
-                    let (queue, done) = (queue.clone(), &done);
-                    scope.spawn(move || self.write_files(queue, task, done))
+                .map_while(|_| {
+                    let queue = queue.clone();
+                    let work = || self.write_files(queue, task, &done);
+                    spawn(scope, "write", work).ok()
                 })
                 .collect();
             drop(queue);
+            let mut block = Vec::new();
             // A copy of the listing of one directory at a time keeps the view free for the workers.
             let listed = self.list_for_export(&real, &top, &mut |path, entry| {
                 task.cancel().check()?;
@@ -142,6 +145,9 @@ impl View {
                         let (hash, attrs) = (*hash, entry.attrs);
                         let path = here;
                         let job = Job { path, hash, attrs };
+                        if workers.is_empty() {
+                            return self.write_file(job, &mut block, task, &done);
+                        }
                         // The queue is open as long as a worker lives; if all failed, so will the
                         // export.
                         if jobs.send(job).is_err() {
@@ -197,39 +203,70 @@ impl View {
         Ok(())
     }
 
-    fn write_files(
-        &self,
-        queue: Receiver<Job>,
-        task: &Task,
-        (files, bytes): &(AtomicU64, AtomicU64),
-    ) -> Result<()> {
-        const BLOCK: usize = 1 << 20;
+    fn write_files(&self, queue: Receiver<Job>, task: &Task, done: &Done) -> Result<()> {
         let mut block = Vec::new();
-        for Job { path, hash, attrs } in queue {
-            let fail = |e: io::Error| host(e, &path);
-            let content = self.content(&hash).map_err(|e| e.path(path.display()))?;
-            let mut file = create_file(&path).map_err(fail)?;
-            block.resize(BLOCK.min(content.size() as usize), 0);
-            let mut at = 0;
-            while at < content.size() {
-                let n = content.read_at(at, &mut block)?;
-                if n == 0 {
-                    let detail = "the content ends before its size";
-                    return Err(Error::with_detail(ErrorKind::Corrupt, detail).path(hash));
-                }
-                file.write_all(&block[..n]).map_err(fail)?;
-                at += n as u64;
-                task.cancel().check()?;
-            }
-            set_attrs(&file, &attrs).map_err(fail)?;
-            let size = content.size();
-            task.step(Progress {
-                files: files.fetch_add(1, Ordering::Relaxed) + 1,
-                bytes: bytes.fetch_add(size, Ordering::Relaxed) + size,
-                ..Progress::default()
-            })?;
+        for job in queue {
+            self.write_file(job, &mut block, task, done)?;
         }
         Ok(())
+    }
+
+    fn write_file(&self, job: Job, block: &mut Vec<u8>, task: &Task, done: &Done) -> Result<()> {
+        const BLOCK: usize = 1 << 20;
+        let Job { path, hash, attrs } = job;
+        let fail = |e: io::Error| host(e, &path);
+        let content = self.content(&hash).map_err(|e| e.path(path.display()))?;
+        let mut file = create_file(&path).map_err(fail)?;
+        block.resize(BLOCK.min(content.size() as usize), 0);
+        let mut at = 0;
+        while at < content.size() {
+            let n = content.read_at(at, block)?;
+            if n == 0 {
+                let detail = "the content ends before its size";
+                return Err(Error::with_detail(ErrorKind::Corrupt, detail).path(hash));
+            }
+            file.write_all(&block[..n]).map_err(fail)?;
+            at += n as u64;
+            task.step(done.add(0, n as u64))?;
+        }
+        set_attrs(&file, &attrs).map_err(fail)?;
+        task.step(done.add(1, 0))
+    }
+
+    /// Counts the files below a path, and their bytes, for whoever follows.
+    fn count_for_export(&self, real: &TreePath, top: &Entry, task: &Task) -> Result<Done> {
+        let mut done = Done::default();
+        if task.is_followed() {
+            self.list_for_export(real, top, &mut |_, entry| {
+                task.cancel().check()?;
+                if entry.is_file() {
+                    done.total_files += 1;
+                    done.total_bytes += entry.size();
+                }
+                Ok(())
+            })?;
+        }
+        Ok(done)
+    }
+}
+
+/// How far an export has come.
+#[derive(Default)]
+struct Done {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    total_files: u64,
+    total_bytes: u64,
+}
+
+impl Done {
+    fn add(&self, files: u64, bytes: u64) -> Progress {
+        Progress {
+            files: self.files.fetch_add(files, Ordering::Relaxed) + files,
+            total_files: self.total_files,
+            bytes: self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes,
+            total_bytes: self.total_bytes,
+        }
     }
 }
 
@@ -306,11 +343,19 @@ fn system_time(Timestamp(nanos): Timestamp) -> SystemTime {
     }
 }
 
+/// Tells whether an owner is to be set, and the process may: not even what this process made is
+/// always its own, in a directory that hands its group down.
+#[cfg(unix)]
+fn needs_owner(meta: &fs::Metadata, attrs: &Attrs) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    rustix::process::geteuid().is_root() && (meta.uid(), meta.gid()) != (attrs.uid, attrs.gid)
+}
+
 fn set_attrs(file: &File, attrs: &Attrs) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        if rustix::process::geteuid().is_root() && (attrs.uid, attrs.gid) != (0, 0) {
+        if needs_owner(&file.metadata()?, attrs) {
             std::os::unix::fs::fchown(file, Some(attrs.uid), Some(attrs.gid))?;
         }
         file.set_permissions(fs::Permissions::from_mode(attrs.mode))?;
@@ -322,7 +367,7 @@ fn set_attrs(file: &File, attrs: &Attrs) -> io::Result<()> {
 #[cfg(unix)]
 fn set_link_attrs(path: &Path, attrs: &Attrs) -> io::Result<()> {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    if rustix::process::geteuid().is_root() && (attrs.uid, attrs.gid) != (0, 0) {
+    if needs_owner(&fs::symlink_metadata(path)?, attrs) {
         std::os::unix::fs::lchown(path, Some(attrs.uid), Some(attrs.gid))?;
     }
     let time = Timespec {

@@ -1,6 +1,7 @@
 //! Importing a directory of the operating system's filesystem.
 //!
-//! One thread walks the source, several read and hash files, and the calling thread commits batches.
+//! One thread walks the source, several read and hash files, and the calling thread commits batches;
+//! where there can be no more threads, it does everything.
 //! What was read is recorded per source directory (size, times, inode and hash of each file), so a
 //! later import reads only files that may have changed since.
 
@@ -16,7 +17,8 @@ use alknet_fs_core::event::glob_set;
 use alknet_fs_core::store::{Durability, ReadTxn};
 use alknet_fs_core::tree::Follow;
 use alknet_fs_core::{Entry, Error, ErrorKind, Hash, Result, Timestamp, TreePath};
-use crossbeam_channel::{Receiver, SendError, Sender, bounded};
+use crossbeam_channel::{Receiver, SendError, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::branch::Branch;
@@ -24,7 +26,7 @@ use crate::progress::{Progress, Task};
 use crate::store::{Inner, IntoPath, now};
 use crate::view::View;
 
-use super::workers;
+use super::{spawn, workers};
 
 /// How to import a directory.
 #[derive(Debug, Clone, Default)]
@@ -237,18 +239,35 @@ impl Branch {
             steps: steps.clone(),
             jobs,
         };
+        let walker = Mutex::new(Some(walk));
+        let mut committer = Committer::new(self, &totals, task);
         // When the committer returns early, its end of the channel closes; the walker's and the
         // workers' sends fail then, and they end.
         thread::scope(|scope| {
-            for _ in 0..workers() {
-                let steps = steps.clone();
-                let queue = queue.clone();
-                scope.spawn(|| read_files(self, queue, steps, task));
-            }
+            let readers = (0..workers()).map_while(|_| {
+                let (steps, queue) = (steps.clone(), queue.clone());
+                spawn(scope, "read", || read_files(self, queue, steps, task)).ok()
+            });
+            let can_walk = readers.count() > 0
+                && spawn(scope, "walk", || {
+                    let walk = walker.lock().take();
+                    if let Some(walk) = walk {
+                        walk.run(&source, &to, &meta);
+                    }
+                })
+                .is_ok();
             // Only the workers hold the other ends: when they are gone, so is the walker's reason to go on.
             drop((steps, queue));
-            scope.spawn(|| walk.run(&source, &to, &meta));
-            Committer::new(self, &totals, task).run(received)
+            if can_walk {
+                for step in received {
+                    committer.accept(step)?;
+                }
+                return committer.finish();
+            }
+            match walker.lock().take() {
+                Some(walk) => walk.import_alone(self, &source, &to, &meta, committer),
+                None => committer.finish(),
+            }
         })
         .map_err(|e| e.op("import"))
     }
@@ -291,7 +310,45 @@ impl From<SendError<Vec<Job>>> for Stopped {
 }
 
 impl Walker<'_> {
-    fn run(self, source: &Path, to: &TreePath, meta: &Metadata) {
+    fn run(&self, source: &Path, to: &TreePath, meta: &Metadata) {
+        // A source may be large, and its directories deep: no recursion.
+        let mut pending = vec![self.first(source, to, meta)];
+        while let Some((source, to, rel, own)) = pending.pop() {
+            match self.directory(&source, &to, &rel, own) {
+                Ok(children) => pending.extend(children.into_iter().rev()),
+                Err(Stopped) => return,
+            }
+        }
+    }
+
+    /// Imports on this thread alone, one directory after the other.
+    fn import_alone(
+        mut self,
+        branch: &Branch,
+        source: &Path,
+        to: &TreePath,
+        meta: &Metadata,
+        mut committer: Committer<'_>,
+    ) -> Result<ImportReport> {
+        let (steps, received) = unbounded();
+        let (jobs, queue) = unbounded();
+        (self.steps, self.jobs) = (steps, jobs);
+        let mut pending = vec![self.first(source, to, meta)];
+        while let Some((source, to, rel, own)) = pending.pop() {
+            // Where it stopped, the reason is among the steps.
+            let children = self.directory(&source, &to, &rel, own).unwrap_or_default();
+            pending.extend(children.into_iter().rev());
+            for step in received.try_iter() {
+                committer.accept(step)?;
+            }
+            for part in queue.try_iter() {
+                committer.accept(read_part(branch, part, self.task)?)?;
+            }
+        }
+        committer.finish()
+    }
+
+    fn first(&self, source: &Path, to: &TreePath, meta: &Metadata) -> Child {
         let set = attrs_of(meta);
         let same = matches!(self.view.lstat(to), Ok(entry) if has_attrs(&entry, &set));
         let first = if same {
@@ -299,14 +356,7 @@ impl Walker<'_> {
         } else {
             Change::SetAttrs(to.clone(), set)
         };
-        // A source may be large, and its directories deep: no recursion.
-        let mut pending = vec![(source.to_owned(), to.clone(), String::new(), first)];
-        while let Some((source, to, rel, own)) = pending.pop() {
-            match self.directory(&source, &to, &rel, own) {
-                Ok(children) => pending.extend(children.into_iter().rev()),
-                Err(Stopped) => return,
-            }
-        }
+        (source.to_owned(), to.clone(), String::new(), first)
     }
 
     fn directory(
@@ -631,13 +681,7 @@ fn read_file(branch: &Branch, job: Job) -> Result<Result<(FileRead, Prepared), S
         let prepared = prepared.ok_or(ErrorKind::Io)?;
         Ok((prepared, steady))
     };
-    let skipped = |reason: &str| {
-        Err(Skipped {
-            path: here.clone(),
-            reason: reason.to_owned(),
-        })
-    };
-    let read = match read() {
+    Ok(match read() {
         Ok((prepared, steady)) => {
             let settled = steady && now().0 - stamp.2.max(stamp.1) > RACY;
             let (hash, size) = (prepared.hash(), prepared.size());
@@ -661,18 +705,21 @@ fn read_file(branch: &Branch, job: Job) -> Result<Result<(FileRead, Prepared), S
             };
             Ok((read, prepared))
         }
-        Err(e) if e.is_not_found() => skipped("it went away while it was imported"),
-        Err(e)
-            if matches!(
-                e.kind(),
-                ErrorKind::PermissionDenied | ErrorKind::Unsupported
-            ) =>
-        {
-            skipped(e.detail())
-        }
-        Err(e) => return Err(e),
+        Err(e) => Err(passable(e, &here)?),
+    })
+}
+
+/// Makes what is left out of an error that concerns one file only.
+fn passable(error: Error, path: &Path) -> Result<Skipped> {
+    let reason = match error.kind() {
+        ErrorKind::NotFound => "it went away while it was imported",
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => error.detail(),
+        _ => return Err(error),
     };
-    Ok(read)
+    Ok(Skipped {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    })
 }
 
 /// Opens what was a regular file when it was listed, neither following a link nor waiting for a pipe
@@ -740,13 +787,16 @@ impl<'a> Committer<'a> {
         }
     }
 
-    fn run(mut self, received: Receiver<Step>) -> Result<ImportReport> {
-        for step in received {
-            self.take(step)?;
-            if self.changes.len() >= BATCH_CHANGES || self.content_bytes >= BATCH_BYTES {
-                self.flush(Durability::Relaxed)?;
-            }
+    /// Takes a step, and commits once there is enough to commit.
+    fn accept(&mut self, step: Step) -> Result<()> {
+        self.take(step)?;
+        if self.changes.len() >= BATCH_CHANGES || self.content_bytes >= BATCH_BYTES {
+            self.flush(Durability::Relaxed)?;
         }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<ImportReport> {
         // The last commit takes those before it along.
         self.flush(self.branch.inner.options.durability)?;
         let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
@@ -838,12 +888,29 @@ impl<'a> Committer<'a> {
         let inner = &self.branch.inner;
         let mut contents = std::mem::take(&mut self.contents);
         self.content_bytes = 0;
-        let mut txn = inner.tree.write(durability)?;
-        for change in &mut self.changes {
-            if let Some(prepared) = change.read_if_collected(inner, &*txn)? {
-                contents.push(prepared);
+        let mut txn = loop {
+            let txn = inner.tree.write(durability)?;
+            let mut collected = Vec::new();
+            for (at, change) in self.changes.iter().enumerate() {
+                if change.is_collected(&*txn)? {
+                    collected.push(at);
+                }
             }
-        }
+            if collected.is_empty() {
+                break txn;
+            }
+            // Others go on writing while files are read.
+            drop(txn);
+            for at in collected {
+                match self.changes[at].read(inner)? {
+                    Ok(prepared) => contents.push(prepared),
+                    Err(skipped) => {
+                        self.changes[at] = Change::None;
+                        self.report.skipped.push(skipped);
+                    }
+                }
+            }
+        };
         let chain = inner.chain(&*txn, self.branch.id)?;
         let mut editor = Editor::new(&mut *txn, &chain, inner.context());
         inner.commit_contents(&mut editor, &mut contents)?;
@@ -865,25 +932,39 @@ impl<'a> Committer<'a> {
 }
 
 impl Change {
-    /// Reads a file after all whose content was there when the import looked, and was collected as
-    /// garbage since.
-    fn read_if_collected(&mut self, inner: &Inner, txn: &dyn ReadTxn) -> Result<Option<Prepared>> {
+    /// Tells whether the content that was there when the import looked was collected as garbage
+    /// since.
+    fn is_collected(&self, txn: &dyn ReadTxn) -> Result<bool> {
+        match self {
+            Self::Put {
+                hash,
+                unread: Some(_),
+                ..
+            } => Ok(txn.content(hash)?.is_none()),
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads a file after all.
+    fn read(&mut self, inner: &Inner) -> Result<Result<Prepared, Skipped>> {
         let Self::Put {
-            hash,
-            size,
-            unread: Some(here),
-            ..
+            hash, size, unread, ..
         } = self
         else {
-            return Ok(None);
+            return Err(ErrorKind::InvalidInput.into());
         };
-        if txn.content(hash)?.is_some() {
-            return Ok(None);
+        let here = unread.take().ok_or(ErrorKind::InvalidInput)?;
+        let read = open_file(&here).and_then(|(mut file, _)| {
+            let contents = &inner.contents;
+            contents.prepare_read(&mut file, Some(*size), true)
+        });
+        match read {
+            Ok(prepared) => {
+                (*hash, *size) = (prepared.hash(), prepared.size());
+                Ok(Ok(prepared))
+            }
+            Err(e) => passable(e, &here).map(Err),
         }
-        let (mut file, _) = open_file(here)?;
-        let prepared = inner.contents.prepare_read(&mut file, Some(*size), true)?;
-        (*hash, *size) = (prepared.hash(), prepared.size());
-        Ok(Some(prepared))
     }
 
     fn apply(self, editor: &mut Editor<'_>) -> Result<()> {
@@ -1008,4 +1089,59 @@ fn modified(meta: &Metadata) -> Timestamp {
         .ok()
         .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Timestamp(since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::Store;
+
+    fn put(path: &str, source: &Path, hash: Hash) -> Change {
+        Change::Put {
+            path: TreePath::parse(path).unwrap(),
+            hash,
+            size: 1,
+            set: SetAttrs::default(),
+            unlink_first: false,
+            unread: Some(source.to_owned()),
+        }
+    }
+
+    #[test]
+    fn others_write_while_a_collected_file_is_read_again() {
+        const SIZE: usize = 128 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path().join("store")).unwrap();
+        let main = store.create_bucket("b").unwrap().main().unwrap();
+        let source = dir.path().join("large");
+        fs::write(&source, vec![7; SIZE]).unwrap();
+        let totals = Totals::default();
+        let task = Task::new();
+        let mut committer = Committer::new(&main, &totals, &task);
+        committer.push(put("/large", &source, Hash::of(b"collected")));
+        committer.push(put("/gone", &dir.path().join("gone"), Hash::of(b"too")));
+        let flushed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                committer.flush(Durability::Full).unwrap();
+                flushed.store(true, Ordering::SeqCst);
+            });
+            let staging = dir.path().join("store/staging");
+            let deadline = Instant::now() + std::time::Duration::from_secs(60);
+            while fs::read_dir(&staging).unwrap().next().is_none() {
+                assert!(Instant::now() < deadline, "nothing is read");
+                thread::yield_now();
+            }
+            main.write("/other", b"meanwhile").unwrap();
+            assert!(!flushed.load(Ordering::SeqCst), "the write had to wait");
+        });
+        assert_eq!(main.stat("/large").unwrap().size(), SIZE as u64);
+        assert!(!main.exists("/gone").unwrap());
+        let skipped = &committer.report.skipped;
+        assert_eq!(skipped.len(), 1, "{skipped:?}");
+        assert_eq!(skipped[0].path, dir.path().join("gone"));
+    }
 }
