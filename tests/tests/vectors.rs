@@ -684,10 +684,14 @@ impl World {
                 if let Some(seconds) = args.get("grace") {
                     options = options.grace(Duration::from_secs(integer(seconds)));
                 }
+                if let Some(count) = args.get("keep_events") {
+                    options = options.keep_events(integer(count));
+                }
                 let report = self.store().gc(&options, &args.task())?;
                 some(json!({
-                    "versions": report.versions, "contents": report.contents,
-                    "content_bytes": report.content_bytes,
+                    "events": report.events, "versions": report.versions,
+                    "contents": report.contents, "content_bytes": report.content_bytes,
+                    "waiting": report.waiting,
                 }))
             }
             _ => Ok(None),

@@ -7,6 +7,8 @@ mod branches;
 mod demo;
 mod files;
 mod history;
+#[cfg(target_os = "linux")]
+mod progress;
 mod sessions;
 mod trees;
 mod upkeep;
