@@ -10,6 +10,7 @@ use crate::bench::{Bench, pattern};
 struct Found {
     kind: &'static str,
     mode: u32,
+    owner: (u32, u32),
     mtime: SystemTime,
     /// The content, or the text of a link.
     bytes: Vec<u8>,
@@ -38,6 +39,7 @@ fn scan(root: &Path) -> BTreeMap<String, Found> {
             let entry = Found {
                 kind,
                 mode: mode_of(&meta),
+                owner: owner_of(&meta),
                 mtime: meta.modified().unwrap(),
                 bytes,
             };
@@ -57,6 +59,17 @@ fn mode_of(meta: &fs::Metadata) -> u32 {
 #[cfg(not(unix))]
 fn mode_of(_meta: &fs::Metadata) -> u32 {
     0
+}
+
+#[cfg(unix)]
+fn owner_of(meta: &fs::Metadata) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    (meta.uid(), meta.gid())
+}
+
+#[cfg(not(unix))]
+fn owner_of(_meta: &fs::Metadata) -> (u32, u32) {
+    (0, 0)
 }
 
 fn set_time(path: &Path, nanos: u64) {
@@ -120,6 +133,221 @@ fn import_then_export_gives_the_same_tree() {
     bench.one(&["export", "/tree", "--overwrite", "out"]);
     assert!(before == scan(&bench.path("out")));
     bench.fails(&["export", "/missing", "out2"], "NotFound");
+}
+
+/// A tree like those that people have, but for its odder corners.
+#[cfg(target_os = "linux")]
+mod large {
+    use std::ffi::CString;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
+    use super::*;
+
+    const DIRS: usize = 250;
+    const FILES: usize = 3000;
+    const LINKS: usize = 300;
+
+    /// Pseudo-random numbers, the same every time.
+    struct Rng(u64);
+
+    impl Rng {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (self.0 >> 33) as usize % n
+        }
+
+        fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+            from[self.below(from.len())]
+        }
+    }
+
+    fn set_times(path: &Path, rng: &mut Rng) {
+        // From 1938 to 2106, to the nanosecond; a second before 1970 counts down, its part up.
+        let time = Timespec {
+            tv_sec: rng.below(5_300_000_000) as i64 - 1_000_000_000,
+            tv_nsec: rng.pick(&[0, 1, 999_999_999, 123_456_789]),
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        let name = CString::new(path.to_str().unwrap()).unwrap();
+        utimensat(CWD, &*name, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+
+    fn set_owner(path: &Path, rng: &mut Rng) {
+        if rustix::process::geteuid().is_root() {
+            let id = |rng: &mut Rng| rng.pick(&[0, 0, 1, 1000, 65_534, 4_000_000_000]);
+            let (uid, gid) = (id(rng), id(rng));
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    fn odd_name(n: usize, rng: &mut Rng) -> String {
+        let odd = [
+            "plain",
+            ".hidden",
+            "with space",
+            "-dash",
+            "new\nline",
+            "ünï",
+            "e\u{301}",
+            "日本",
+            "*?[a]",
+            "a\\b",
+            "\"quote\"",
+            "CASE",
+            "case",
+            "tab\there",
+            "end.",
+            "%41",
+            "😀",
+        ];
+        match rng.below(40) {
+            0 => format!("{}{n}", "n".repeat(240)),
+            _ => format!("{}{n}", rng.pick(&odd)),
+        }
+    }
+
+    fn make(root: &Path) {
+        let mut rng = Rng(7);
+        let mut dirs = vec![root.to_owned()];
+        fs::create_dir(root).unwrap();
+        for n in 0..DIRS {
+            // A few go deep, and the last ones stay empty.
+            let above = match rng.below(3) {
+                0 => dirs.last().unwrap().clone(),
+                _ => dirs[rng.below(dirs.len())].clone(),
+            };
+            let dir = above.join(odd_name(n, &mut rng));
+            if dir.as_os_str().len() < 3000 {
+                fs::create_dir(&dir).unwrap();
+                dirs.push(dir);
+            }
+        }
+        let used = dirs.len() - 40;
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for n in 0..FILES {
+            let path = dirs[rng.below(used)].join(odd_name(DIRS + n, &mut rng));
+            let len = match n {
+                0 => 5_000_001,
+                1 => 1 << 20,
+                2 => 65_536,
+                3 => 65_537,
+                _ => match rng.below(10) {
+                    0 => 0,
+                    1 => rng.below(100_000),
+                    _ => rng.below(3000),
+                },
+            };
+            let mut bytes = pattern(len);
+            // Some contents come more than once; most do not.
+            if rng.below(4) > 0 {
+                bytes.extend_from_slice(&n.to_le_bytes());
+            }
+            fs::write(&path, bytes).unwrap();
+            set_owner(&path, &mut rng);
+            let mut modes = vec![0o644, 0o600, 0o444, 0o755, 0o4755, 0o2711, 0o1666, 0o400];
+            if rustix::process::geteuid().is_root() {
+                modes.extend([0, 0o7777, 0o111]);
+            }
+            fs::set_permissions(&path, Permissions::from_mode(rng.pick(&modes))).unwrap();
+            set_times(&path, &mut rng);
+            paths.push(path);
+        }
+        for n in 0..LINKS {
+            let path = dirs[rng.below(used)].join(odd_name(DIRS + FILES + n, &mut rng));
+            let target = match rng.below(6) {
+                0 => "no/where".to_owned(),
+                1 => "/absolute/and missing".to_owned(),
+                2 => path.file_name().unwrap().to_str().unwrap().to_owned(),
+                3 => "..//.././x/".to_owned(),
+                4 => "x".repeat(4095),
+                _ => paths[rng.below(paths.len())].to_str().unwrap().to_owned(),
+            };
+            symlink(target, &path).unwrap();
+            set_owner(&path, &mut rng);
+            set_times(&path, &mut rng);
+        }
+        for dir in dirs.iter().rev() {
+            set_owner(dir, &mut rng);
+            let mode = rng.pick(&[0o755, 0o700, 0o555, 0o500, 0o2775, 0o1777]);
+            fs::set_permissions(dir, Permissions::from_mode(mode)).unwrap();
+            set_times(dir, &mut rng);
+        }
+    }
+
+    /// Lets the directory of the test be removed by who is not root.
+    fn open_up(dir: &Path) {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+        for item in fs::read_dir(dir).unwrap() {
+            let item = item.unwrap();
+            if item.file_type().unwrap().is_dir() {
+                open_up(&item.path());
+            }
+        }
+    }
+
+    #[track_caller]
+    fn assert_same(bench: &Bench, a: &str, b: &str) {
+        let mut diff = Command::new("diff");
+        diff.args(["-r", "--no-dereference", a, b]);
+        let ran = diff.current_dir(bench.dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "{said} {ran:?}");
+        let (a, b) = (bench.path(a), bench.path(b));
+        let (before, after) = (scan(&a), scan(&b));
+        assert!(before.keys().eq(after.keys()));
+        for (name, entry) in &before {
+            assert!(
+                *entry == after[name],
+                "{name}: {:?} {:?}, {:?} {:?}",
+                (entry.mode, entry.owner, entry.mtime),
+                entry.bytes.len(),
+                (after[name].mode, after[name].owner, after[name].mtime),
+                after[name].bytes.len(),
+            );
+        }
+        let top = |dir: &Path| {
+            let meta = fs::metadata(dir).unwrap();
+            (mode_of(&meta), owner_of(&meta), meta.modified().unwrap())
+        };
+        assert_eq!(top(&a), top(&b));
+    }
+
+    #[test]
+    fn a_large_tree_with_odd_corners_comes_back_as_it_was() {
+        let bench = Bench::new();
+        make(&bench.path("src"));
+        let report = bench.one(&["import", "src", "/deep/tree"]);
+        assert_eq!(report["files"], FILES);
+        assert_eq!(report["symlinks"], LINKS);
+        assert_eq!(report["skipped"].as_array().unwrap().len(), 0);
+        bench.one(&["export", "/deep/tree", "out"]);
+        assert_same(&bench, "src", "out");
+        // From a fork, into a directory that is there.
+        bench.json(&["branch", "create", "agent"]);
+        fs::create_dir(bench.path("second")).unwrap();
+        bench.one(&["--branch", "agent", "export", "/deep/tree", "second"]);
+        assert_same(&bench, "src", "second");
+        let stats = bench.one(&["stats"]);
+        assert!(
+            stats["contents"].as_u64().unwrap() < FILES as u64,
+            "{stats}"
+        );
+        assert_eq!(bench.one(&["fsck"])["ok"], true);
+        for dir in ["src", "out", "second"] {
+            open_up(&bench.path(dir));
+        }
+    }
 }
 
 #[test]
