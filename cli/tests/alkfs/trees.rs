@@ -338,6 +338,9 @@ mod large {
         fs::create_dir(bench.path("second")).unwrap();
         bench.one(&["--branch", "agent", "export", "/deep/tree", "second"]);
         assert_same(&bench, "src", "second");
+        // Over what is there, in directories that pass their group on to what is made in them.
+        bench.one(&["export", "/deep/tree", "out", "--overwrite"]);
+        assert_same(&bench, "src", "out");
         let stats = bench.one(&["stats"]);
         assert!(
             stats["contents"].as_u64().unwrap() < FILES as u64,
