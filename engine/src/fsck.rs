@@ -69,6 +69,8 @@ impl FsckReport {
 impl Store {
     /// Checks the whole store: the database, every branch and snapshot, and every content.
     ///
+    /// The progress counts contents, and their bytes where they are read.
+    ///
     /// # Errors
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), or where the check itself cannot run;
     /// what is wrong with the store is reported, not returned as an error.
@@ -76,6 +78,8 @@ impl Store {
         let span = tracing::info_span!("fsck");
         let _entered = span.enter();
         let mut report = FsckReport::default();
+        let mut progress = self.fsck_totals(options, task)?;
+        task.step(progress)?;
         if let Some(disk) = &self.inner.disk {
             for problem in disk.sqlite.check(!options.fast)? {
                 report.problem("store.db", problem);
@@ -87,12 +91,34 @@ impl Store {
         for bucket in txn.buckets()? {
             check_bucket(&*txn, &bucket, options, &mut report, task)?;
         }
-        self.check_contents(&*txn, options, &mut report, task)?;
+        self.check_contents(&*txn, options, &mut report, task, &mut progress)?;
         for orphan in self.inner.contents.orphans(&*txn)? {
             report.orphans += 1;
             report.orphan_bytes += orphan.len;
         }
         Ok(report)
+    }
+
+    /// Counts the contents, for whoever follows.
+    fn fsck_totals(&self, options: &FsckOptions, task: &Task) -> Result<Progress> {
+        let mut totals = Progress::default();
+        if !task.is_followed() {
+            return Ok(totals);
+        }
+        let txn = self.inner.tree.read()?;
+        let mut after = None;
+        loop {
+            let records = txn.contents_after(after.as_ref(), 256, false)?;
+            let Some(last) = records.last() else {
+                return Ok(totals);
+            };
+            after = Some(last.hash);
+            totals.total_files += records.len() as u64;
+            if !options.fast {
+                totals.total_bytes += records.iter().map(|r| r.size).sum::<u64>();
+            }
+            task.cancel().check()?;
+        }
     }
 
     fn check_contents(
@@ -101,13 +127,13 @@ impl Store {
         options: &FsckOptions,
         report: &mut FsckReport,
         task: &Task,
+        progress: &mut Progress,
     ) -> Result<()> {
         let contents = &self.inner.contents;
         let mut named: HashSet<Hash> = HashSet::new();
         txn.referenced(now(), &mut |hash| {
             named.insert(hash);
         })?;
-        let mut total_bytes = 0;
         let mut after = None;
         loop {
             let records = txn.contents_after(after.as_ref(), 256, false)?;
@@ -117,16 +143,13 @@ impl Store {
             after = Some(last.hash);
             for record in records {
                 let hash = record.hash;
-                total_bytes += record.size;
                 report.contents += 1;
                 named.remove(&hash);
-                let done = report.bytes;
-                let mut progress = |bytes: u64| {
+                let start = *progress;
+                let mut read = |bytes: u64| {
                     let step = task.step(Progress {
-                        files: report.contents,
-                        total_files: 0,
-                        bytes: done + bytes,
-                        total_bytes,
+                        bytes: start.bytes + bytes,
+                        ..start
                     });
                     match step {
                         Ok(()) => ControlFlow::Continue(()),
@@ -137,7 +160,7 @@ impl Store {
                     // Opening compares the sizes of its files.
                     contents.open(txn, &hash).map(drop)
                 } else {
-                    contents.verify(txn, &hash, &mut progress)
+                    contents.verify(txn, &hash, &mut read)
                 };
                 match checked {
                     Ok(()) if options.fast => {}
@@ -145,7 +168,11 @@ impl Store {
                     Err(e) if e.is_cancelled() => return Err(e),
                     Err(e) => report.problem(format!("content {hash}"), e),
                 }
-                task.cancel().check()?;
+                progress.files += 1;
+                if !options.fast {
+                    progress.bytes += record.size;
+                }
+                task.step(*progress)?;
             }
         }
         for hash in named {

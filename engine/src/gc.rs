@@ -145,7 +145,7 @@ impl Store {
     /// snapshot shows, contents, and files left by crashes; and old events if asked to.
     ///
     /// Safe to run while others read and write: what an open reader, view or session holds stays
-    /// readable.
+    /// readable. The progress counts the steps of the work, and the bytes of removed contents.
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`]; what was removed before stays removed. The store's own.
@@ -156,17 +156,21 @@ impl Store {
         if options.dry_run {
             return inner.look_for_garbage(options);
         }
-        let mut report = GcReport {
-            events: inner.prune_events(options)?,
-            versions: inner.remove_superseded(task)?,
-            flattened: inner.flatten_over_dead_bases(task)?,
-            ..GcReport::default()
-        };
+        let mut report = GcReport::default();
+        task.step(steps_done(0, 0))?;
+        report.events = inner.prune_events(options)?;
+        task.step(steps_done(1, 0))?;
+        report.versions = inner.remove_superseded(task)?;
+        task.step(steps_done(2, 0))?;
+        report.flattened = inner.flatten_over_dead_bases(task)?;
+        task.step(steps_done(3, 0))?;
         let marked = inner.remove_contents(options.grace, task, &mut report)?;
         if marked && options.grace.is_zero() {
             inner.remove_contents(options.grace, task, &mut report)?;
         }
+        task.step(steps_done(4, report.content_bytes))?;
         inner.sweep(options.grace, &mut report)?;
+        task.step(steps_done(5, report.content_bytes))?;
         Ok(report)
     }
 
@@ -244,6 +248,15 @@ impl Store {
         txn.finish_due(&due, &worker)?;
         txn.commit()?;
         Ok(Some(report))
+    }
+}
+
+fn steps_done(steps: u64, bytes: u64) -> Progress {
+    Progress {
+        files: steps,
+        total_files: 5,
+        bytes,
+        total_bytes: 0,
     }
 }
 
@@ -358,11 +371,7 @@ impl Inner {
             report.content_bytes += bytes;
             report.waiting -= contents;
             report.waiting_bytes -= bytes;
-            task.step(Progress {
-                files: report.contents,
-                bytes: report.content_bytes,
-                ..Progress::default()
-            })?;
+            task.step(steps_done(3, report.content_bytes))?;
         }
         let fresh: Vec<_> = found.not_yet_marked().collect();
         for batch in fresh.chunks(BATCH) {

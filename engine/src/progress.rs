@@ -43,7 +43,7 @@ impl Cancel {
 /// How far long work has come. Totals are 0 until they are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Entries done.
+    /// Entries done, or what else the operation says that it counts.
     pub files: u64,
     /// Entries in all.
     pub total_files: u64,

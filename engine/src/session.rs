@@ -637,13 +637,20 @@ impl Session {
             StagedBytes::File(file) => Staged::File(file),
         };
         let mut prepared = {
+            let is_based = |s: &Segment| matches!(s.source, Source::Base(_));
+            let base = base.filter(|_| plan.segments.iter().any(is_based));
+            // The files of the base stay while it is read: no transaction is held for that long.
+            let _pinned = base.map(|_| inner.keeper.pinned()).transpose()?;
             let txn = inner.tree.read()?;
             // Somebody may have aborted it.
             session_record(&*txn, record.id)?;
-            let base = base.map(|(hash, _)| hash);
-            [inner
-                .contents
-                .prepare_plan(&*txn, base.as_ref(), staged, &plan)?]
+            let base = match base {
+                Some((hash, _)) => Some(inner.contents.open(&*txn, &hash)?),
+                None => None,
+            };
+            drop(txn);
+            let contents = &inner.contents;
+            [contents.prepare_plan_over(base.as_ref(), staged, &plan)?]
         };
         let (hash, size) = (prepared[0].hash(), prepared[0].size());
         let record = &*record;

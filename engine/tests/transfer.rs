@@ -7,8 +7,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use alknet_fs::{Branch, ExportOptions, ImportOptions, Progress, Store, Task};
+use alknet_fs::{
+    Branch, ExportOptions, FsckOptions, GcOptions, ImportOptions, Progress, Store, Task,
+};
 
 fn branch(dir: &Path) -> Branch {
     let store = Store::create(dir.join("store")).unwrap();
@@ -169,4 +172,48 @@ fn an_export_tells_how_much_there_is_to_do() {
         seen.iter()
             .any(|p| p.files == files && p.bytes == report.bytes)
     );
+}
+
+#[test]
+fn a_check_tells_how_much_there_is_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    make_tree(&source);
+    let store = Store::create(dir.path().join("store")).unwrap();
+    let main = store.bucket("default").unwrap().main().unwrap();
+    main.import(&source, "/", &ImportOptions::new(), &Task::new())
+        .unwrap();
+    let stats = store.stats().unwrap();
+    for fast in [false, true] {
+        let (task, seen) = followed();
+        let report = store.fsck(&FsckOptions::new().fast(fast), &task).unwrap();
+        assert_eq!(report.problems, []);
+        let bytes = if fast { 0 } else { stats.content_bytes };
+        let seen = seen.lock().unwrap();
+        for progress in &*seen {
+            assert_eq!(progress.total_files, stats.contents);
+            assert_eq!(progress.total_bytes, bytes);
+        }
+        let last = seen.last().unwrap();
+        assert_eq!((last.files, last.bytes), (stats.contents, bytes));
+        assert!(seen.is_sorted_by_key(|p| (p.files, p.bytes)));
+    }
+}
+
+#[test]
+fn a_collection_tells_how_far_it_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = branch(dir.path());
+    main.write("/f", [1; 300_000]).unwrap();
+    main.remove("/f").unwrap();
+    let (task, seen) = followed();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    let options = GcOptions::new().grace(Duration::ZERO);
+    let report = store.gc(&options, &task).unwrap();
+    assert_eq!(report.content_bytes, 300_000);
+    let seen = seen.lock().unwrap();
+    let last = seen.last().unwrap();
+    assert_eq!((last.files, last.bytes), (last.total_files, 300_000));
+    assert!(seen.iter().all(|p| p.total_files == last.total_files));
+    assert!(seen.is_sorted_by_key(|p| (p.files, p.bytes)));
 }

@@ -597,7 +597,7 @@ impl<'a> Tour<'a> {
 
     fn fsck(&mut self) -> Result<()> {
         self.title("Is the store healthy?")?;
-        let (task, bar) = self.app.out.follow(self.app.task(), "fsck", Unit::Files);
+        let (task, bar) = self.app.out.follow(self.app.task(), "fsck", Unit::Bytes);
         let started = Instant::now();
         let report = self.store.fsck(&FsckOptions::new(), &task)?;
         drop(bar);

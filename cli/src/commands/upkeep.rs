@@ -56,7 +56,8 @@ struct FsckRecord {
 
 pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
     let store = app.store()?;
-    let (task, bar) = app.out.follow(app.task(), "fsck", Unit::Files);
+    let unit = if args.fast { Unit::Files } else { Unit::Bytes };
+    let (task, bar) = app.out.follow(app.task(), "fsck", unit);
     let report = store.fsck(&FsckOptions::new().fast(args.fast), &task)?;
     drop(bar);
     for problem in &report.problems {

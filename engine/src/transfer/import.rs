@@ -1093,7 +1093,6 @@ fn modified(meta: &Metadata) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
     use std::time::Instant;
 
     use super::*;
@@ -1123,20 +1122,24 @@ mod tests {
         let mut committer = Committer::new(&main, &totals, &task);
         committer.push(put("/large", &source, Hash::of(b"collected")));
         committer.push(put("/gone", &dir.path().join("gone"), Hash::of(b"too")));
-        let flushed = AtomicBool::new(false);
         thread::scope(|scope| {
-            scope.spawn(|| {
-                committer.flush(Durability::Full).unwrap();
-                flushed.store(true, Ordering::SeqCst);
-            });
-            let staging = dir.path().join("store/staging");
+            scope.spawn(|| committer.flush(Durability::Full).unwrap());
+            let staged = || {
+                let items = fs::read_dir(dir.path().join("store/staging")).unwrap();
+                let metas = items.filter_map(|item| item.unwrap().metadata().ok());
+                metas.map(|meta| meta.len()).max()
+            };
             let deadline = Instant::now() + std::time::Duration::from_secs(60);
-            while fs::read_dir(&staging).unwrap().next().is_none() {
+            while staged().is_none() {
                 assert!(Instant::now() < deadline, "nothing is read");
                 thread::yield_now();
             }
-            main.write("/other", b"meanwhile").unwrap();
-            assert!(!flushed.load(Ordering::SeqCst), "the write had to wait");
+            drop(store.inner.tree.write(Durability::Relaxed).unwrap());
+            let read = staged();
+            assert!(
+                read.is_some_and(|len| len < SIZE as u64),
+                "a writer had to wait: {read:?}"
+            );
         });
         assert_eq!(main.stat("/large").unwrap().size(), SIZE as u64);
         assert!(!main.exists("/gone").unwrap());
