@@ -200,6 +200,11 @@ impl Session {
         path: &TreePath,
         options: &OpenOptions,
     ) -> Result<Self> {
+        let set = SetAttrs {
+            mode: options.mode,
+            ..SetAttrs::default()
+        };
+        set.check()?;
         let holder = inner.keeper.holder()?;
         let mut txn = inner.tree.write(Durability::Relaxed)?;
         let chain = inner.chain(&*txn, branch)?;
@@ -628,7 +633,11 @@ impl Session {
         let base = record.base;
         let unset = *set == SetAttrs::default();
         if let (true, false, Some((hash, size))) = (unset, *dirty, base) {
-            inner.remove_session(record)?;
+            let mut txn = inner.tree.write(Durability::Relaxed)?;
+            // Somebody may have aborted it.
+            session_record(&*txn, record.id)?;
+            inner.end_session(&mut *txn, record)?;
+            txn.commit()?;
             let path = record.path.clone();
             return Ok(Closed { path, hash, size });
         }
@@ -654,18 +663,15 @@ impl Session {
         };
         let (hash, size) = (prepared[0].hash(), prepared[0].size());
         let record = &*record;
-        let put = match record.create_new {
-            true => PutMode::CreateNew,
-            false => PutMode::CreateOrReplace,
+        let (put, follow) = match record.create_new {
+            true => (PutMode::CreateNew, Follow::No),
+            false => (PutMode::CreateOrReplace, Follow::Yes),
         };
         let path = inner.edit(record.branch, Some(record.id), |editor| {
             session_record(editor.txn(), record.id)?;
             inner.keep_lock(editor.txn(), record)?;
             inner.commit_contents(editor, &mut prepared)?;
-            let exists = editor
-                .resolve_target(&record.path, Follow::Yes)?
-                .entry
-                .is_some();
+            let exists = editor.resolve_target(&record.path, follow)?.entry.is_some();
             let set = SetAttrs {
                 mode: set.mode.or((!exists).then_some(record.mode)),
                 ..*set

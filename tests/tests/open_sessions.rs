@@ -628,11 +628,11 @@ impl World {
         };
         let found = model::resolve(&tree, &open.path, true);
         let exists = matches!(found, Ok((_, Some(_))));
-        let want = if !open.dirty && mode.is_none() {
-            // It commits nothing, so it does not matter whether it was thrown away.
-            Ok(open.path.to_string())
-        } else if open.dead {
+        let want = if open.dead {
             Err(ErrorKind::NotFound)
+        } else if !open.dirty && mode.is_none() {
+            // It commits nothing.
+            Ok(open.path.to_string())
         } else {
             let put = match open.create_new {
                 true => Put::New,
@@ -652,12 +652,6 @@ impl World {
                 same("closed", &got, &(path, hash, size))?;
                 self.contents.insert(hash, self.open[n].bytes.clone());
                 self.forget(n);
-                Ok(())
-            }
-            // What is in the way is a link that leads nowhere, and either may be told.
-            (Err(e), Err(ErrorKind::AlreadyExists))
-                if Some(e.kind()) == found.as_ref().err().copied() =>
-            {
                 Ok(())
             }
             // Two things are wrong at once, and either may be told.

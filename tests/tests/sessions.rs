@@ -770,3 +770,17 @@ fn what_was_acknowledged_survives_the_kill() {
         }
     }
 }
+
+/// As `O_EXCL` has it: a link that is in the way is there, wherever it leads.
+#[test]
+fn create_new_meets_a_link_at_close() {
+    for target in ["no/where", "f"] {
+        let f = fixture();
+        let create_new = OpenOptions::new().create_new(true);
+        let session = f.main.open_session("/f", &create_new).unwrap();
+        session.write_at(0, b"x").unwrap();
+        f.main.symlink(target, "/f").unwrap();
+        let error = session.close().unwrap_err();
+        assert!(error.is_already_exists(), "{target}: {error}");
+    }
+}

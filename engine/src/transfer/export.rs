@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use alknet_fs_content::ContentReader;
 use alknet_fs_core::{Attrs, Entry, Error, ErrorKind, Hash, Node, Result, Timestamp, TreePath};
 use crossbeam_channel::{Receiver, bounded};
 
@@ -212,27 +213,16 @@ impl View {
     }
 
     fn write_file(&self, job: Job, block: &mut Vec<u8>, task: &Task, done: &Done) -> Result<()> {
-        const BLOCK: usize = 1 << 20;
         let Job { path, hash, attrs } = job;
-        let fail = |e: io::Error| host(e, &path);
         let content = self.content(&hash).map_err(|e| e.path(path.display()))?;
-        let mut file = create_file(&path).map_err(fail)?;
-        block.resize(BLOCK.min(content.size() as usize), 0);
-        let mut at = 0;
-        while at < content.size() {
-            let n = content.read_at(at, block)?;
-            if n == 0 {
-                let detail = "the content ends before its size";
-                return Err(Error::with_detail(ErrorKind::Corrupt, detail).path(hash));
-            }
-            file.write_all(&block[..n]).map_err(fail)?;
-            at += n as u64;
-            task.step(done.add(0, n as u64))?;
+        let file = create_file(&path).map_err(|e| host(e, &path))?;
+        let filled = fill_file(file, &path, &content, &attrs, block, task, done);
+        if filled.is_err() {
+            // A part of a file must not pass for the whole.
+            let _ = fs::remove_file(&path);
         }
-        set_attrs(&file, &attrs).map_err(fail)?;
-        task.step(done.add(1, 0))
+        filled
     }
-
     /// Counts the files below a path, and their bytes, for whoever follows.
     fn count_for_export(&self, real: &TreePath, top: &Entry, task: &Task) -> Result<Done> {
         let mut done = Done::default();
@@ -268,6 +258,34 @@ impl Done {
             total_bytes: self.total_bytes,
         }
     }
+}
+
+/// Writes a content and its attributes to a file just made.
+fn fill_file(
+    mut file: File,
+    path: &Path,
+    content: &ContentReader,
+    attrs: &Attrs,
+    block: &mut Vec<u8>,
+    task: &Task,
+    done: &Done,
+) -> Result<()> {
+    const BLOCK: usize = 1 << 20;
+    let fail = |e: io::Error| host(e, path);
+    block.resize(BLOCK.min(content.size() as usize), 0);
+    let mut at = 0;
+    while at < content.size() {
+        let n = content.read_at(at, block)?;
+        if n == 0 {
+            let detail = "the content ends before its size";
+            return Err(Error::with_detail(ErrorKind::Corrupt, detail).path(content.hash()));
+        }
+        file.write_all(&block[..n]).map_err(fail)?;
+        at += n as u64;
+        task.step(done.add(0, n as u64))?;
+    }
+    set_attrs(&file, attrs).map_err(fail)?;
+    task.step(done.add(1, 0))
 }
 
 fn host(error: io::Error, path: &Path) -> Error {
