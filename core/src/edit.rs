@@ -180,6 +180,7 @@ impl<'t> Editor<'t> {
             (Some(old), _) => set_mtime.over(&old.attrs, &self.context),
             (None, _) => set.fresh(&self.context, 0o644),
         };
+        self.txn.set_unreferenced(&hash, None)?;
         let node = Node::File { hash, size };
         let entry = Entry { node, attrs };
         self.write(&target.path, entry, target.entry, Op::Modify)?;

@@ -14,9 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Commit, Cursor, Event};
 use crate::path::TreePath;
 use crate::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, DueTask,
-    Durability, Epoch, Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor,
-    Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch,
+    Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
+    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
 };
 
 /// A store that keeps everything in memory and forgets it when dropped.
@@ -355,12 +355,20 @@ impl ReadTxn for Reader {
         let range = self.0.contents.range((start, Bound::Unbounded));
         let records = range.take(limit).map(|(_, content)| {
             let mut record = (**content).clone();
-            if !with_data && record.form == ContentForm::Inline {
+            if !with_data {
                 record.data.clear();
             }
             record
         });
         Ok(records.collect())
+    }
+
+    fn has_content(&self, hash: &Hash) -> Result<bool> {
+        Ok(self.0.contents.contains_key(hash))
+    }
+
+    fn is_base(&self, hash: &Hash) -> Result<bool> {
+        Ok(self.0.contents.values().any(|c| c.base == Some(*hash)))
     }
 
     fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()> {
@@ -505,6 +513,8 @@ impl ReadTxn for Writer {
         fn contents_after(
             &self, after: Option<&Hash>, limit: usize, with_data: bool,
         ) -> Result<Vec<ContentRecord>>;
+        fn has_content(&self, hash: &Hash) -> Result<bool>;
+        fn is_base(&self, hash: &Hash) -> Result<bool>;
         fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
         fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
         fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
@@ -700,8 +710,6 @@ impl WriteTxn for Writer {
         let fresh = !self.state().contents.contains_key(&content.hash);
         if fresh {
             self.set_content(content)?;
-        } else {
-            self.set_unreferenced(&content.hash, None)?;
         }
         Ok(fresh)
     }
@@ -728,7 +736,7 @@ impl WriteTxn for Writer {
 
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()> {
         self.state().pins.insert(*hash, until);
-        Ok(())
+        self.set_unreferenced(hash, None)
     }
 
     fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId> {

@@ -403,14 +403,18 @@ pub trait ReadTxn: Send {
 
     /// Returns a content's record with its data.
     fn content(&self, hash: &Hash) -> Result<Option<ContentRecord>>;
-    /// Returns up to `limit` content records whose hash is greater than `after`, by hash. The data
-    /// of inline contents is included only where `with_data` asks for it.
+    /// Returns up to `limit` content records whose hash is greater than `after`, by hash. Their data
+    /// is included only where `with_data` asks for it.
     fn contents_after(
         &self,
         after: Option<&Hash>,
         limit: usize,
         with_data: bool,
     ) -> Result<Vec<ContentRecord>>;
+    /// Tells whether the store has a content, without reading it.
+    fn has_content(&self, hash: &Hash) -> Result<bool>;
+    /// Tells whether any content is kept as a delta over this one.
+    fn is_base(&self, hash: &Hash) -> Result<bool>;
     /// Visits the contents that were found unreferenced, with the time of the mark, by hash.
     fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
     /// Returns when a content was marked as unreferenced, if it is.
@@ -499,16 +503,18 @@ pub trait WriteTxn: ReadTxn {
         to: &TreePath,
     ) -> Result<()>;
 
-    /// Adds a content unless it exists; returns whether it was added. Whoever adds a content is
-    /// about to refer to it, so a mark as unreferenced goes.
+    /// Adds a content unless it exists; returns whether it was added.
     fn add_content(&mut self, content: &ContentRecord) -> Result<bool>;
     /// Replaces how an existing content is kept.
     fn set_content(&mut self, content: &ContentRecord) -> Result<()>;
     /// Removes a content, its pin and its mark as unreferenced.
     fn remove_content(&mut self, hash: &Hash) -> Result<()>;
-    /// Marks a content as unreferenced since a time, or with `None` as referenced again.
+    /// Marks a content as unreferenced since a time, or with `None` as referenced again. Whoever
+    /// refers to a content by other ways than from a row, session or delta that was there before
+    /// takes the mark off, in the same transaction.
     fn set_unreferenced(&mut self, hash: &Hash, since: Option<Timestamp>) -> Result<()>;
-    /// Keeps a content from being collected until a time; a later call replaces the time.
+    /// Keeps a content from being collected until a time, and takes its mark as unreferenced off; a
+    /// later call replaces the time.
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()>;
 
     /// Opens a session; the record's `id` is ignored and the new one returned.

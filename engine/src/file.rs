@@ -141,7 +141,8 @@ struct State {
     position: u64,
     /// The attributes to set when a file that is being written closes.
     set: SetAttrs,
-    closed: bool,
+    /// The size that the file had when it was closed.
+    closed: Option<u64>,
 }
 
 impl File {
@@ -211,8 +212,13 @@ impl File {
         }
     }
 
-    /// Returns the file's size in bytes, what was written to it included.
+    /// Returns the file's size in bytes, what was written to it included; of a closed file, what it
+    /// was then.
     pub fn size(&self) -> u64 {
+        self.state.lock().closed.unwrap_or_else(|| self.open_size())
+    }
+
+    fn open_size(&self) -> u64 {
         match &self.access {
             Access::Read(reader) => reader.size(),
             Access::Write(session) => session.size(),
@@ -275,7 +281,11 @@ impl File {
     /// # Errors
     /// [`ErrorKind::BadHandle`] where the file is closed or was not opened for reading.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.check_open("read")?;
+        self.check_open(&self.state.lock(), "read")?;
+        self.read_open(offset, buffer)
+    }
+
+    fn read_open(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         if !self.read {
             return Err(self.bad("read", "the file was not opened for reading"));
         }
@@ -293,39 +303,39 @@ impl File {
     /// [`ErrorKind::BadHandle`] where the file is closed or was not opened for writing; as
     /// [`Session::write_at`].
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let session = self.to_write("write")?;
+        let session = self.to_write(&self.state.lock(), "write")?;
         match self.append {
             true => session.append(bytes).map(drop),
             false => session.write_at(offset, bytes),
         }
     }
 
-    /// Reads at the position and moves it by what was read.
+    /// Reads at the position and moves it by what was read, as one step.
     ///
     /// # Errors
     /// As [`read_at`](Self::read_at).
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize> {
-        let at = self.state.lock().position;
-        let n = self.read_at(at, buffer)?;
-        self.state.lock().position = at + n as u64;
+        let mut state = self.state.lock();
+        self.check_open(&state, "read")?;
+        let n = self.read_open(state.position, buffer)?;
+        state.position += n as u64;
         Ok(n)
     }
 
     /// Writes all bytes at the position, or at the end of a file opened for appending, and moves
-    /// the position behind them.
+    /// the position behind them, as one step.
     ///
     /// # Errors
     /// As [`write_at`](Self::write_at).
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let at = match self.append {
-            true => self.to_write("write")?.append(bytes)?,
-            false => {
-                let at = self.state.lock().position;
-                self.write_at(at, bytes)?;
-                at
-            }
-        };
-        self.state.lock().position = at + bytes.len() as u64;
+        let mut state = self.state.lock();
+        let session = self.to_write(&state, "write")?;
+        if self.append {
+            state.position = session.append(bytes)?;
+        } else {
+            session.write_at(state.position, bytes)?;
+        }
+        state.position += bytes.len() as u64;
         Ok(())
     }
 
@@ -344,7 +354,8 @@ impl File {
     /// # Errors
     /// As [`Session::truncate`]; [`ErrorKind::BadHandle`] where the file was not opened for writing.
     pub fn set_size(&self, size: u64) -> Result<()> {
-        self.to_write("truncate")?.truncate(size)
+        let session = self.to_write(&self.state.lock(), "truncate")?;
+        session.truncate(size)
     }
 
     /// Makes what was written so far survive a power cut, without committing it.
@@ -352,7 +363,7 @@ impl File {
     /// # Errors
     /// As [`Session::sync`].
     pub fn sync(&self) -> Result<()> {
-        self.check_open("sync")?;
+        self.check_open(&self.state.lock(), "sync")?;
         match &self.access {
             Access::Read(_) => Ok(()),
             Access::Write(session) => session.sync(),
@@ -366,40 +377,41 @@ impl File {
     /// As [`Session::close`]: then the file stays open with all that was written.
     pub fn close(&self) -> Result<Option<Closed>> {
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed.is_some() {
             return Ok(None);
         }
+        let size = self.open_size();
         let closed = match &self.access {
             Access::Read(_) => None,
             Access::Write(session) => Some(session.close_with(&state.set)?),
         };
-        state.closed = true;
+        state.closed = Some(size);
         Ok(closed)
     }
 
     /// Closes the file and throws away all that was written.
     pub fn abort(&self) -> Result<()> {
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed.is_some() {
             return Ok(());
         }
-        state.closed = true;
+        state.closed = Some(self.open_size());
         match &self.access {
             Access::Read(_) => Ok(()),
             Access::Write(session) => session.abort(),
         }
     }
 
-    fn to_write(&self, op: &'static str) -> Result<&Session> {
-        self.check_open(op)?;
+    fn to_write(&self, state: &State, op: &'static str) -> Result<&Session> {
+        self.check_open(state, op)?;
         self.session()
             .ok_or_else(|| self.bad(op, "the file was not opened for writing"))
     }
 
-    fn check_open(&self, op: &'static str) -> Result<()> {
-        match self.state.lock().closed {
-            true => Err(self.bad(op, "the file is closed")),
-            false => Ok(()),
+    fn check_open(&self, state: &State, op: &'static str) -> Result<()> {
+        match state.closed {
+            Some(_) => Err(self.bad(op, "the file is closed")),
+            None => Ok(()),
         }
     }
 

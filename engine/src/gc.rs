@@ -3,11 +3,13 @@
 //! The scans run in read transactions, so writers never wait for them; what they found is acted on
 //! in short write transactions, each of which checks what may have changed since.
 //!
-//! A content goes in two steps. A scan that finds it unreferenced marks it; whoever adds the same
-//! content again takes the mark off, in the transaction that refers to it. A scan that begins later,
-//! finds it unreferenced still, and marked for the grace period, lets it go, unless the mark has
-//! gone meanwhile. So a reference made before that scan is seen by it, and one made afterwards is
-//! seen by the mark.
+//! A content goes in two steps. A scan that finds it unreferenced marks it; whoever refers to it
+//! again takes the mark off, in the same transaction. A scan that begins later, finds it
+//! unreferenced still, and marked for the grace period, lets it go, unless the mark is another one
+//! by then. So a reference made before that scan is seen by it, and one made afterwards is seen by
+//! the mark. A content that another builds on as a delta never goes before that one.
+//!
+//! One collection runs at a time.
 //!
 //! Files go last, and only while no view is open anywhere: a view may still show what was removed.
 
@@ -15,6 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use alknet_fs_content::is_gone;
 use alknet_fs_core::store::{
     BranchId, BucketId, ContentForm, Durability, Epoch, Layer, ReadTxn, Retention,
 };
@@ -22,7 +25,7 @@ use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::{Progress, Task};
-use crate::store::{Inner, Store, now};
+use crate::store::{Inner, Store, locked, now};
 
 /// How many rows or contents one write transaction removes, so that writers wait for milliseconds.
 const BATCH: usize = 1000;
@@ -63,7 +66,8 @@ impl GcOptions {
         self
     }
 
-    /// Sets whether to report only what would be removed.
+    /// Sets whether to report only what would be removed: what is free now, not what becomes free
+    /// only by removing that, and no events.
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
@@ -148,7 +152,8 @@ impl Store {
     /// readable. The progress counts the steps of the work, and the bytes of removed contents.
     ///
     /// # Errors
-    /// [`ErrorKind::Cancelled`]; what was removed before stays removed. The store's own.
+    /// [`ErrorKind::Cancelled`]; what was removed before stays removed. [`ErrorKind::Locked`] while
+    /// another collection runs. The store's own.
     pub fn gc(&self, options: &GcOptions, task: &Task) -> Result<GcReport> {
         let span = tracing::info_span!("gc");
         let _entered = span.enter();
@@ -156,22 +161,10 @@ impl Store {
         if options.dry_run {
             return inner.look_for_garbage(options);
         }
-        let mut report = GcReport::default();
-        task.step(steps_done(0, 0))?;
-        report.events = inner.prune_events(options)?;
-        task.step(steps_done(1, 0))?;
-        report.versions = inner.remove_superseded(task)?;
-        task.step(steps_done(2, 0))?;
-        report.flattened = inner.flatten_over_dead_bases(task)?;
-        task.step(steps_done(3, 0))?;
-        let marked = inner.remove_contents(options.grace, task, &mut report)?;
-        if marked && options.grace.is_zero() {
-            inner.remove_contents(options.grace, task, &mut report)?;
-        }
-        task.step(steps_done(4, report.content_bytes))?;
-        inner.sweep(options.grace, &mut report)?;
-        task.step(steps_done(5, report.content_bytes))?;
-        Ok(report)
+        let Some(_collecting) = inner.keeper.collecting()? else {
+            return Err(locked("another garbage collection is at work".into()).op("gc"));
+        };
+        inner.collect(options, task)
     }
 
     /// Sets when garbage is collected, in place of any earlier schedule. The store keeps it;
@@ -236,6 +229,9 @@ impl Store {
         {
             return Ok(None);
         }
+        let Some(_collecting) = inner.keeper.collecting()? else {
+            return Ok(None);
+        };
         let worker = format!("{}-{}", std::process::id(), now.0);
         let mut txn = inner.write()?;
         let due = txn.claim_due(SCHEDULE, now, &worker, CLAIM_SECONDS)?;
@@ -243,7 +239,7 @@ impl Store {
         let Some(due) = due else {
             return Ok(None);
         };
-        let report = self.gc(&decode(&due.payload)?, task)?;
+        let report = inner.collect(&decode(&due.payload)?, task)?;
         let mut txn = inner.write()?;
         txn.finish_due(&due, &worker)?;
         txn.commit()?;
@@ -267,6 +263,25 @@ fn decode(payload: &str) -> Result<GcOptions> {
 }
 
 impl Inner {
+    fn collect(&self, options: &GcOptions, task: &Task) -> Result<GcReport> {
+        let mut report = GcReport::default();
+        task.step(steps_done(0, 0))?;
+        report.events = self.prune_events(options)?;
+        task.step(steps_done(1, 0))?;
+        report.versions = self.remove_superseded(task)?;
+        task.step(steps_done(2, 0))?;
+        report.flattened = self.flatten_over_dead_bases(task)?;
+        task.step(steps_done(3, 0))?;
+        let marked = self.remove_contents(options.grace, task, &mut report)?;
+        if marked && options.grace.is_zero() {
+            self.remove_contents(options.grace, task, &mut report)?;
+        }
+        task.step(steps_done(4, report.content_bytes))?;
+        self.sweep(options.grace, &mut report)?;
+        task.step(steps_done(5, report.content_bytes))?;
+        Ok(report)
+    }
+
     fn look_for_garbage(&self, options: &GcOptions) -> Result<GcReport> {
         let mut report = GcReport::default();
         let txn = self.tree.read()?;
@@ -276,11 +291,15 @@ impl Inner {
         // What only superseded versions refer to would become free as well, but to know it takes
         // removing them.
         let found = Marked::new(&*txn)?;
-        for (_, size) in found.removable(options.grace) {
-            report.contents += 1;
-            report.content_bytes += size;
-        }
         let (dead, dead_bytes) = found.dead();
+        if options.grace.is_zero() {
+            (report.contents, report.content_bytes) = (dead, dead_bytes);
+        } else {
+            for removable in found.removable(options.grace) {
+                report.contents += 1;
+                report.content_bytes += removable.size;
+            }
+        }
         report.waiting = dead - report.contents;
         report.waiting_bytes = dead_bytes - report.content_bytes;
         for orphan in self.contents.orphans(&*txn)? {
@@ -305,10 +324,15 @@ impl Inner {
 
     /// Removes row versions that nothing shows.
     ///
-    /// What is superseded stays so until a branch or snapshot comes or goes: writes only ever add
-    /// newer rows above it. Where one does, the rest is left for the next collection.
+    /// What is superseded stays so until a branch or snapshot comes or goes, or the row that
+    /// replaced it does: then it is left for the next collection.
     fn remove_superseded(&self, task: &Task) -> Result<u64> {
         let found = superseded(&*self.tree.read()?)?;
+        self.remove_superseded_rows(found, task)
+    }
+
+    /// Acts on what a scan found, however long ago.
+    fn remove_superseded_rows(&self, found: Vec<Superseded>, task: &Task) -> Result<u64> {
         let mut removed = 0;
         for Superseded {
             bucket,
@@ -322,11 +346,15 @@ impl Inner {
                 if txn.bucket(bucket)?.map(|b| b.generation) != Some(generation) {
                     break;
                 }
-                for (parent, name, layer) in batch {
-                    txn.remove_row(bucket, parent, name, *layer)?;
+                let mut count = 0;
+                for row in batch {
+                    if row.is_superseded(&*txn, bucket)? {
+                        txn.remove_row(bucket, &row.parent, &row.name, row.layer)?;
+                        count += 1;
+                    }
                 }
                 txn.commit()?;
-                removed += batch.len() as u64;
+                removed += count;
             }
         }
         Ok(removed)
@@ -343,7 +371,12 @@ impl Inner {
                 continue;
             };
             let mut write = self.tree.write(Durability::Full)?;
-            self.contents.commit(&mut *write, &mut [prepared], now())?;
+            let committed = self.contents.commit(&mut *write, &mut [prepared], now());
+            match committed {
+                // Its last user went meanwhile.
+                Err(e) if is_gone(&e) => continue,
+                result => result?,
+            }
             write.commit()?;
             flattened += 1;
         }
@@ -354,14 +387,25 @@ impl Inner {
     /// anything was newly marked.
     fn remove_contents(&self, grace: Duration, task: &Task, report: &mut GcReport) -> Result<bool> {
         let found = Marked::new(&*self.tree.read()?)?;
+        self.remove_found(&found, grace, task, report)
+    }
+
+    /// Acts on what a scan found, however long ago.
+    fn remove_found(
+        &self,
+        found: &Marked,
+        grace: Duration,
+        task: &Task,
+        report: &mut GcReport,
+    ) -> Result<bool> {
         (report.waiting, report.waiting_bytes) = found.dead();
         for batch in found.removable(grace).chunks(BATCH) {
             task.cancel().check()?;
             let mut txn = self.tree.write(Durability::Full)?;
             let (mut contents, mut bytes) = (0, 0);
-            for (hash, size) in batch {
-                if txn.unreferenced_since(hash)?.is_some() {
-                    self.contents.remove(&mut *txn, hash)?;
+            for Removable { hash, size, marked } in batch {
+                if txn.unreferenced_since(hash)? == Some(*marked) && !txn.is_base(hash)? {
+                    txn.remove_content(hash)?;
                     contents += 1;
                     bytes += size;
                 }
@@ -393,12 +437,13 @@ impl Inner {
 
     /// Removes files that nothing owns.
     fn sweep(&self, min_age: Duration, report: &mut GcReport) -> Result<()> {
-        let Some(_alone) = self.keeper.no_views()? else {
-            report.files_deferred = true;
-            return Ok(());
-        };
         let orphans = self.contents.orphans(&*self.tree.read()?)?;
         for batch in orphans.chunks(BATCH) {
+            // Views wait for a batch at most.
+            let Some(_alone) = self.keeper.no_views()? else {
+                report.files_deferred = true;
+                return Ok(());
+            };
             let mut txn = self.tree.write(self.options.durability)?;
             let (files, bytes) = self.contents.sweep(&mut *txn, batch, min_age)?;
             txn.commit()?;
@@ -414,7 +459,26 @@ struct Superseded {
     bucket: BucketId,
     /// For which generation of the bucket that is known.
     generation: u64,
-    rows: Vec<(Box<str>, Box<str>, Layer)>,
+    rows: Vec<SupersededRow>,
+}
+
+struct SupersededRow {
+    parent: Box<str>,
+    name: Box<str>,
+    layer: Layer,
+    /// The newer row that hides it; nothing where the branch was restored since.
+    replaced_by: Option<Layer>,
+}
+
+impl SupersededRow {
+    /// Tells whether what hid the row when it was found does so still.
+    fn is_superseded(&self, txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
+        let Some(newer) = self.replaced_by else {
+            return Ok(true);
+        };
+        let found = txn.seek(bucket, &self.parent, &self.name, newer)?;
+        Ok(found.is_some_and(|(layer, _)| layer == newer))
+    }
 }
 
 /// Finds the rows that neither a branch nor a snapshot nor a fork shows.
@@ -445,19 +509,22 @@ fn superseded(txn: &dyn ReadTxn) -> Result<Vec<Superseded>> {
                     name.clone_into(&mut at_name);
                     newer = None;
                 }
-                let replaced = newer
-                    .filter(|newer| newer.branch == layer.branch)
-                    .map(|newer| newer.epoch);
+                let replaced_by = newer.filter(|newer| newer.branch == layer.branch);
                 let line_end = starts
                     .get(&layer.branch)
                     .and_then(|starts| starts.iter().find(|start| **start > layer.epoch));
-                let end = replaced.into_iter().chain(line_end.copied()).min();
-                let shown = match end {
-                    None => true,
-                    Some(end) => pins.range(layer.epoch..end).next().is_some(),
-                };
-                if !shown {
-                    rows.push((parent.into(), name.into(), layer));
+                let hidden_from = |end: Epoch| pins.range(layer.epoch..end).next().is_none();
+                let by_line = line_end.copied().is_some_and(hidden_from);
+                let by_row = replaced_by
+                    .map(|newer| newer.epoch)
+                    .is_some_and(hidden_from);
+                if by_line || by_row {
+                    rows.push(SupersededRow {
+                        parent: parent.into(),
+                        name: name.into(),
+                        layer,
+                        replaced_by: replaced_by.filter(|_| !by_line),
+                    });
                 }
                 newer = Some(layer);
                 Ok(ControlFlow::Continue(()))
@@ -480,6 +547,13 @@ struct Marked {
     /// Those that carry a mark as unreferenced and are alive, or gone.
     wrongly_marked: Vec<Hash>,
     now: Timestamp,
+}
+
+/// A content that may go, and the mark that says so.
+struct Removable {
+    hash: Hash,
+    size: u64,
+    marked: Timestamp,
 }
 
 struct Content {
@@ -555,30 +629,40 @@ impl Marked {
     }
 
     /// Returns what may go: the contents that have carried their mark for the grace period and that
-    /// no delta which stays builds on, sorted. With no grace period, all that is unreferenced.
-    fn removable(&self, grace: Duration) -> Vec<(Hash, u64)> {
-        let grace_nanos = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
-        let limit = self.now.0.saturating_sub(grace_nanos);
+    /// no delta which stays builds on; deltas before what they build on.
+    fn removable(&self, grace: Duration) -> Vec<Removable> {
+        let grace = i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX);
+        let limit = self.now.0.saturating_sub(grace);
         let goes = |content: &Content| {
-            let waited = grace.is_zero() || content.marked.is_some_and(|since| since.0 <= limit);
-            !content.alive && waited
+            let marked = content.marked.filter(|since| since.0 <= limit);
+            marked.filter(|_| !content.alive)
         };
         let mut kept: HashSet<Hash> = HashSet::new();
-        for content in self.contents.values().filter(|content| !goes(content)) {
-            let mut base = content.base;
-            while let Some(hash) = base {
-                kept.insert(hash);
-                base = self.contents.get(&hash).and_then(|content| content.base);
-            }
+        for content in self.contents.values().filter(|c| goes(c).is_none()) {
+            kept.extend(self.bases(content));
         }
         let mut out: Vec<_> = self
             .contents
             .iter()
-            .filter(|(hash, content)| goes(content) && !kept.contains(hash))
-            .map(|(hash, content)| (*hash, content.size))
+            .filter(|(hash, _)| !kept.contains(*hash))
+            .filter_map(|(hash, content)| {
+                let removable = Removable {
+                    hash: *hash,
+                    size: content.size,
+                    marked: goes(content)?,
+                };
+                Some((self.bases(content).count(), removable))
+            })
             .collect();
-        out.sort_unstable();
-        out
+        out.sort_unstable_by_key(|(depth, removable)| (std::cmp::Reverse(*depth), removable.hash));
+        out.into_iter().map(|(_, removable)| removable).collect()
+    }
+
+    /// Returns what a content builds on, and what that does, and so on.
+    fn bases(&self, content: &Content) -> impl Iterator<Item = Hash> {
+        std::iter::successors(content.base, |hash| {
+            self.contents.get(hash).and_then(|content| content.base)
+        })
     }
 
     fn not_yet_marked(&self) -> impl Iterator<Item = Hash> {
@@ -595,7 +679,8 @@ impl Marked {
         })
     }
 
-    /// Returns the live deltas whose base nothing else uses, directly or as a base.
+    /// Returns the deltas that something refers to and whose base nothing else uses, directly or as a
+    /// base. (A delta that only others build on goes with its last user.)
     fn sole_users_of_dead_bases(&self) -> Vec<Hash> {
         let mut users: HashMap<Hash, Vec<Hash>> = HashMap::new();
         for (hash, content) in &self.contents {
@@ -610,8 +695,194 @@ impl Marked {
             .into_iter()
             .filter(|(base, users)| users.len() == 1 && dead_base(base))
             .flat_map(|(_, users)| users)
+            .filter(|user| self.contents.get(user).is_some_and(|c| c.direct))
             .collect();
         out.sort_unstable();
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What others do between a collection's scan and its removal.
+
+    use alknet_fs_core::store::Durability;
+
+    use super::*;
+    use crate::{Branch, FsckOptions, ImportOptions, OpenOptions, Options};
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn store() -> (tempfile::TempDir, Store, Branch) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Relaxed);
+        let store = options.create(dir.path().join("store")).unwrap();
+        let main = store.bucket("default").unwrap().main().unwrap();
+        (dir, store, main)
+    }
+
+    fn large(seed: u8) -> Vec<u8> {
+        (0..300_000_u32).map(|i| (i % 251) as u8 ^ seed).collect()
+    }
+
+    /// Removes old versions and marks what is unreferenced, as a first collection does.
+    fn mark(store: &Store) {
+        let inner = &store.inner;
+        inner.remove_superseded(&Task::new()).unwrap();
+        let long = Duration::from_secs(3600);
+        inner
+            .remove_contents(long, &Task::new(), &mut GcReport::default())
+            .unwrap();
+    }
+
+    fn scan(store: &Store) -> Marked {
+        Marked::new(&*store.inner.tree.read().unwrap()).unwrap()
+    }
+
+    /// Acts on what was found; returns how many contents went.
+    fn act(store: &Store, found: &Marked) -> u64 {
+        let mut report = GcReport::default();
+        let inner = &store.inner;
+        inner
+            .remove_found(found, NOW, &Task::new(), &mut report)
+            .unwrap();
+        inner.sweep(NOW, &mut report).unwrap();
+        report.contents
+    }
+
+    fn assert_healthy(store: &Store) {
+        let report = store.fsck(&FsckOptions::new(), &Task::new()).unwrap();
+        assert_eq!(report.problems, []);
+    }
+
+    #[test]
+    fn a_content_put_again_after_the_scan_stays() {
+        let (_dir, store, main) = store();
+        for (path, bytes) in [("/small", b"small".to_vec()), ("/large", large(1))] {
+            main.write(path, bytes.clone()).unwrap();
+            main.write("/other", large(9)).unwrap();
+            main.remove(path).unwrap();
+            main.remove("/other").unwrap();
+            mark(&store);
+            let found = scan(&store);
+            main.write(path, bytes.clone()).unwrap();
+            assert_eq!(act(&store, &found), 1, "the other one goes");
+            assert_eq!(main.read(path).unwrap(), bytes);
+            assert_healthy(&store);
+        }
+    }
+
+    #[test]
+    fn what_a_delta_put_again_after_the_scan_builds_on_stays() {
+        let (_dir, store, main) = store();
+        main.write("/base", large(1)).unwrap();
+        main.copy("/base", "/delta").unwrap();
+        let session = main.open_session("/delta", &OpenOptions::new()).unwrap();
+        session.write_at(1000, b"changed").unwrap();
+        session.close().unwrap();
+        let bytes = main.read("/delta").unwrap();
+        main.remove("/base").unwrap();
+        main.remove("/delta").unwrap();
+        mark(&store);
+        let found = scan(&store);
+        assert_eq!(found.dead().0, 2);
+        main.write("/again", bytes.clone()).unwrap();
+        assert_eq!(act(&store, &found), 0);
+        assert_eq!(main.read("/again").unwrap(), bytes);
+        assert_healthy(&store);
+        // Once nothing refers to the delta, both go at once.
+        main.remove("/again").unwrap();
+        mark(&store);
+        assert_eq!(act(&store, &scan(&store)), 2);
+    }
+
+    #[test]
+    fn a_content_imported_by_its_record_after_the_scan_stays() {
+        let (dir, store, main) = store();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        for n in 0..3 {
+            let file = source.join(n.to_string());
+            std::fs::write(&file, large(n)).unwrap();
+            // An import trusts what it recorded of files that were not young.
+            let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+            let file = std::fs::File::options().write(true).open(file).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        let import = || {
+            let (options, task) = (ImportOptions::new(), Task::new());
+            main.import(&source, "/in", &options, &task).unwrap()
+        };
+        import();
+        main.remove_all("/in").unwrap();
+        mark(&store);
+        let found = scan(&store);
+        assert_eq!(import().files, 3);
+        assert_eq!(act(&store, &found), 0);
+        assert_eq!(main.read("/in/2").unwrap(), large(2));
+        assert_healthy(&store);
+    }
+
+    #[test]
+    fn a_mark_of_another_collection_is_not_taken_for_the_one_seen() {
+        let (_dir, store, main) = store();
+        main.write("/f", large(1)).unwrap();
+        main.remove("/f").unwrap();
+        mark(&store);
+        let found = scan(&store);
+        main.write("/f", large(1)).unwrap();
+        // A collection that scanned before the write marks it once more.
+        let hash = main.stat("/f").unwrap().hash().unwrap();
+        let mut txn = store.inner.write().unwrap();
+        txn.set_unreferenced(&hash, Some(now())).unwrap();
+        txn.commit().unwrap();
+        assert_eq!(act(&store, &found), 0);
+        assert_eq!(main.read("/f").unwrap(), large(1));
+    }
+
+    #[test]
+    fn what_was_removed_stays_removed_when_the_row_that_hid_its_tombstone_goes() {
+        let (_dir, store, main) = store();
+        main.write("/f", "secret").unwrap();
+        main.snapshot("s1").unwrap();
+        main.remove("/f").unwrap();
+        main.snapshot("s2").unwrap();
+        main.delete_snapshot("s2").unwrap();
+        main.write("/f", "new").unwrap();
+        let found = superseded(&*store.inner.tree.read().unwrap()).unwrap();
+        assert_eq!(found.iter().map(|s| s.rows.len()).sum::<usize>(), 1);
+        main.remove("/f").unwrap();
+        let inner = &store.inner;
+        assert_eq!(
+            inner.remove_superseded_rows(found, &Task::new()).unwrap(),
+            0
+        );
+        assert!(!main.exists("/f").unwrap());
+        assert_eq!(main.view_at("s1").unwrap().read("/f").unwrap(), b"secret");
+    }
+
+    #[test]
+    fn one_collection_runs_at_a_time() {
+        let (dir, store, _main) = store();
+        let other = Store::open(dir.path().join("store")).unwrap();
+        let collecting = store.inner.keeper.collecting().unwrap();
+        assert!(collecting.is_some());
+        let error = other.gc(&GcOptions::new(), &Task::new()).unwrap_err();
+        assert!(error.is_locked(), "{error}");
+        drop(collecting);
+        other.gc(&GcOptions::new(), &Task::new()).unwrap();
+    }
+
+    #[test]
+    fn a_view_waits_for_the_removal_of_files_no_longer_than_for_a_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().busy_timeout(Duration::from_millis(20));
+        let store = options.create(dir.path().join("store")).unwrap();
+        let main = store.bucket("default").unwrap().main().unwrap();
+        let alone = store.inner.keeper.no_views().unwrap();
+        let error = main.view().map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        drop(alone);
+        main.view().unwrap();
     }
 }

@@ -11,9 +11,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use alknet_fs_content::{ContentReader, Files, Staged, StagingFile};
+use alknet_fs_content::{ContentReader, Files, Staged, StagingFile, is_gone};
 use alknet_fs_core::edit::{PutMode, SetAttrs};
 use alknet_fs_core::session::{AssemblyPlan, ExtentMap, Segment, Source, checked_end};
 use alknet_fs_core::store::{
@@ -32,6 +32,9 @@ pub(crate) const SPILL_LEN: usize = 256 * 1024;
 
 /// How long an exclusive lock outlives a process that stops renewing it.
 const LOCK_SECONDS: u32 = 30;
+
+/// How often a close is tried while garbage collection removes what it was prepared from.
+const CLOSE_ATTEMPTS: u32 = 5;
 
 /// How often exclusive locks are renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -487,12 +490,20 @@ impl Session {
         let mut state = self.state()?;
         let span = tracing::debug_span!("close session", id = state.record.id.0);
         let _entered = span.enter();
-        let closed = self.close_locked(&mut state, set).map_err(|e| {
+        let mut attempts = 0;
+        let closed = loop {
+            let error = match self.close_locked(&mut state, set) {
+                Ok(closed) => break closed,
+                Err(error) => error,
+            };
             if let StagedBytes::File(file) = &mut state.staged {
                 file.reopen();
             }
-            e.op("close").path(&state.record.path)
-        })?;
+            attempts += 1;
+            if !is_gone(&error) || attempts == CLOSE_ATTEMPTS {
+                return Err(error.op("close").path(&state.record.path));
+            }
+        };
         state.ended = true;
         self.inner.release(&state.record);
         // The commit made the staged bytes worthless; what cannot be removed is swept later.
@@ -621,6 +632,24 @@ impl Session {
         Ok(())
     }
 
+    /// Closes a session that wrote nothing to a file: whatever others made of that stays.
+    fn close_unwritten(&self, record: &SessionRecord, set: &SetAttrs) -> Result<()> {
+        let inner = &self.inner;
+        if *set != SetAttrs::default() {
+            return inner.edit(record.branch, Some(record.id), |editor| {
+                session_record(editor.txn(), record.id)?;
+                inner.keep_lock(editor.txn(), record)?;
+                editor.set_attrs(&record.path, set, Follow::Yes)?;
+                inner.end_session(editor.txn(), record)
+            });
+        }
+        let mut txn = inner.tree.write(Durability::Relaxed)?;
+        // Somebody may have aborted it.
+        session_record(&*txn, record.id)?;
+        inner.end_session(&mut *txn, record)?;
+        txn.commit()
+    }
+
     fn close_locked(&self, state: &mut State, set: &SetAttrs) -> Result<Closed> {
         let State {
             record,
@@ -631,13 +660,8 @@ impl Session {
         let inner = &self.inner;
         let plan = staged.extents().plan();
         let base = record.base;
-        let unset = *set == SetAttrs::default();
-        if let (true, false, Some((hash, size))) = (unset, *dirty, base) {
-            let mut txn = inner.tree.write(Durability::Relaxed)?;
-            // Somebody may have aborted it.
-            session_record(&*txn, record.id)?;
-            inner.end_session(&mut *txn, record)?;
-            txn.commit()?;
+        if let (false, Some((hash, size))) = (*dirty, base) {
+            self.close_unwritten(record, set)?;
             let path = record.path.clone();
             return Ok(Closed { path, hash, size });
         }
@@ -868,6 +892,8 @@ impl Inner {
 pub(crate) struct Keeper {
     /// Where lock files are; nothing for a store in memory.
     dir: Option<PathBuf>,
+    /// How long a view waits to be opened.
+    busy_timeout: Duration,
     holder: Mutex<Option<Holder>>,
     views: Mutex<Views>,
     held: Arc<Held>,
@@ -890,17 +916,28 @@ struct Views {
 /// The lock file that views share and that the removal of files takes alone.
 const VIEWS: &str = "views";
 
+/// The lock file that a garbage collection takes alone.
+const COLLECTING: &str = "gc";
+
 #[derive(Default)]
 struct Held {
-    /// Lock names by owner.
-    locks: Mutex<HashMap<String, String>>,
+    locks: Mutex<HeldLocks>,
     changed: Condvar,
 }
 
+#[derive(Default)]
+struct HeldLocks {
+    /// Lock names by owner.
+    names: HashMap<String, String>,
+    /// Whether a thread renews them.
+    renewing: bool,
+}
+
 impl Keeper {
-    pub(crate) fn new(dir: Option<PathBuf>) -> Self {
+    pub(crate) fn new(dir: Option<PathBuf>, busy_timeout: Duration) -> Self {
         Self {
             dir,
+            busy_timeout,
             holder: Mutex::new(None),
             views: Mutex::default(),
             held: Arc::default(),
@@ -931,15 +968,29 @@ impl Keeper {
 
     /// Keeps files from being removed until [`unpin_view`](Self::unpin_view).
     pub(crate) fn pin_view(&self) -> Result<()> {
-        let mut views = self.views.lock();
-        if views.open == 0 {
-            views.lock = self.views_file()?;
-            if let Some(file) = &views.lock {
-                file.lock_shared()?;
+        let deadline = Instant::now().checked_add(self.busy_timeout);
+        loop {
+            let mut views = self.views.lock();
+            if views.open == 0 {
+                let file = self.lock_file(VIEWS)?;
+                match file.as_ref().map_or(Ok(()), File::try_lock_shared) {
+                    Ok(()) => views.lock = file,
+                    Err(TryLockError::Error(e)) => return Err(e.into()),
+                    Err(TryLockError::WouldBlock) => {
+                        drop(views);
+                        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                            let detail = "garbage collection keeps views from being opened";
+                            return Err(Error::with_detail(ErrorKind::Busy, detail));
+                        }
+                        // The other side holds it for a batch of files at a time.
+                        thread::sleep(Duration::from_millis(1));
+                        continue;
+                    }
+                }
             }
+            views.open += 1;
+            return Ok(());
         }
-        views.open += 1;
-        Ok(())
     }
 
     pub(crate) fn unpin_view(&self) {
@@ -958,23 +1009,15 @@ impl Keeper {
 
     /// Keeps views from being opened while the result lives; nothing where some are open.
     pub(crate) fn no_views(&self) -> Result<Option<Alone>> {
-        let file = self.views_file()?;
-        let alone = match &file {
-            None => Ok(()),
-            Some(file) => file.try_lock(),
-        };
-        match alone {
-            Ok(()) => Ok(Some(Alone { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e.into()),
-        }
+        try_alone(self.lock_file(VIEWS)?)
     }
 
-    fn views_file(&self) -> Result<Option<File>> {
+    /// Opens a lock file, which is made where it does not exist.
+    fn lock_file(&self, name: &str) -> Result<Option<File>> {
         let Some(dir) = &self.dir else {
             return Ok(None);
         };
-        let path = dir.join(VIEWS);
+        let path = dir.join(name);
         let file = match File::options().write(true).open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 create_private_dir(dir)?;
@@ -1002,8 +1045,8 @@ impl Keeper {
             return false;
         }
         match File::open(dir.join(holder)).map(|file| file.try_lock_shared()) {
-            Ok(Err(TryLockError::WouldBlock)) => true,
-            Ok(_) => {
+            Ok(Err(_)) => true,
+            Ok(Ok(())) => {
                 // Its process is gone, and so is the use of its file.
                 let _ = fs::remove_file(dir.join(holder));
                 false
@@ -1015,22 +1058,39 @@ impl Keeper {
     /// Renews a lock until it is released.
     fn hold(&self, inner: &Arc<Inner>, name: String, owner: String) {
         let mut locks = self.held.locks.lock();
-        let idle = locks.is_empty();
-        locks.insert(owner, name);
-        if idle {
+        locks.names.insert(owner, name);
+        if !locks.renewing {
             let (held, inner) = (Arc::clone(&self.held), Arc::downgrade(inner));
             let spawned = thread::Builder::new()
                 .name("alknet-fs-locks".to_owned())
                 .spawn(move || renew(&held, &inner));
-            if let Err(error) = spawned {
-                tracing::warn!(%error, "exclusive locks cannot be renewed");
+            match spawned {
+                Ok(_) => locks.renewing = true,
+                Err(error) => tracing::warn!(%error, "exclusive locks cannot be renewed"),
             }
         }
     }
 
     fn release(&self, owner: &str) {
-        self.held.locks.lock().remove(owner);
+        self.held.locks.lock().names.remove(owner);
         self.held.changed.notify_all();
+    }
+
+    /// Makes this the only garbage collection while the result lives; nothing where one runs.
+    pub(crate) fn collecting(&self) -> Result<Option<Alone>> {
+        let Some(file) = self.lock_file(COLLECTING)? else {
+            return Ok(Some(Alone { _file: None }));
+        };
+        try_alone(Some(file))
+    }
+}
+
+/// Takes a lock file alone, unless somebody has it.
+fn try_alone(file: Option<File>) -> Result<Option<Alone>> {
+    match file.as_ref().map_or(Ok(()), File::try_lock) {
+        Ok(()) => Ok(Some(Alone { _file: file })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e.into()),
     }
 }
 
@@ -1050,7 +1110,7 @@ pub(crate) struct Alone {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.held.locks.lock().clear();
+        self.held.locks.lock().names.clear();
         self.held.changed.notify_all();
         if let Some(holder) = self.holder.get_mut() {
             let _ = fs::remove_file(&holder.path);
@@ -1060,27 +1120,29 @@ impl Drop for Keeper {
 
 /// Renews all held locks in time, until none is left.
 fn renew(held: &Held, inner: &Weak<Inner>) {
+    let mut next = Instant::now() + RENEW_EVERY;
     loop {
         let mut locks = held.locks.lock();
-        let timed_out = held.changed.wait_for(&mut locks, RENEW_EVERY).timed_out();
-        if locks.is_empty() {
-            return;
+        // Locks come and go meanwhile; that must not put off the renewal of the others.
+        while !locks.names.is_empty() {
+            if held.changed.wait_until(&mut locks, next).timed_out() {
+                break;
+            }
         }
-        if !timed_out {
-            continue;
-        }
-        let current = locks.clone();
-        drop(locks);
-        let Some(inner) = inner.upgrade() else {
+        let names = locks.names.clone();
+        let store = inner.upgrade().filter(|_| !names.is_empty());
+        let Some(inner) = store else {
+            locks.renewing = false;
             return;
         };
-        match renew_all(&*inner.tree, &current) {
-            Ok(lost) if lost.is_empty() => {}
-            // The close of such a session fails; there is nothing left to renew.
+        drop(locks);
+        next = Instant::now() + RENEW_EVERY;
+        match renew_all(&*inner.tree, &names) {
+            // The close of a session that lost its lock fails; there is nothing left to renew.
             Ok(lost) => {
                 for owner in lost {
                     tracing::warn!(owner, "an exclusive lock lapsed and was taken");
-                    held.locks.lock().remove(&owner);
+                    held.locks.lock().names.remove(&owner);
                 }
             }
             Err(error) => tracing::warn!(%error, "exclusive locks could not be renewed"),
@@ -1184,7 +1246,7 @@ mod tests {
         let kept = main.open_session("/a", &EXCLUSIVE("kept")).unwrap();
         let lost = main.open_session("/b", &EXCLUSIVE("lost")).unwrap();
         lapse(&store, &lost);
-        let held = store.inner.keeper.held.locks.lock().clone();
+        let held = store.inner.keeper.held.locks.lock().names.clone();
         assert_eq!(held.len(), 2);
         let owners = renew_all(&*store.inner.tree, &held).unwrap();
         assert_eq!(owners, [format!("lost (session {})", lost.id())]);

@@ -195,7 +195,10 @@ impl Store {
         contents: Contents,
     ) -> Self {
         let (uid, gid) = process_owner();
-        let keeper = Keeper::new(disk.as_ref().map(|disk| disk.path.join("locks")));
+        let keeper = Keeper::new(
+            disk.as_ref().map(|disk| disk.path.join("locks")),
+            options.busy_timeout,
+        );
         Self {
             inner: Arc::new(Inner {
                 tree,

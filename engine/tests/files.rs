@@ -176,3 +176,41 @@ fn a_file_of_a_view_is_read_only() {
         ErrorKind::ReadOnly
     );
 }
+
+#[test]
+fn attributes_set_on_an_unwritten_file_leave_what_others_wrote_meanwhile() {
+    let (_store, main) = main_branch();
+    main.write("/f", "old").unwrap();
+    let file = main.open_file("/f", &options().write(true)).unwrap();
+    main.write("/f", "newer").unwrap();
+    let mtime = main.stat("/f").unwrap().attrs.mtime;
+    let set = SetAttrs {
+        mode: Some(0o600),
+        ..SetAttrs::default()
+    };
+    file.set_attrs(&set).unwrap();
+    file.close().unwrap();
+    let stat = main.stat("/f").unwrap();
+    assert_eq!((stat.attrs.mode, stat.attrs.mtime), (0o600, mtime));
+    assert_eq!(main.read("/f").unwrap(), b"newer");
+}
+
+#[test]
+fn threads_share_one_position() {
+    let (_store, main) = main_branch();
+    let create = options().read(true).write(true).create(true);
+    let file = main.open_file("/f", &create).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let file = &file;
+            scope.spawn(move || (0..50).for_each(|_| file.write(&[thread; 7]).unwrap()));
+        }
+    });
+    assert_eq!((file.position(), file.size()), (1400, 1400));
+    let bytes = read_all(&file);
+    file.close().unwrap();
+    assert_eq!((file.size(), file.stat().size()), (1400, 1400));
+    for thread in 0..4 {
+        assert_eq!(bytes.iter().filter(|b| **b == thread).count(), 350);
+    }
+}

@@ -167,6 +167,8 @@ macro_rules! pass_reads_on {
                 fn contents_after(
                     &self, after: Option<&Hash>, limit: usize, with_data: bool,
                 ) -> Result<Vec<ContentRecord>>;
+                fn has_content(&self, hash: &Hash) -> Result<bool>;
+                fn is_base(&self, hash: &Hash) -> Result<bool>;
                 fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
                 fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
                 fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;

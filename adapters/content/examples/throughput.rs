@@ -35,7 +35,8 @@ impl Bench {
     /// Removes a content and its files.
     fn remove(&self, hash: &Hash) -> Outcome<()> {
         let mut txn = self.store.write(Durability::Full)?;
-        let orphans = self.contents.remove(&mut *txn, hash)?;
+        txn.remove_content(hash)?;
+        let orphans = self.contents.orphans(&*txn)?;
         self.contents
             .sweep(&mut *txn, &orphans, std::time::Duration::ZERO)?;
         Ok(txn.commit()?)

@@ -513,15 +513,12 @@ impl Contents {
                 _ => self.exists(txn, content)?,
             };
             match (content.role, exists) {
-                (Role::Existing, true) | (Role::Add, true) => {
-                    txn.set_unreferenced(&content.hash, None)?;
-                    continue;
-                }
+                (Role::Existing, true) | (Role::Add, true) => continue,
                 (Role::Existing | Role::Rewrite, false) => return Err(gone(&content.hash)),
                 (Role::Add, false) | (Role::Rewrite, true) => {}
             }
             if let Some(base) = &content.base
-                && txn.content(base)?.is_none()
+                && !txn.has_content(base)?
             {
                 return Err(gone(base));
             }
@@ -623,44 +620,6 @@ impl Contents {
         }
         prepared.role = Role::Rewrite;
         Ok(Some(prepared))
-    }
-
-    /// Removes a content's record and returns its files, which [`sweep`](Self::sweep) removes in a
-    /// later transaction.
-    ///
-    /// The files must stay until this transaction is durable: commit it in full.
-    ///
-    /// # Errors
-    /// What the store reports.
-    pub fn remove(&self, txn: &mut dyn WriteTxn, hash: &Hash) -> Result<Vec<Orphan>> {
-        let Some(record) = txn.content(hash)? else {
-            return Ok(Vec::new());
-        };
-        txn.remove_content(hash)?;
-        let endings: &[&str] = match record.form {
-            ContentForm::Inline => &[],
-            ContentForm::File => &["", TREE],
-            // A reader may have been given what was left of its flattening.
-            ContentForm::Delta => &["", TREE, DELTA],
-        };
-        let Some(files) = &self.files else {
-            return Ok(Vec::new());
-        };
-        let mut orphans = Vec::new();
-        for ending in endings {
-            let name = format!("{hash}{ending}");
-            match files.open(Area::Blobs, &name) {
-                Ok(file) => orphans.push(Orphan {
-                    area: Area::Blobs,
-                    name,
-                    len: file.size()?,
-                    modified: None,
-                }),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(orphans)
     }
 
     /// Lists the files that no record and no session owns.
@@ -835,9 +794,17 @@ fn uses_base(plan: &AssemblyPlan) -> bool {
         .any(|s| matches!(s.source, Source::Base(_)))
 }
 
+/// What a commit fails with where garbage collection was faster.
+const GONE: &str = "was collected meanwhile: try again";
+
 fn gone(hash: &Hash) -> Error {
-    let detail = format!("content {hash} was collected meanwhile");
-    Error::with_detail(ErrorKind::Busy, detail)
+    Error::with_detail(ErrorKind::Busy, format!("content {hash} {GONE}"))
+}
+
+/// Tells whether a [`commit`](Contents::commit) failed because garbage collection removed what the
+/// contents were prepared from: preparing them again helps.
+pub fn is_gone(error: &Error) -> bool {
+    error.kind() == ErrorKind::Busy && error.detail().ends_with(GONE)
 }
 
 /// Splits the name of a file in `blobs/`.

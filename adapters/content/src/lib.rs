@@ -32,7 +32,7 @@ mod sim;
 mod staged;
 mod staging;
 
-pub use contents::{Config, Contents, Orphan, Prepared, Staged, Usage};
+pub use contents::{Config, Contents, Orphan, Prepared, Staged, Usage, is_gone};
 pub use files::{Area, DiskFiles, FileHandle, Files, Listed};
 pub use reader::ContentReader;
 pub use sim::{Fault, SimFiles};

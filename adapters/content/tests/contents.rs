@@ -74,7 +74,8 @@ fn reads_ranges_and_survives_removal() {
         let reader = bench.contents.open(&*txn, &hash).unwrap();
         drop(txn);
         let mut txn = bench.store.write(Durability::Full).unwrap();
-        let orphans = bench.contents.remove(&mut *txn, &hash).unwrap();
+        txn.remove_content(&hash).unwrap();
+        let orphans = bench.contents.orphans(&*txn).unwrap();
         txn.commit().unwrap();
         let mut txn = bench.store.write(Durability::Full).unwrap();
         bench
@@ -410,7 +411,7 @@ fn an_unchanged_plan_stands_for_the_base() {
         .unwrap();
     drop(txn);
     let mut txn = bench.store.write(Durability::Full).unwrap();
-    bench.contents.remove(&mut *txn, &hash).unwrap();
+    txn.remove_content(&hash).unwrap();
     txn.commit().unwrap();
     assert_eq!(bench.commit(prepared).unwrap_err().kind(), ErrorKind::Busy);
 }

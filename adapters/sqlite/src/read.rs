@@ -262,7 +262,7 @@ impl<H: Handle> ReadTxn for Txn<H> {
         with_data: bool,
     ) -> Result<Vec<ContentRecord>> {
         let sql = "SELECT hash, size, form, base, created, \
-                       CASE WHEN form = 1 AND NOT ?3 THEN x'' ELSE data END \
+                       CASE WHEN NOT ?3 THEN x'' ELSE data END \
                    FROM contents WHERE hash > ?1 ORDER BY hash LIMIT ?2";
         let after: &[u8] = after.map_or(&[], |hash| hash.as_bytes());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -272,6 +272,18 @@ impl<H: Handle> ReadTxn for Txn<H> {
             (after, limit, with_data),
             decode_content,
         )
+    }
+
+    fn has_content(&self, hash: &Hash) -> Result<bool> {
+        let sql = "SELECT 1 FROM contents WHERE hash = ?";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        stmt.exists([hash.as_bytes()]).db()
+    }
+
+    fn is_base(&self, hash: &Hash) -> Result<bool> {
+        let sql = "SELECT 1 FROM contents WHERE base = ? LIMIT 1";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        stmt.exists([hash.as_bytes()]).db()
     }
 
     fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()> {

@@ -240,11 +240,7 @@ impl WriteTxn for Txn<WriteHandle> {
             content.created.0,
             &content.data,
         );
-        let added = change(self.0.conn()?, sql, params)? > 0;
-        if !added {
-            self.set_unreferenced(&content.hash, None)?;
-        }
-        Ok(added)
+        Ok(change(self.0.conn()?, sql, params)? > 0)
     }
 
     fn set_content(&mut self, content: &ContentRecord) -> Result<()> {
@@ -293,7 +289,8 @@ impl WriteTxn for Txn<WriteHandle> {
 
     fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO pins (hash, until) VALUES (?1, ?2)";
-        change(self.0.conn()?, sql, (hash.as_bytes(), until.0)).map(drop)
+        change(self.0.conn()?, sql, (hash.as_bytes(), until.0))?;
+        self.set_unreferenced(hash, None)
     }
 
     fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId> {

@@ -534,7 +534,7 @@ impl Walker<'_> {
                 let old = old.filter(Entry::is_file);
                 let record = recorded.get(&name).filter(|r| r.stamp == stamp);
                 match record {
-                    Some(record) if self.has_content(record.hash, old.as_ref())? => {
+                    Some(record) if self.has_content(record.hash)? => {
                         let hash = record.hash;
                         known.push(record.clone());
                         match old {
@@ -600,11 +600,8 @@ impl Walker<'_> {
     }
 
     /// Tells whether the store still holds a recorded content.
-    fn has_content(&self, hash: Hash, old: Option<&Entry>) -> Result<bool> {
-        if old.and_then(Entry::hash) == Some(hash) {
-            return Ok(true);
-        }
-        self.view.with(|txn, _| Ok(txn.content(&hash)?.is_some()))
+    fn has_content(&self, hash: Hash) -> Result<bool> {
+        self.view.with(|txn, _| txn.has_content(&hash))
     }
 
     fn recorded(&self, source: &Path) -> Result<HashMap<String, Record>> {
@@ -940,7 +937,7 @@ impl Change {
                 hash,
                 unread: Some(_),
                 ..
-            } => Ok(txn.content(hash)?.is_none()),
+            } => Ok(!txn.has_content(hash)?),
             _ => Ok(false),
         }
     }
