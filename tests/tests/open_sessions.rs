@@ -633,6 +633,20 @@ impl World {
         } else if !open.dirty && mode.is_none() {
             // It commits nothing.
             Ok(open.path.to_string())
+        } else if !open.dirty {
+            // It commits attributes, to whatever is there now.
+            let set = Set {
+                mode,
+                ..Set::default()
+            };
+            let edit = Edit::SetAttrs {
+                path: open.path.to_string(),
+                set,
+                follow: true,
+            };
+            let now = Timestamp(self.clock);
+            let done = self.model.edit(&name, &edit, now);
+            done.map(|_| open.path.to_string())
         } else {
             let put = match open.create_new {
                 true => Put::New,
