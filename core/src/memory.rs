@@ -288,9 +288,10 @@ impl ReadTxn for Reader {
         branch: BranchId,
         epochs: RangeInclusive<Epoch>,
         parent: &str,
+        after: Option<&str>,
         visit: &mut RowVisitor<'_>,
     ) -> Result<()> {
-        self.scan_dir(bucket, parent, None, &mut |name, layer, row| {
+        self.scan_dir(bucket, parent, after, &mut |name, layer, row| {
             if layer.branch == branch && epochs.contains(&layer.epoch) {
                 visit(name, layer, row)
             } else {
@@ -500,7 +501,7 @@ impl ReadTxn for Writer {
         ) -> Result<Option<(Layer, Row)>>;
         fn scan_dir_of(
             &self, bucket: BucketId, branch: BranchId, epochs: RangeInclusive<Epoch>,
-            parent: &str, visit: &mut RowVisitor<'_>,
+            parent: &str, after: Option<&str>, visit: &mut RowVisitor<'_>,
         ) -> Result<()>;
         fn scan_tree(
             &self, bucket: BucketId, under: &TreePath, visit: &mut TreeVisitor<'_>,

@@ -368,14 +368,15 @@ pub trait ReadTxn: Send {
         visit: &mut RowVisitor<'_>,
     ) -> Result<()>;
 
-    /// Visits the rows that one branch wrote in a range of epochs in a directory, by name and then
-    /// from the newest epoch down.
+    /// Visits the rows that one branch wrote in a range of epochs, of the names in a directory that
+    /// sort after `after`, by name and then from the newest epoch down.
     fn scan_dir_of(
         &self,
         bucket: BucketId,
         branch: BranchId,
         epochs: RangeInclusive<Epoch>,
         parent: &str,
+        after: Option<&str>,
         visit: &mut RowVisitor<'_>,
     ) -> Result<()>;
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Span};
 use crate::entry::{DirEntry, Entry, Hash, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::{MAX_PATH_LEN, TreePath};
@@ -160,8 +160,12 @@ pub fn lookup_in_visible_dir(
     Ok(found.and_then(|found| found.row.entry))
 }
 
-/// Rows of one name from outside the chain that are stepped over before seeking past them.
+/// Rows of one name that are of no use, older or from outside the chain, that are stepped over
+/// before seeking past them.
 const MAX_STEPS: usize = 16;
+
+/// How many entries most directories have at most.
+const TYPICAL_LEN: usize = 64;
 
 /// Lists a visible directory: what [`resolve`] returned in the same transaction.
 pub fn list_visible_dir(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<DirEntry>> {
@@ -230,31 +234,14 @@ pub fn list_visible_dir(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Res
     }
 }
 
-/// How many entries most directories have at most.
-const TYPICAL_LEN: usize = 64;
-
 /// Merges the listings of the spans, each of which is in order.
 fn list_by_span(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<DirEntry>> {
     // The names that the spans so far settled: with an entry, or hidden by a tombstone.
     let mut settled: Vec<(Box<str>, Option<Entry>)> = Vec::new();
     for span in chain.spans() {
         let room = settled.len().max(TYPICAL_LEN);
-        let mut above = std::mem::replace(&mut settled, Vec::with_capacity(room))
-            .into_iter()
-            .peekable();
-        let (bucket, epochs) = (chain.bucket(), span.first..=span.last);
-        let parent = dir.as_str();
-        txn.scan_dir_of(bucket, span.branch, epochs, parent, &mut |name, _, row| {
-            while let Some(earlier) = above.next_if(|(n, _)| **n <= *name) {
-                settled.push(earlier);
-            }
-            // Of a name's rows the newest comes first.
-            if settled.last().is_none_or(|(n, _)| **n != *name) {
-                settled.push((name.into(), row()?.entry));
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        settled.extend(above);
+        let above = std::mem::replace(&mut settled, Vec::with_capacity(room));
+        merge_span(txn, chain, span, dir, above, &mut settled)?;
     }
     let visible = |(name, entry): (Box<str>, Option<Entry>)| {
         Some(DirEntry {
@@ -263,6 +250,53 @@ fn list_by_span(txn: &dyn ReadTxn, chain: &Chain, dir: &TreePath) -> Result<Vec<
         })
     };
     Ok(settled.into_iter().filter_map(visible).collect())
+}
+
+/// Merges one span's listing below what the spans above it settled.
+fn merge_span(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    span: &Span,
+    dir: &TreePath,
+    above: Vec<(Box<str>, Option<Entry>)>,
+    settled: &mut Vec<(Box<str>, Option<Entry>)>,
+) -> Result<()> {
+    let mut above = above.into_iter().peekable();
+    let (bucket, parent) = (chain.bucket(), dir.as_str());
+    let mut after: Option<Box<str>> = None;
+    loop {
+        let epochs = span.first..=span.last;
+        let mut versions = 0;
+        let resume = after.take();
+        txn.scan_dir_of(
+            bucket,
+            span.branch,
+            epochs,
+            parent,
+            resume.as_deref(),
+            &mut |name, _, row| {
+                while let Some(earlier) = above.next_if(|(n, _)| **n <= *name) {
+                    settled.push(earlier);
+                    versions = 0;
+                }
+                // Of a name's rows the newest comes first.
+                if settled.last().is_none_or(|(n, _)| **n != *name) {
+                    settled.push((name.into(), row()?.entry));
+                    versions = 0;
+                }
+                versions += 1;
+                if versions <= MAX_STEPS {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                after = Some(name.into());
+                Ok(ControlFlow::Break(()))
+            },
+        )?;
+        if after.is_none() {
+            settled.extend(above);
+            return Ok(());
+        }
+    }
 }
 
 /// What a visitor of [`walk`] wants next.

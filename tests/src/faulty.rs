@@ -203,10 +203,11 @@ macro_rules! pass_reads_on {
                 branch: BranchId,
                 epochs: RangeInclusive<Epoch>,
                 parent: &str,
+                after: Option<&str>,
                 visit: &mut RowVisitor<'_>,
             ) -> Result<()> {
                 self.plan.call("scan_dir_of")?;
-                self.inner.scan_dir_of(bucket, branch, epochs, parent, &mut |name, layer, row| {
+                self.inner.scan_dir_of(bucket, branch, epochs, parent, after, &mut |name, layer, row| {
                     self.plan.call("a row of scan_dir_of")?;
                     visit(name, layer, row)
                 })

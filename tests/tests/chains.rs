@@ -234,3 +234,39 @@ fn replays_given_steps() {
         compare(&store, "t", &ops, &Mutex::default()).unwrap();
     }
 }
+
+#[test]
+fn many_versions_of_a_name_do_not_hide_the_next_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let relaxed = || alknet_fs::Options::new().durability(alknet_fs::Durability::Relaxed);
+    for store in [
+        relaxed().memory().unwrap(),
+        relaxed().create(dir.path().join("store")).unwrap(),
+    ] {
+        let main = store.bucket("default").unwrap().main().unwrap();
+        let mut expected = Vec::new();
+        for version in 0..60_u64 {
+            for (n, name) in ["a", "b", "c", "d"].iter().enumerate() {
+                // Each has another number of versions, and the second was removed in the end.
+                if version >= 15 * n as u64 {
+                    main.write(format!("/{name}"), version.to_string()).unwrap();
+                }
+            }
+            main.snapshot(&version.to_string()).unwrap();
+        }
+        main.remove("/b").unwrap();
+        let fork = main.fork("fork").unwrap();
+        fork.write("/c", "forked").unwrap();
+        for branch in [&main, &fork] {
+            let listed = branch.list("/").unwrap();
+            let names: Vec<_> = listed.iter().map(|e| &*e.name).collect();
+            assert_eq!(names, ["a", "c", "d"]);
+            for item in listed {
+                let path = format!("/{}", item.name);
+                assert_eq!(item.entry, branch.stat(&path).unwrap(), "{path}");
+                expected.push(path);
+            }
+        }
+        assert_eq!(expected.len(), 6);
+    }
+}

@@ -552,7 +552,7 @@ fn scans_end_when_told_and_pass_errors_on(store: &dyn Store) {
     assert_eq!(std::mem::take(&mut seen), 2);
     let epochs = Epoch(0)..=Epoch::MAX;
     let visit = &mut |_: &str, _, _: &LazyRow<'_>| Ok(second(&mut seen));
-    txn.scan_dir_of(id, BranchId(1), epochs.clone(), "/d", visit)
+    txn.scan_dir_of(id, BranchId(1), epochs.clone(), "/d", None, visit)
         .unwrap();
     assert_eq!(std::mem::take(&mut seen), 2);
     txn.scan_tree(id, &path("/"), &mut |_, _, _, _| Ok(second(&mut seen)))
@@ -561,9 +561,14 @@ fn scans_end_when_told_and_pass_errors_on(store: &dyn Store) {
     let fail = || alknet_fs_core::Error::new(ErrorKind::Cancelled);
     let kinds = [
         txn.scan_dir(id, "/d", None, &mut |_, _, _| Err(fail())),
-        txn.scan_dir_of(id, BranchId(1), epochs.clone(), "/d", &mut |_, _, _| {
-            Err(fail())
-        }),
+        txn.scan_dir_of(
+            id,
+            BranchId(1),
+            epochs.clone(),
+            "/d",
+            None,
+            &mut |_, _, _| Err(fail()),
+        ),
         txn.scan_tree(id, &path("/"), &mut |_, _, _, _| Err(fail())),
         txn.paths_of(id, BranchId(1), epochs, &path("/"), &mut |_, _| Err(fail())),
     ]
@@ -577,7 +582,7 @@ fn scan_dir_of_keeps_to_one_branch_and_its_epochs(store: &dyn Store) {
     put_all(store, id, layer(2, 2), &["/d/a", "/d/b", "/d/c"]);
     put_all(store, id, layer(2, 3), &["/d/b", "/e"]);
     let txn = store.read().unwrap();
-    let scan = |branch, first, last| {
+    let scan_after = |after, branch, first, last| {
         let mut out = Vec::new();
         let epochs = Epoch(first)..=Epoch(last);
         txn.scan_dir_of(
@@ -585,6 +590,7 @@ fn scan_dir_of_keeps_to_one_branch_and_its_epochs(store: &dyn Store) {
             BranchId(branch),
             epochs,
             "/d",
+            after,
             &mut |name, layer, row| {
                 let (Layer { branch, epoch }, size) = (layer, size(&row()?));
                 out.push(format!("{name} {branch}.{epoch} {size}"));
@@ -594,7 +600,11 @@ fn scan_dir_of_keeps_to_one_branch_and_its_epochs(store: &dyn Store) {
         .unwrap();
         out
     };
+    let scan = |branch, first, last| scan_after(None, branch, first, last);
     let all = ["a 2.2 0", "b 2.3 0", "b 2.2 1", "c 2.2 2"];
+    assert_eq!(scan_after(Some("a"), 2, 0, u32::MAX), all[1..]);
+    assert_eq!(scan_after(Some("b"), 2, 0, u32::MAX), all[3..]);
+    assert_eq!(scan_after(Some("c"), 2, 0, u32::MAX), [""; 0]);
     assert_eq!(scan(2, 0, u32::MAX), all);
     assert_eq!(scan(2, 2, 3), all);
     assert_eq!(scan(2, 0, 2), ["a 2.2 0", "b 2.2 1", "c 2.2 2"]);

@@ -4,8 +4,8 @@ use rusqlite::{Connection, Params, StatementStatus};
 
 use crate::moving::Parents;
 use crate::read::{
-    PATHS_BELOW_OF, PATHS_IN_OF, PATHS_OF, SCAN_BELOW, SCAN_DIR, SCAN_DIR_AFTER, SCAN_DIR_OF, SEEK,
-    SEEK_IN,
+    PATHS_BELOW_OF, PATHS_IN_OF, PATHS_OF, SCAN_BELOW, SCAN_DIR, SCAN_DIR_AFTER, SCAN_DIR_OF,
+    SCAN_DIR_OF_AFTER, SEEK, SEEK_IN,
 };
 use crate::schema::initialise;
 
@@ -69,6 +69,10 @@ fn hot_statements_use_an_index_for_where_and_order() {
         (
             SCAN_DIR_OF,
             "COVERING INDEX entries_by_branch (branch=? AND parent=?)",
+        ),
+        (
+            SCAN_DIR_OF_AFTER,
+            "COVERING INDEX entries_by_branch (branch=? AND parent=? AND name>?)",
         ),
         (
             SEEK_IN,

@@ -66,6 +66,13 @@ pub(crate) const SCAN_DIR_OF: &str = concat!(
      AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY name, epoch DESC"
 );
 
+pub(crate) const SCAN_DIR_OF_AFTER: &str = concat!(
+    "SELECT name, epoch, ",
+    row_columns!(),
+    " FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 AND parent = ?5 AND name > ?6 \
+     AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY name, epoch DESC"
+);
+
 pub(crate) const PATHS_OF: &str = "SELECT parent, name FROM entries INDEXED BY entries_by_branch WHERE branch = ?2 \
      AND epoch BETWEEN ?3 AND ?4 AND bucket = ?1 ORDER BY parent, name";
 
@@ -187,11 +194,20 @@ impl<H: Handle> ReadTxn for Txn<H> {
         branch: BranchId,
         epochs: RangeInclusive<Epoch>,
         parent: &str,
+        after: Option<&str>,
         visit: &mut RowVisitor<'_>,
     ) -> Result<()> {
-        let mut stmt = self.0.conn()?.prepare_cached(SCAN_DIR_OF).db()?;
+        let sql = match after {
+            None => SCAN_DIR_OF,
+            Some(_) => SCAN_DIR_OF_AFTER,
+        };
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
         let (first, last) = (epochs.start().0, epochs.end().0);
-        let mut rows = stmt.query((bucket.0, branch.0, first, last, parent)).db()?;
+        let mut rows = match after {
+            None => stmt.query((bucket.0, branch.0, first, last, parent)),
+            Some(after) => stmt.query((bucket.0, branch.0, first, last, parent, after)),
+        }
+        .db()?;
         while let Some(row) = rows.next().db()? {
             let fields = Fields {
                 row,

@@ -399,10 +399,17 @@ fn scans_keep_to_their_directory_and_order() {
     assert_eq!(list(None, 2).len(), 2);
     let mut own = Vec::new();
     let epochs = Epoch(0)..=Epoch::MAX;
-    txn.scan_dir_of(bucket, BranchId(1), epochs, "/a", &mut |name, layer, _| {
-        own.push(format!("{name} {}", layer.epoch));
-        Ok(ControlFlow::Continue(()))
-    })
+    txn.scan_dir_of(
+        bucket,
+        BranchId(1),
+        epochs,
+        "/a",
+        None,
+        &mut |name, layer, _| {
+            own.push(format!("{name} {}", layer.epoch));
+            Ok(ControlFlow::Continue(()))
+        },
+    )
     .unwrap();
     assert_eq!(own, ["x 3", "x 1", "z 1"]);
 }
