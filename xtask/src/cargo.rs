@@ -107,6 +107,12 @@ impl Step {
         self
     }
 
+    /// Runs the command in another folder than the root of the workspace.
+    pub(crate) fn dir(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     pub(crate) fn without_env(mut self, name: &str) -> Self {
         self.command.env_remove(name);
         self

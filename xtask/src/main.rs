@@ -5,6 +5,7 @@ mod core_rules;
 mod install;
 mod lint;
 mod portable;
+mod python;
 mod report;
 
 use std::process::ExitCode;
@@ -77,6 +78,8 @@ enum Part {
     Wasm,
     /// Type-checks the crates for Windows and macOS.
     Cross,
+    /// The Python package: types, tests, and the package in an empty environment.
+    Python,
 }
 
 impl Part {
@@ -86,6 +89,7 @@ impl Part {
             Self::Rust => "rust",
             Self::Wasm => "wasm",
             Self::Cross => "cross",
+            Self::Python => "python",
         }
     }
 
@@ -95,6 +99,7 @@ impl Part {
             Self::Rust => run_rust(workspace, keep_going),
             Self::Wasm => portable::build_wasm(workspace),
             Self::Cross => portable::check_cross(workspace),
+            Self::Python => python::run(workspace, keep_going),
         }
     }
 }

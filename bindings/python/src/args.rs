@@ -1,0 +1,106 @@
+//! Arguments: paths, bytes and attributes as Python programs give them.
+
+use std::borrow::Cow;
+
+use alknet_fs::{IntoPath, Result, SetAttrs, Timestamp, TreePath};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
+
+/// A path in a tree: `str`, `bytes` or `os.PathLike`. A `str` is borrowed.
+#[derive(Debug)]
+pub(crate) struct PathArg<'a>(Cow<'a, [u8]>);
+
+impl Default for PathArg<'_> {
+    /// The root.
+    fn default() -> Self {
+        Self(Cow::Borrowed(b"/"))
+    }
+}
+
+impl IntoPath for &PathArg<'_> {
+    fn into_path(self) -> Result<TreePath> {
+        TreePath::from_bytes(&self.0)
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for PathArg<'a> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = <&'a str>::extract(object) {
+            return Ok(Self(Cow::Borrowed(text.as_bytes())));
+        }
+        if let Ok(bytes) = <&'a [u8]>::extract(object) {
+            return Ok(Self(Cow::Borrowed(bytes)));
+        }
+        if let Ok(text) = object.cast::<PyString>() {
+            return Ok(Self(Cow::Owned(surrogates(&text)?)));
+        }
+        let path = object.call_method0("__fspath__").map_err(|_| {
+            let found = object.get_type().name();
+            let found = found.map_or_else(|_| "something else".to_owned(), |n| n.to_string());
+            PyTypeError::new_err(format!("a path is str, bytes or os.PathLike, not {found}"))
+        })?;
+        let bytes = match path.cast::<PyString>() {
+            Ok(text) => match text.to_str() {
+                Ok(text) => text.as_bytes().to_vec(),
+                Err(_) => surrogates(text)?,
+            },
+            Err(_) => path.cast::<PyBytes>()?.as_bytes().to_vec(),
+        };
+        Ok(Self(Cow::Owned(bytes)))
+    }
+}
+
+/// Encodes text that is no UTF-8 because it holds surrogates, for the engine to refuse.
+fn surrogates(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
+    let bytes = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
+    Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec())
+}
+
+/// Bytes: `bytes` is borrowed, any other object with a buffer is copied.
+#[derive(Debug)]
+pub(crate) struct DataArg<'a>(pub(crate) Cow<'a, [u8]>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for DataArg<'a> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = <&'a [u8]>::extract(object) {
+            return Ok(Self(Cow::Borrowed(bytes)));
+        }
+        if let Ok(bytes) = object.cast::<PyByteArray>() {
+            return Ok(Self(Cow::Owned(bytes.to_vec())));
+        }
+        if object.is_instance_of::<PyString>() {
+            let detail = "a bytes-like object is required, not 'str'";
+            return Err(PyTypeError::new_err(detail));
+        }
+        // `Py_buffer` is no part of the stable ABI of Python 3.10.
+        let bytes = PyMemoryView::from(&object)?.call_method0("tobytes")?;
+        Ok(Self(Cow::Owned(
+            bytes.cast::<PyBytes>()?.as_bytes().to_vec(),
+        )))
+    }
+}
+
+/// Collects the attributes that a call sets.
+pub(crate) fn attrs(
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime_ns: Option<i64>,
+) -> SetAttrs {
+    SetAttrs {
+        mode,
+        uid,
+        gid,
+        mtime: mtime_ns.map(Timestamp),
+    }
+}
+
+/// Checks that a number is a position or a size.
+pub(crate) fn offset(number: i64) -> PyResult<u64> {
+    u64::try_from(number).map_err(|_| PyValueError::new_err("negative offset or size"))
+}

@@ -1,0 +1,44 @@
+//! The native module `alknet_fs._native` of the Python package `alknet-fs`.
+//!
+//! It converts types, calls the engine with the interpreter's lock released, and maps errors;
+//! `sdk-python` builds the public package on it.
+
+// What the macros of pyo3 expand to is unsafe.
+#![allow(unsafe_code)]
+
+mod args;
+mod bucket;
+mod entry;
+mod error;
+mod file;
+mod handle;
+mod store;
+mod tree;
+
+use pyo3::prelude::*;
+
+/// The native part of `alknet_fs`; use that module.
+#[pymodule(gil_used = false)]
+mod _native {
+    use super::{PyResult, Python, pyfunction};
+
+    #[pymodule_export]
+    use crate::bucket::Bucket;
+    #[pymodule_export]
+    use crate::entry::{BranchInfo, Closed, DirEntry, Entry, Snapshot};
+    #[pymodule_export]
+    use crate::error::kinds;
+    #[pymodule_export]
+    use crate::file::File;
+    #[pymodule_export]
+    use crate::store::Store;
+    #[pymodule_export]
+    use crate::tree::{Branch, Tree, View};
+
+    /// Tells the module that this process is a child made by `os.fork()`.
+    #[pyfunction]
+    fn forked(_py: Python<'_>) -> PyResult<()> {
+        crate::handle::forked();
+        Ok(())
+    }
+}

@@ -1,0 +1,477 @@
+//! Trees: branches, which change, and views, which do not.
+
+use std::sync::{Arc, RwLock};
+
+use alknet_fs::{
+    Branch as CoreBranch, Entry as CoreEntry, Error, ErrorKind, FileOptions, Follow, Kind, PutMode,
+    Result, View as CoreView,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString};
+
+use crate::args::{DataArg, PathArg, attrs, offset};
+use crate::entry::{BranchInfo, DirEntry, Entry, Snapshot};
+use crate::file::File;
+use crate::handle::Handle;
+
+/// What reads come from.
+#[derive(Debug)]
+enum Source {
+    Branch(CoreBranch),
+    /// Nothing once it is closed.
+    View(RwLock<Option<Arc<CoreView>>>),
+}
+
+impl Source {
+    fn opened(view: &RwLock<Option<Arc<CoreView>>>) -> Result<Arc<CoreView>> {
+        let view = view.read().unwrap_or_else(|e| e.into_inner()).clone();
+        view.ok_or_else(|| Error::with_detail(ErrorKind::BadHandle, "the view is closed"))
+    }
+
+    /// Gives a view that stays the same for several reads.
+    fn view(&self) -> Result<Arc<CoreView>> {
+        match self {
+            Self::Branch(branch) => branch.view().map(Arc::new),
+            Self::View(view) => Self::opened(view),
+        }
+    }
+}
+
+/// What branches and views have in common: reading.
+#[pyclass(frozen, subclass, module = "alknet_fs._native")]
+#[derive(Debug)]
+pub(crate) struct Tree(Handle<Source>);
+
+/// Calls a method that branches and views share.
+macro_rules! read {
+    ($self:ident, $py:ident, $name:ident($path:expr)) => {
+        $self.0.run($py, |source| match source {
+            Source::Branch(branch) => branch.$name($path),
+            Source::View(view) => Source::opened(view)?.$name($path),
+        })
+    };
+}
+
+impl Tree {
+    /// Makes what a view is made of.
+    pub(crate) fn view<T>(of: &Handle<T>, view: CoreView) -> PyClassInitializer<View> {
+        let source = Source::View(RwLock::new(Some(Arc::new(view))));
+        PyClassInitializer::from(Self(of.with(source))).add_subclass(View)
+    }
+
+    pub(crate) fn entry(&self, py: Python<'_>, path: &str) -> PyResult<CoreEntry> {
+        read!(self, py, stat(path))
+    }
+
+    fn is_kind(&self, py: Python<'_>, path: &PathArg<'_>, kind: Kind) -> PyResult<bool> {
+        self.0.run(py, |source| {
+            let entry = match source {
+                Source::Branch(branch) => branch.stat(path),
+                Source::View(view) => Source::opened(view)?.stat(path),
+            };
+            match entry {
+                Ok(entry) => Ok(entry.kind() == kind),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    Ok(false)
+                }
+                Err(e) => Err(e),
+            }
+        })
+    }
+}
+
+#[pymethods]
+impl Tree {
+    /// Returns what is at a path; a link at its end is followed unless told otherwise.
+    #[pyo3(signature = (path, *, follow_symlinks = true))]
+    fn stat(&self, py: Python<'_>, path: PathArg<'_>, follow_symlinks: bool) -> PyResult<Entry> {
+        match follow_symlinks {
+            true => read!(self, py, stat(&path)).map(Entry),
+            false => read!(self, py, lstat(&path)).map(Entry),
+        }
+    }
+
+    /// Returns what is at a path; a link at its end is not followed.
+    fn lstat(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<Entry> {
+        read!(self, py, lstat(&path)).map(Entry)
+    }
+
+    /// Tells whether something is at a path, links followed.
+    fn exists(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<bool> {
+        read!(self, py, exists(&path))
+    }
+
+    /// Tells whether a directory is at a path, links followed.
+    fn is_dir(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<bool> {
+        self.is_kind(py, &path, Kind::Dir)
+    }
+
+    /// Tells whether a regular file is at a path, links followed.
+    fn is_file(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<bool> {
+        self.is_kind(py, &path, Kind::File)
+    }
+
+    /// Returns the text of a symbolic link.
+    fn readlink(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<String> {
+        read!(self, py, read_link(&path))
+    }
+
+    /// Returns the path without links in it.
+    fn realpath(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<String> {
+        let path = self
+            .0
+            .run(py, |source| source.view()?.canonicalize(&path))?;
+        Ok(path.as_str().to_owned())
+    }
+
+    /// Reads a whole file.
+    fn read_bytes<'py>(&self, py: Python<'py>, path: PathArg<'_>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = read!(self, py, read(&path))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Returns the names in a directory, sorted.
+    #[pyo3(signature = (path = None))]
+    fn listdir<'py>(
+        &self,
+        py: Python<'py>,
+        path: Option<PathArg<'_>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let path = path.unwrap_or_default();
+        let entries = read!(self, py, list(&path))?;
+        PyList::new(py, entries.iter().map(|e| PyString::new(py, &e.name)))
+    }
+
+    fn _scandir(slf: &Bound<'_, Self>, path: PathArg<'_>) -> PyResult<Vec<DirEntry>> {
+        let (this, py) = (slf.get(), slf.py());
+        let entries = read!(this, py, list(&path))?;
+        let dir = alknet_fs::IntoPath::into_path(&path).map_err(|e| crate::error::to_py(py, e))?;
+        let dir = if dir.is_root() { "" } else { dir.as_str() };
+        let entries = entries.into_iter().map(|found| DirEntry {
+            tree: slf.clone().unbind(),
+            path: format!("{dir}/{}", found.name),
+            name_at: dir.len() + 1,
+            entry: found.entry,
+        });
+        Ok(entries.collect())
+    }
+
+    /// Re-reads a file and checks every byte against its hash.
+    fn verify(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
+        self.0.run(py, |source| source.view()?.verify(&path))
+    }
+
+    /// Hashes the whole tree: names, kinds, modes, contents and link texts, not times or owners.
+    fn tree_hash(&self, py: Python<'_>) -> PyResult<String> {
+        self.0
+            .run(py, |source| Ok(source.view()?.tree_hash()?.to_hex()))
+    }
+}
+
+/// A branch or a snapshot as it was when the view was opened.
+#[pyclass(frozen, subclass, extends = Tree, module = "alknet_fs._native")]
+#[derive(Debug)]
+pub(crate) struct View;
+
+#[pymethods]
+impl View {
+    /// Makes another handle of the same view; closing one does not close the other.
+    #[new]
+    fn new(other: &Bound<'_, Self>) -> PyResult<PyClassInitializer<Self>> {
+        let tree = other.as_super().get();
+        let view = tree.0.run(other.py(), Source::view)?;
+        let source = Source::View(RwLock::new(Some(view)));
+        Ok(PyClassInitializer::from(Tree(tree.0.with(source))).add_subclass(Self))
+    }
+
+    /// Lets the view go. Closing again does nothing.
+    fn close(slf: &Bound<'_, Self>) {
+        if let Source::View(view) = slf.as_super().get().0.peek() {
+            let view = view.write().unwrap_or_else(|e| e.into_inner()).take();
+            slf.py().detach(|| drop(view));
+        }
+    }
+
+    fn _open_file(slf: &Bound<'_, Self>, path: PathArg<'_>) -> PyResult<File> {
+        let tree = &slf.as_super().get().0;
+        let file = tree.run(slf.py(), |source| source.view()?.open_file(&path))?;
+        Ok(File(tree.with(file)))
+    }
+}
+
+/// A branch.
+#[pyclass(frozen, subclass, extends = Tree, module = "alknet_fs._native")]
+#[derive(Debug)]
+pub(crate) struct Branch(Handle<CoreBranch>);
+
+impl Branch {
+    pub(crate) fn init(branch: Handle<CoreBranch>) -> PyClassInitializer<Self> {
+        let tree = Tree(branch.map(|branch| Source::Branch(branch.clone())));
+        PyClassInitializer::from(tree).add_subclass(Self(branch))
+    }
+}
+
+#[pymethods]
+impl Branch {
+    /// Makes another handle of the same branch.
+    #[new]
+    fn new(other: &Bound<'_, Self>) -> PyClassInitializer<Self> {
+        Self::init(other.get().0.clone())
+    }
+
+    /// The branch's name as it is now.
+    #[getter]
+    fn name(&self, py: Python<'_>) -> PyResult<String> {
+        self.0.run(py, CoreBranch::name)
+    }
+
+    /// Returns the branch's name, parent and age as they are now.
+    fn info(&self, py: Python<'_>) -> PyResult<BranchInfo> {
+        self.0.run(py, CoreBranch::info).map(BranchInfo::from)
+    }
+
+    /// Gives the branch another name.
+    fn rename_to(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.0.run(py, |branch| branch.rename_to(name))
+    }
+
+    fn _view(&self, py: Python<'_>, snapshot: Option<&str>) -> PyResult<Py<View>> {
+        let view = self.0.run(py, |branch| match snapshot {
+            None => branch.view(),
+            Some(snapshot) => branch.view_at(snapshot),
+        })?;
+        Py::new(py, Tree::view(&self.0, view))
+    }
+
+    fn _fork(&self, py: Python<'_>, name: &str, snapshot: Option<&str>) -> PyResult<Py<Self>> {
+        let fork = self.0.run(py, |branch| match snapshot {
+            None => branch.fork(name),
+            Some(snapshot) => branch.fork_at(snapshot, name),
+        })?;
+        Py::new(py, Self::init(self.0.with(fork)))
+    }
+
+    /// Takes a snapshot of all that the branch shows now, inherited files included.
+    fn snapshot(&self, py: Python<'_>, name: &str) -> PyResult<Snapshot> {
+        self.0
+            .run(py, |branch| branch.snapshot(name))
+            .map(Snapshot::from)
+    }
+
+    /// Returns the branch's snapshots, from the oldest.
+    fn snapshots(&self, py: Python<'_>) -> PyResult<Vec<Snapshot>> {
+        let snapshots = self.0.run(py, CoreBranch::snapshots)?;
+        Ok(snapshots.into_iter().map(Snapshot::from).collect())
+    }
+
+    /// Forgets a snapshot's name. Branches forked from it keep what they show.
+    fn delete_snapshot(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.0.run(py, |branch| branch.delete_snapshot(name))
+    }
+
+    /// Makes the branch look as it did at one of its snapshots.
+    fn restore(&self, py: Python<'_>, snapshot: &str) -> PyResult<()> {
+        self.0.run(py, |branch| branch.restore(snapshot))
+    }
+
+    /// Writes a whole file in one durable commit and returns its size. Fails where there is one
+    /// unless `replace`, and where there is none unless `create`.
+    #[pyo3(signature = (
+        path, data, *, create = true, replace = true, mode = None, uid = None, gid = None, mtime_ns = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn write_bytes(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        data: DataArg<'_>,
+        create: bool,
+        replace: bool,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        mtime_ns: Option<i64>,
+    ) -> PyResult<usize> {
+        let put = match (create, replace) {
+            (true, true) => PutMode::CreateOrReplace,
+            (true, false) => PutMode::CreateNew,
+            (false, true) => PutMode::ReplaceExisting,
+            (false, false) => {
+                let detail = "create and replace cannot both be False";
+                return Err(pyo3::exceptions::PyValueError::new_err(detail));
+            }
+        };
+        let set = attrs(mode, uid, gid, mtime_ns);
+        let size = data.0.len();
+        self.0
+            .run(py, |branch| branch.put(&path, data.0, &set, put))?;
+        Ok(size)
+    }
+
+    /// Makes a directory.
+    #[pyo3(signature = (path, mode = None, *, uid = None, gid = None, mtime_ns = None))]
+    fn mkdir(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        mtime_ns: Option<i64>,
+    ) -> PyResult<()> {
+        let set = attrs(mode, uid, gid, mtime_ns);
+        self.0.run(py, |branch| branch.mkdir_with(&path, &set))
+    }
+
+    /// Makes a directory and those above it that are missing, in one commit. Where it exists, does
+    /// nothing if `exist_ok`, and fails otherwise.
+    #[pyo3(signature = (path, mode = None, exist_ok = false))]
+    fn makedirs(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        mode: Option<u32>,
+        exist_ok: bool,
+    ) -> PyResult<()> {
+        self.0.run(py, |branch| {
+            let path = alknet_fs::IntoPath::into_path(&path).map_err(|e| e.op("mkdir"))?;
+            if exist_ok && (mode.is_none() || branch.exists(&path)?) {
+                return branch.mkdir_all(&path);
+            }
+            let mut batch = branch.batch();
+            if let Some(parent) = path.parent() {
+                batch.mkdir_all(&parent)?;
+            }
+            batch.mkdir_with(&path, &attrs(mode, None, None, None))?;
+            batch.commit()
+        })
+    }
+
+    /// Makes a symbolic link at `path` that points to `target`, which need not exist.
+    fn symlink(&self, py: Python<'_>, target: &str, path: PathArg<'_>) -> PyResult<()> {
+        self.0.run(py, |branch| branch.symlink(target, &path))
+    }
+
+    /// Refuses to make a hard link: an entry has one path, and a copy costs no space.
+    fn link(&self, py: Python<'_>, source: PathArg<'_>, path: PathArg<'_>) -> PyResult<()> {
+        self.0.run(py, |branch| branch.hard_link(&source, &path))
+    }
+
+    /// Removes a file or a link.
+    fn remove(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
+        self.0.run(py, |branch| branch.remove(&path))
+    }
+
+    /// Removes a file or a link, as `remove`.
+    fn unlink(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
+        self.remove(py, path)
+    }
+
+    /// Removes an empty directory.
+    fn rmdir(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
+        self.0.run(py, |branch| branch.remove_dir(&path))
+    }
+
+    /// Removes whatever is at a path, a directory with all below it, in one commit. Returns how
+    /// many entries.
+    fn rmtree(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<u64> {
+        self.0.run(py, |branch| branch.remove_all(&path))
+    }
+
+    /// Renames a file, link or directory, atomically replacing what `to` was unless told otherwise.
+    #[pyo3(signature = (src, dst, *, replace = true))]
+    fn rename(
+        &self,
+        py: Python<'_>,
+        src: PathArg<'_>,
+        dst: PathArg<'_>,
+        replace: bool,
+    ) -> PyResult<()> {
+        self.0.run(py, |branch| match replace {
+            true => branch.rename(&src, &dst),
+            false => branch.rename_new(&src, &dst),
+        })
+    }
+
+    /// Renames, replacing what `dst` was, as `rename`.
+    fn replace(&self, py: Python<'_>, src: PathArg<'_>, dst: PathArg<'_>) -> PyResult<()> {
+        self.rename(py, src, dst, true)
+    }
+
+    /// Copies a file, link or directory with all below it; contents are shared. Returns how many
+    /// entries were made.
+    fn copy(&self, py: Python<'_>, src: PathArg<'_>, dst: PathArg<'_>) -> PyResult<u64> {
+        self.0.run(py, |branch| branch.copy(&src, &dst))
+    }
+
+    /// Changes attributes; what is `None` stays.
+    #[pyo3(signature = (
+        path, *, mode = None, uid = None, gid = None, mtime_ns = None, follow_symlinks = true
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn set_attrs(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        mtime_ns: Option<i64>,
+        follow_symlinks: bool,
+    ) -> PyResult<()> {
+        let set = attrs(mode, uid, gid, mtime_ns);
+        let follow = match follow_symlinks {
+            true => Follow::Yes,
+            false => Follow::No,
+        };
+        self.0
+            .run(py, |branch| branch.set_attrs(&path, &set, follow))
+    }
+
+    /// Cuts a file, or extends it with zeros.
+    fn truncate(&self, py: Python<'_>, path: PathArg<'_>, length: i64) -> PyResult<()> {
+        let length = offset(length)?;
+        self.0.run(py, |branch| {
+            let file = branch.open_file(&path, &FileOptions::new().write(true))?;
+            file.set_size(length)?;
+            file.close().map(drop)
+        })
+    }
+
+    #[pyo3(signature = (
+        path, *, read = false, write = false, append = false, create = false, create_new = false,
+        truncate = false, exclusive = false, owner = None, mode = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn _open_file(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        read: bool,
+        write: bool,
+        append: bool,
+        create: bool,
+        create_new: bool,
+        truncate: bool,
+        exclusive: bool,
+        owner: Option<String>,
+        mode: Option<u32>,
+    ) -> PyResult<File> {
+        let mut options = FileOptions::new()
+            .read(read)
+            .write(write)
+            .append(append)
+            .create(create)
+            .create_new(create_new)
+            .truncate(truncate)
+            .exclusive(exclusive);
+        if let Some(owner) = owner {
+            options = options.owner(owner);
+        }
+        if let Some(mode) = mode {
+            options = options.mode(mode);
+        }
+        let file = self.0.run(py, |branch| branch.open_file(&path, &options))?;
+        Ok(File(self.0.with(file)))
+    }
+}

@@ -1,0 +1,412 @@
+"""Stores, buckets, branches and views."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from ._files import (
+    DEFAULT_BUFFER_SIZE,
+    BufferedRandom,
+    BufferedReader,
+    BufferedWriter,
+    File,
+    TextFile,
+)
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_FLAGS: dict[str, dict[str, bool]] = {
+    "r": {"read": True},
+    "w": {"write": True, "create": True, "truncate": True},
+    "a": {"append": True, "create": True},
+    "x": {"write": True, "create_new": True},
+}
+
+
+class ScandirIterator:
+    """What ``scandir`` returns: an iterator over the entries of a directory."""
+
+    def __init__(self, entries: list[_native.DirEntry]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _native.DirEntry:
+        return next(self._entries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the rest."""
+        self._entries = iter(())
+
+
+def _parse_mode(mode: str) -> tuple[str, bool, bool]:
+    """Take a mode of ``open`` apart: the letter, whether ``+``, whether binary."""
+    letters = [letter for letter in mode if letter in _FLAGS]
+    rest = sorted(letter for letter in mode if letter not in _FLAGS)
+    if len(letters) != 1 or rest not in ([], ["+"], ["b"], ["t"], ["+", "b"], ["+", "t"]):
+        raise ValueError(f"invalid mode: {mode!r}")
+    return letters[0], "+" in rest, "b" in rest
+
+
+def _wrap(
+    raw: File,
+    *,
+    binary: bool,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+) -> Any:
+    """Put the buffer and the text layer of :func:`open` on a raw file."""
+    try:
+        if buffering == 0:
+            if not binary:
+                raise ValueError("can't have unbuffered text I/O")
+            return raw
+        if binary and buffering == 1:
+            buffering = -1
+        size = DEFAULT_BUFFER_SIZE if buffering in (-1, 1) else buffering
+        buffer: BufferedReader | BufferedWriter | BufferedRandom
+        if raw.readable() and raw.writable():
+            buffer = BufferedRandom(raw, size)
+        elif raw.writable():
+            buffer = BufferedWriter(raw, size)
+        else:
+            buffer = BufferedReader(raw, size)
+        if binary:
+            return buffer
+        return TextFile(buffer, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
+    except BaseException:
+        raw.abort()
+        raise
+
+
+class _Reading(_native.Tree if TYPE_CHECKING else object):  # type: ignore[misc]
+    """What branches and views have in common beyond the native module."""
+
+    def read_text(
+        self, path: StrPath, encoding: str | None = None, errors: str | None = None
+    ) -> str:
+        """Read a whole file as text, UTF-8 unless told otherwise; all line ends become one."""
+        data = self.read_bytes(path)
+        return io.TextIOWrapper(io.BytesIO(data), encoding or "utf-8", errors or "strict").read()
+
+    def scandir(self, path: StrPath = "/") -> ScandirIterator:
+        """Return an iterator over the entries of a directory, sorted by name.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> branch.makedirs("/src/lib")
+        >>> with branch.scandir("/src") as entries:
+        ...     print([(entry.name, entry.path, entry.is_dir()) for entry in entries])
+        [('lib', '/src/lib', True)]
+        """
+        return ScandirIterator(self._scandir(path))
+
+
+class View(_Reading, _native.View):
+    """A branch or a snapshot at one point in time: whatever is committed later, it stays the same.
+
+    Reading many things through one view is consistent, and faster than one call each. A view that
+    is held for long keeps the store's log from shrinking, so close it, or use ``with``.
+
+    >>> import alknet_fs
+    >>> branch = alknet_fs.memory().branch()
+    >>> _ = branch.write_bytes("/a", b"old")
+    >>> with branch.view() as view:
+    ...     _ = branch.write_bytes("/a", b"new")
+    ...     view.read_bytes("/a")
+    b'old'
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open_file(self, path: StrPath) -> File:
+        """Open a file for reading, unbuffered."""
+        native = self._open_file(path)
+        return File(native, native.path, readable=True, writable=False)
+
+    def open(
+        self,
+        path: StrPath,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        """Open a file for reading, as the builtin ``open``; text is UTF-8 unless told otherwise."""
+        letter, plus, binary = _parse_mode(mode)
+        if letter != "r" or plus:
+            raise io.UnsupportedOperation("a view can only be read")
+        return _wrap(
+            self.open_file(path),
+            binary=binary,
+            buffering=buffering,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+        )
+
+
+class Branch(_Reading, _native.Branch):
+    """A tree of files that can be forked, read and changed.
+
+    Every call sees the branch as it is at that moment, and every call that changes something is
+    one atomic, durable commit. Paths are absolute, with ``/`` between names.
+
+    >>> import alknet_fs
+    >>> main = alknet_fs.memory().branch()
+    >>> _ = main.write_bytes("/hello.txt", b"hello")
+    >>> agent = main.fork("agent")
+    >>> _ = agent.write_bytes("/hello.txt", b"hello from the agent")
+    >>> main.read_bytes("/hello.txt"), agent.read_bytes("/hello.txt")
+    (b'hello', b'hello from the agent')
+    """
+
+    def __repr__(self) -> str:
+        return f"<alknet_fs.Branch {self.name!r}>"
+
+    def view(self, snapshot: str | None = None) -> View:
+        """Open a view of the branch as it is now, or of one of its snapshots."""
+        return View(self._view(snapshot))
+
+    def fork(self, name: str, snapshot: str | None = None) -> Branch:
+        """Fork a branch off this one, or off one of its snapshots; costs the same for any size.
+
+        Later writes to this branch show through in a fork of the branch where the fork has not
+        overridden or removed them. A fork of a snapshot never changes by itself.
+        """
+        return Branch(self._fork(name, snapshot))
+
+    def write_text(
+        self,
+        path: StrPath,
+        data: str,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> int:
+        """Write a whole file as text, UTF-8 unless told otherwise; returns its characters."""
+        if newline not in (None, "", "\n"):
+            data = data.replace("\n", newline)
+        self.write_bytes(path, data.encode(encoding or "utf-8", errors or "strict"))
+        return len(data)
+
+    def chmod(self, path: StrPath, mode: int, *, follow_symlinks: bool = True) -> None:
+        """Change the permission bits."""
+        self.set_attrs(path, mode=mode, follow_symlinks=follow_symlinks)
+
+    def chown(self, path: StrPath, uid: int, gid: int, *, follow_symlinks: bool = True) -> None:
+        """Change the owner; -1 leaves one as it is."""
+        self.set_attrs(
+            path,
+            uid=None if uid == -1 else uid,
+            gid=None if gid == -1 else gid,
+            follow_symlinks=follow_symlinks,
+        )
+
+    def utime(
+        self,
+        path: StrPath,
+        times: tuple[float, float] | None = None,
+        *,
+        ns: tuple[int, int] | None = None,
+        follow_symlinks: bool = True,
+    ) -> None:
+        """Set the time of modification, to now unless given; as ``os.utime``.
+
+        The time of access, the first of the two, is not kept.
+        """
+        if times is not None and ns is not None:
+            raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
+        if ns is not None:
+            mtime = ns[1]
+        elif times is not None:
+            mtime = round(times[1] * 1e9)
+        else:
+            mtime = time.time_ns()
+        self.set_attrs(path, mtime_ns=mtime, follow_symlinks=follow_symlinks)
+
+    def open_file(
+        self,
+        path: StrPath,
+        *,
+        read: bool = False,
+        write: bool = False,
+        append: bool = False,
+        create: bool = False,
+        create_new: bool = False,
+        truncate: bool = False,
+        exclusive: bool = False,
+        owner: str | None = None,
+        mode: int | None = None,
+    ) -> File:
+        """Open a file with the flags of ``os.open``, unbuffered.
+
+        With ``exclusive``, a second exclusive opener of the path fails with ``Locked``, which names
+        the ``owner``; without it, the last close wins. ``mode`` is that of a file that is created.
+        """
+        native = self._open_file(
+            path,
+            read=read,
+            write=write,
+            append=append,
+            create=create,
+            create_new=create_new,
+            truncate=truncate,
+            exclusive=exclusive,
+            owner=owner,
+            mode=mode,
+        )
+        return File(native, native.path, readable=read, writable=write or append)
+
+    def open(
+        self,
+        path: StrPath,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        """Open a file as the builtin ``open``; text is UTF-8 unless told otherwise.
+
+        What is written shows in the branch when the file is closed, in one durable commit. If an
+        exception leaves the ``with`` block, or nobody closes the file, nothing changes.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> with branch.open("/a.txt", "w") as file:
+        ...     print("one", "two", file=file)
+        >>> branch.open("/a.txt").read().split()
+        ['one', 'two']
+        """
+        letter, plus, binary = _parse_mode(mode)
+        if binary and (encoding is not None or errors is not None or newline is not None):
+            raise ValueError("binary mode takes no encoding, errors or newline argument")
+        flags = dict(_FLAGS[letter])
+        if plus:
+            flags |= {"read": True, "write": True}
+        raw = self.open_file(path, **flags)  # type: ignore[arg-type]
+        raw.mode = f"{letter}b+" if plus else f"{letter}b"
+        if letter == "a":
+            raw.seek(0, 2)
+        return _wrap(
+            raw,
+            binary=binary,
+            buffering=buffering,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+        )
+
+
+class Bucket(_native.Bucket):
+    """The unit of isolation: branches share content and history inside a bucket, never across."""
+
+    def __repr__(self) -> str:
+        return f"<alknet_fs.Bucket {self.name!r}>"
+
+    def branch(self, name: str = "main") -> Branch:
+        """Find a branch. The handle stays with the branch when it is renamed."""
+        return Branch(self._branch(name))
+
+    def fork(self, source: str, name: str) -> Branch:
+        """Fork a branch off ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``."""
+        return Branch(self._fork(source, name))
+
+    def view(self, tree: str) -> View:
+        """Open a view of ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``."""
+        return View(self._view(tree))
+
+
+class Store(_native.Store):
+    """An open store: a directory on disk, or memory. Any number of processes can share one.
+
+    Make it with :func:`alknet_fs.open`, :func:`alknet_fs.create` or :func:`alknet_fs.memory`.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the store: whatever was made from it fails from now on."""
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<alknet_fs.Store closed>"
+        where = "in memory" if self.path is None else repr(str(self.path))
+        return f"<alknet_fs.Store {where}>"
+
+    def bucket(self, name: str = "default") -> Bucket:
+        """Find a bucket. The handle stays with the bucket when it is renamed."""
+        return Bucket(self._bucket(name))
+
+    def create_bucket(self, name: str) -> Bucket:
+        """Make a bucket with the branch ``main``."""
+        return Bucket(self._create_bucket(name))
+
+    def branch(self, name: str = "main", bucket: str = "default") -> Branch:
+        """Find a branch of a bucket: short for ``store.bucket(bucket).branch(name)``."""
+        return self.bucket(bucket).branch(name)
+
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    author: str | None = None,
+    durability: str = "full",
+    busy_timeout: float | None = None,
+) -> Store:
+    """Open a store, and make it where the directory is missing or empty unless told otherwise.
+
+    ``author`` is named in events and as the owner of sessions; the user's name otherwise. With
+    ``durability="relaxed"`` a power cut may undo the latest commits. A write waits for writers of
+    other processes for up to ``busy_timeout`` seconds, 30 unless given.
+    """
+    how = "open_or_create" if create else "open"
+    return Store(how, path, author=author, durability=durability, busy_timeout=busy_timeout)
+
+
+def create(
+    path: str | os.PathLike[str],
+    *,
+    author: str | None = None,
+    durability: str = "full",
+    busy_timeout: float | None = None,
+) -> Store:
+    """Make a store in a new or empty directory, and fail where there is one already."""
+    return Store("create", path, author=author, durability=durability, busy_timeout=busy_timeout)
+
+
+def memory(*, author: str | None = None) -> Store:
+    """Make a store in memory, which is gone with its last handle."""
+    return Store("memory", author=author)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import gc
+import io
+
+import pytest
+
+import alknet_fs
+
+
+def test_modes_and_types(branch: alknet_fs.Branch) -> None:
+    with branch.open("/a", "wb") as file:
+        assert isinstance(file, io.BufferedWriter)
+        file.write(b"line 1\nline 2\n")
+    with branch.open("/a", "rb") as file:
+        assert isinstance(file, io.BufferedReader)
+        assert file.readlines() == [b"line 1\n", b"line 2\n"]
+    with branch.open("/a", "rb", buffering=0) as file:
+        assert isinstance(file, io.RawIOBase)
+        assert file.read() == b"line 1\nline 2\n"
+    with branch.open("/a", "a") as file:
+        assert file.tell() == 14
+        assert (file.mode, file.name) == ("a", "/a")
+        print("line 3", file=file)
+    with branch.open("/a") as file:
+        assert isinstance(file, alknet_fs.TextFile)
+        assert list(file) == ["line 1\n", "line 2\n", "line 3\n"]
+    with branch.open("/a", "r+b") as file:
+        assert isinstance(file, io.BufferedRandom)
+        file.seek(5)
+        file.write(b"X")
+        assert file.read(3) == b"\nli"
+    with branch.open("/a", "w+") as file:
+        file.write("new")
+        file.seek(0)
+        assert file.read() == "new"
+    assert branch.read_bytes("/a") == b"new"
+    with branch.open("/x", "x") as file:
+        file.write("1")
+    with pytest.raises(FileExistsError):
+        branch.open("/x", "x")
+    with pytest.raises(FileNotFoundError):
+        branch.open("/missing")
+    with branch.open("/a", "ab+") as file:
+        file.write(b"er")
+        file.seek(0)
+        assert file.read() == b"newer"
+
+
+@pytest.mark.parametrize("mode", ["", "rw", "rr", "b", "r+b+", "rbt", "q", "r+t+", "U"])
+def test_bad_modes(branch: alknet_fs.Branch, mode: str) -> None:
+    with pytest.raises(ValueError, match="invalid mode"):
+        branch.open("/a", mode)
+
+
+def test_encoding_and_newline(branch: alknet_fs.Branch) -> None:
+    with branch.open("/a", "w", encoding="utf-16-le", newline="\r\n") as file:
+        file.write("é\n")
+    assert branch.read_bytes("/a") == "é\r\n".encode("utf-16-le")
+    with branch.open("/a", encoding="utf-16-le") as file:
+        assert file.read() == "é\n"
+    with pytest.raises(ValueError, match="unbuffered text"):
+        branch.open("/a", "w", buffering=0)
+    with pytest.raises(ValueError, match="binary mode"):
+        branch.open("/a", "rb", encoding="utf-8")
+    assert branch.read_bytes("/a") != b""
+
+
+def test_nothing_shows_before_the_close(branch: alknet_fs.Branch) -> None:
+    branch.write_bytes("/a", b"old")
+    with branch.open("/a", "wb") as file:
+        file.write(b"new")
+        file.flush()
+        assert branch.read_bytes("/a") == b"old"
+    assert branch.read_bytes("/a") == b"new"
+
+
+@pytest.mark.parametrize(("mode", "buffering"), [("w", -1), ("wb", -1), ("wb", 0), ("r+b", -1)])
+def test_an_exception_aborts(branch: alknet_fs.Branch, mode: str, buffering: int) -> None:
+    branch.write_bytes("/a", b"old")
+    with pytest.raises(ZeroDivisionError), branch.open("/a", mode, buffering) as file:
+        file.write("new" if mode == "w" else b"new")
+        raise ZeroDivisionError
+    assert file.closed
+    assert branch.read_bytes("/a") == b"old"
+
+
+@pytest.mark.parametrize(("mode", "buffering"), [("w", -1), ("wb", -1), ("wb", 0), ("r+b", -1)])
+def test_garbage_aborts_and_warns(branch: alknet_fs.Branch, mode: str, buffering: int) -> None:
+    branch.write_bytes("/a", b"old")
+    file = branch.open("/a", mode, buffering)
+    file.write("new" if mode == "w" else b"new")
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del file
+        gc.collect()
+    assert branch.read_bytes("/a") == b"old"
+
+
+def test_abort(branch: alknet_fs.Branch) -> None:
+    file = branch.open("/a", "w")
+    file.write("x")
+    file.abort()
+    assert file.closed
+    assert not branch.exists("/a")
+    with pytest.raises(ValueError, match="closed"):
+        file.write("y")
+
+
+def test_raw_files(branch: alknet_fs.Branch) -> None:
+    with branch.open_file("/a", read=True, write=True, create=True, mode=0o600) as file:
+        assert file.write(b"0123456789") == 10
+        assert file.pread(3, 2) == b"234"
+        assert file.pwrite(b"xy", 4) == 2
+        assert file.tell() == 10
+        assert file.seek(-4, 2) == 6
+        assert file.read(2) == b"67"
+        assert file.truncate() == 8
+        assert file.stat().size == 8
+        file.set_attrs(mtime_ns=5)
+        file.sync()
+        closed = file.commit()
+    assert closed is not None
+    assert (closed.path, closed.size) == ("/a", 8)
+    assert branch.stat("/a").hash == closed.hash
+    assert branch.stat("/a").mtime_ns == 5
+    assert branch.read_bytes("/a") == b"0123xy67"
+    with branch.open_file("/a", read=True) as file:
+        buffer = bytearray(5)
+        assert file.readinto(buffer) == 5
+        assert buffer == b"0123x"
+        with pytest.raises(io.UnsupportedOperation):
+            file.write(b"")
+        with pytest.raises(ValueError, match="negative"):
+            file.seek(-1)
+    with pytest.raises(alknet_fs.InvalidInput):
+        branch.open_file("/a")
+
+
+def test_exclusive(branch: alknet_fs.Branch) -> None:
+    with (
+        branch.open_file("/a", write=True, create=True, exclusive=True, owner="first"),
+        pytest.raises(alknet_fs.Locked, match="first"),
+    ):
+        branch.open_file("/a", write=True, create=True, exclusive=True)
+
+
+def test_a_large_file(branch: alknet_fs.Branch) -> None:
+    data = bytes(range(256)) * 8192
+    with branch.open("/big", "wb") as file:
+        for at in range(0, len(data), 100_000):
+            file.write(data[at : at + 100_000])
+    assert branch.read_bytes("/big") == data
+    with branch.open("/big", "rb") as file:
+        file.seek(1_000_000)
+        assert file.read(10) == data[1_000_000:1_000_010]
+    with branch.view() as view, view.open("/big", "rb") as file:
+        assert file.read() == data

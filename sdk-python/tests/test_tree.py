@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import stat
+import threading
+
+import pytest
+
+import alknet_fs
+from alknet_fs import _native
+
+
+def test_write_read_stat(branch: alknet_fs.Branch) -> None:
+    assert branch.write_bytes("/a", b"hello") == 5
+    assert branch.read_bytes("/a") == b"hello"
+    entry = branch.stat("/a")
+    assert (entry.kind, entry.size, entry.st_size) == ("file", 5, 5)
+    assert stat.S_ISREG(entry.st_mode)
+    assert stat.S_IMODE(entry.st_mode) == entry.mode == 0o644
+    assert entry.hash == "ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"
+    assert entry.st_mtime_ns == entry.mtime_ns
+    assert entry.st_mtime == pytest.approx(entry.mtime_ns / 1e9)
+    assert stat.S_ISDIR(branch.stat("/").st_mode)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/d/é", "d/é", b"/d/\xc3\xa9", pathlib.PurePosixPath("/d/é"), "/x/../d//./é"],
+    ids=str,
+)
+def test_paths_of_every_type(
+    branch: alknet_fs.Branch, path: str | bytes | os.PathLike[str]
+) -> None:
+    branch.mkdir("/d")
+    branch.write_bytes(path, b"x")
+    assert branch.exists(path)
+    assert branch.listdir("/d") == ["é"]
+
+
+@pytest.mark.parametrize("path", ["", "/a\0b", b"/\xff", "/\udcff"], ids=repr)
+def test_bad_paths(branch: alknet_fs.Branch, path: str | bytes) -> None:
+    with pytest.raises(alknet_fs.InvalidPath):
+        branch.read_bytes(path)
+
+
+@pytest.mark.parametrize("path", [1, None, object(), ["/a"]], ids=repr)
+def test_what_is_no_path(branch: alknet_fs.Branch, path: object) -> None:
+    with pytest.raises(TypeError):
+        branch.read_bytes(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "data", [b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4], memoryview(b"a-b-c")[::2]]
+)
+def test_data_of_every_type(branch: alknet_fs.Branch, data: bytes | bytearray | memoryview) -> None:
+    assert branch.write_bytes("/a", data) == 3
+    assert branch.read_bytes("/a") == b"abc"
+
+
+def test_text_is_not_bytes(branch: alknet_fs.Branch) -> None:
+    with pytest.raises(TypeError):
+        branch.write_bytes("/a", "text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    branch.write_text("/a", "é\r\n", newline="")
+    assert branch.read_bytes("/a") == "é\r\n".encode()
+    assert branch.read_text("/a") == "é\n"
+
+
+def test_errors_are_both_kinds(branch: alknet_fs.Branch) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        branch.read_bytes("/missing")
+    error = caught.value
+    assert isinstance(error, alknet_fs.AlkError)
+    assert isinstance(error, alknet_fs.NotFound)
+    assert (error.kind, error.code, error.errno) == ("NotFound", "ENOENT", errno.ENOENT)
+    assert (error.op, error.path, error.filename) == ("read", "/missing", "/missing")
+    assert str(error) == f"[Errno {errno.ENOENT}] no such file or directory: '/missing'"
+
+
+def test_every_kind_has_a_class() -> None:
+    from alknet_fs import _errors
+
+    for name, code, number, text in _native.kinds():
+        error = _errors.make(name, text, "/p", "op")
+        assert type(error) is getattr(alknet_fs, "AlkError" if name == "Io" else name)
+        assert error.kind == name
+        assert (error.code, error.errno) == (code, getattr(errno, code, number))
+        plain = OSError(error.errno, text)
+        assert isinstance(error, type(plain)), name
+
+
+def test_builtin_exceptions(branch: alknet_fs.Branch) -> None:
+    branch.makedirs("/d/e")
+    branch.write_bytes("/f", b"")
+    with pytest.raises(IsADirectoryError):
+        branch.read_bytes("/d")
+    with pytest.raises(NotADirectoryError):
+        branch.listdir("/f")
+    with pytest.raises(FileExistsError):
+        branch.mkdir("/d")
+    with pytest.raises(FileExistsError):
+        branch.makedirs("/d/e")
+    with pytest.raises(alknet_fs.NotEmpty):
+        branch.rmdir("/d")
+    with pytest.raises(alknet_fs.Unsupported):
+        branch.link("/f", "/g")
+
+
+def test_create_and_replace(branch: alknet_fs.Branch) -> None:
+    with pytest.raises(FileNotFoundError):
+        branch.write_bytes("/a", b"x", create=False)
+    branch.write_bytes("/a", b"x", replace=False, mode=0o600)
+    with pytest.raises(FileExistsError):
+        branch.write_bytes("/a", b"y", replace=False)
+    assert branch.stat("/a").mode == 0o600
+    with pytest.raises(ValueError, match="cannot both"):
+        branch.write_bytes("/a", b"y", create=False, replace=False)
+
+
+def test_directories(branch: alknet_fs.Branch) -> None:
+    branch.makedirs("/a/b/c")
+    branch.makedirs("/a/b/c", exist_ok=True)
+    branch.makedirs("/a/b/d", mode=0o700)
+    assert branch.stat("/a/b/d").mode == 0o700
+    branch.write_bytes("/a/b/f", b"1")
+    branch.symlink("c", "/a/b/link")
+    branch.symlink("nowhere", "/a/b/dangling")
+    with branch.scandir("/a/b") as entries:
+        found = {e.name: (e.path, e.is_dir(), e.is_file(), e.is_symlink()) for e in entries}
+    assert found == {
+        "c": ("/a/b/c", True, False, False),
+        "d": ("/a/b/d", True, False, False),
+        "dangling": ("/a/b/dangling", False, False, True),
+        "f": ("/a/b/f", False, True, False),
+        "link": ("/a/b/link", True, False, True),
+    }
+    assert [os.fspath(e) for e in branch.scandir()] == ["/a"]
+    assert branch.listdir() == ["a"]
+    assert branch.is_dir("/a/b/link")
+    assert not branch.is_dir("/a/b/f/x")
+    assert branch.is_file("/a/b/f")
+    assert branch.rmtree("/a") == 7
+    assert branch.listdir() == []
+
+
+def test_links(branch: alknet_fs.Branch) -> None:
+    branch.write_bytes("/a", b"x")
+    branch.symlink("a", "/l")
+    assert branch.readlink("/l") == "a"
+    assert branch.realpath("/l") == "/a"
+    assert branch.lstat("/l").target == "a"
+    assert branch.stat("/l", follow_symlinks=False) == branch.lstat("/l")
+    branch.chmod("/l", 0o600)
+    assert branch.stat("/a").mode == 0o600
+    branch.symlink("loop", "/loop")
+    with pytest.raises(alknet_fs.TooManyLinks):
+        branch.stat("/loop")
+
+
+def test_rename_copy_remove(branch: alknet_fs.Branch) -> None:
+    branch.write_bytes("/a", b"a")
+    branch.write_bytes("/b", b"b")
+    with pytest.raises(FileExistsError):
+        branch.rename("/a", "/b", replace=False)
+    branch.rename("/a", "/b")
+    assert branch.copy("/b", "/c") == 1
+    branch.replace("/c", "/d")
+    branch.remove("/b")
+    assert branch.listdir() == ["d"]
+    branch.unlink("/d")
+    assert not branch.exists("/d")
+
+
+def test_attributes(branch: alknet_fs.Branch) -> None:
+    branch.write_bytes("/a", b"0123456789")
+    branch.utime("/a", (1, 2.5))
+    assert branch.stat("/a").mtime_ns == 2_500_000_000
+    branch.utime("/a", ns=(1, 7))
+    assert branch.stat("/a").mtime_ns == 7
+    before = branch.stat("/a").gid
+    branch.chown("/a", 5, -1)
+    assert (branch.stat("/a").uid, branch.stat("/a").gid) == (5, before)
+    branch.truncate("/a", 4)
+    branch.truncate("/a", 6)
+    assert branch.read_bytes("/a") == b"0123\0\0"
+    with pytest.raises(ValueError, match="negative"):
+        branch.truncate("/a", -1)
+    with pytest.raises(alknet_fs.InvalidInput):
+        branch.chmod("/a", 0o100644)
+
+
+def test_fork_snapshot_restore(store: alknet_fs.Store) -> None:
+    main = store.branch()
+    main.write_bytes("/a", b"1")
+    main.snapshot("one")
+    main.write_bytes("/a", b"2")
+    live, pinned = main.fork("live"), main.fork("pinned", "one")
+    main.write_bytes("/a", b"3")
+    assert (live.read_bytes("/a"), pinned.read_bytes("/a")) == (b"3", b"1")
+    with main.view("one") as view:
+        assert view.read_text("/a") == "1"
+    with pytest.raises(alknet_fs.BadHandle):
+        view.exists("/a")
+    main.restore("one")
+    assert main.read_bytes("/a") == b"1"
+    assert [s.name for s in main.snapshots()] == ["one"]
+    infos = {i.name: (i.parent, i.live) for i in store.bucket().branches()}
+    assert infos == {"main": (None, False), "live": ("main", True), "pinned": ("main", False)}
+    assert store.bucket().view("main@one").tree_hash() == main.tree_hash()
+
+
+def test_stores(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "store"
+    with pytest.raises(alknet_fs.NotAStore):
+        alknet_fs.open(path, create=False)
+    with alknet_fs.create(path) as store:
+        store.create_bucket("other").branch().write_bytes("/a", b"x")
+        assert store.buckets() == ["default", "other"]
+        assert store.path == path
+        branch = store.branch("main", "other")
+    assert store.closed
+    with pytest.raises(alknet_fs.BadHandle):
+        branch.read_bytes("/a")
+    with pytest.raises(FileExistsError):
+        alknet_fs.create(path)
+    with alknet_fs.open(str(path)) as store:
+        assert store.branch("main", "other").read_bytes("/a") == b"x"
+    with pytest.raises(ValueError, match="durability"):
+        alknet_fs.open(path, durability="none")
+
+
+def test_threads(branch: alknet_fs.Branch) -> None:
+    def work(number: int) -> None:
+        for i in range(20):
+            branch.write_bytes(f"/{number}-{i}", f"{number} {i}".encode())
+            assert branch.read_bytes(f"/{number}-{i}") == f"{number} {i}".encode()
+
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(branch.listdir()) == 160
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_fork_of_the_process(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "store"
+    store = alknet_fs.open(path)
+    branch = store.branch()
+    branch.write_bytes("/a", b"parent")
+    file = branch.open_file("/open", write=True, create=True)
+    file.write(b"staged")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            try:
+                branch.read_bytes("/a")
+            except alknet_fs.BadHandle as error:
+                if "os.fork" in str(error):
+                    del branch, store
+                    alknet_fs.open(path).branch().write_bytes("/b", b"child")
+                    code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert branch.read_bytes("/b") == b"child"
+    file.close()
+    assert branch.read_bytes("/open") == b"staged"

@@ -1,0 +1,137 @@
+//! The Python package: built, linted, tested, and used as others would use it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::cargo::{Step, Workspace};
+use crate::{install, report};
+
+/// What an empty project does with the installed package.
+const FIRST_USE: &str = "\
+import alknet_fs, pathlib, sys
+assert 'site-packages' in alknet_fs.__file__, alknet_fs.__file__
+assert (pathlib.Path(alknet_fs.__file__).parent / 'py.typed').exists()
+with alknet_fs.open(sys.argv[1]) as store:
+    store.branch().write_text('/hello.txt', 'hello')
+    print(store.branch().fork('agent').read_text('/hello.txt'))
+";
+
+pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
+    let package = workspace.root().join("sdk-python");
+    let python = environment(workspace, &package)?;
+    let tool = |name: &str| tool(workspace, &python, name).dir(&package);
+
+    tool("maturin")
+        .args(["develop", "--locked", "--quiet"])
+        .env("VIRTUAL_ENV", venv(workspace))
+        .run()?;
+    tool("ruff").args(["format", "--check"]).run()?;
+    tool("ruff").args(["check", "--quiet"]).run()?;
+    tool("mypy").run()?;
+    tool("pyright").run()?;
+    let mut tests = tool("pytest").args(["--quiet"]);
+    if !keep_going {
+        tests = tests.args(["--exitfirst"]);
+    }
+    tests.run()?;
+    use_wheel(workspace, &python, &package)
+}
+
+/// Installs the wheel in an empty environment and runs a program there.
+fn use_wheel(workspace: &Workspace, python: &Path, package: &Path) -> Result<()> {
+    let folder = workspace.tools().join("python-package");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let wheels = folder.join("wheels");
+    tool(workspace, python, "maturin")
+        .args(["build", "--locked", "--quiet", "--profile", "dev", "--out"])
+        .args([&wheels])
+        .dir(package)
+        .run()?;
+    let wheel = fs::read_dir(&wheels)?.next();
+    let wheel = wheel.context("maturin built no wheel")??.path();
+    let empty = folder.join("venv");
+    workspace
+        .command(python)
+        .args(["-m", "venv"])
+        .args([&empty])
+        .run()?;
+    let python = program(&empty, "python");
+    workspace
+        .command(&python)
+        .args(["-m", "pip", "install", "--quiet", "--no-index"])
+        .args([wheel])
+        .dir(&folder)
+        .run()?;
+    let script = folder.join("first_use.py");
+    fs::write(&script, FIRST_USE)?;
+    workspace
+        .command(&python)
+        .args([&script, &folder.join("store")])
+        .dir(&folder)
+        .run()
+}
+
+/// Returns the interpreter of an environment with the tools of `requirements-dev.txt`.
+fn environment(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
+    let folder = venv(workspace);
+    let python = program(&folder, "python");
+    let wanted = fs::read_to_string(package.join("requirements-dev.txt"))?;
+    let stamp = folder.join("installed.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    if !python.exists() {
+        let found = match interpreter(workspace) {
+            Some(found) => found,
+            None => {
+                install::debian_packages(workspace, &["python3", "python3-venv"])?;
+                interpreter(workspace).context("this machine has no Python 3.10 or newer")?
+            }
+        };
+        workspace
+            .command(found)
+            .args(["-m", "venv"])
+            .args([&folder])
+            .run()?;
+    }
+    workspace
+        .command(&python)
+        .args(["-m", "pip", "install", "--quiet", "--requirement"])
+        .args(["requirements-dev.txt"])
+        .dir(package)
+        .run()?;
+    fs::write(stamp, wanted)?;
+    report::ok("the Python environment");
+    Ok(python)
+}
+
+const SUPPORTED: &str = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))";
+
+fn interpreter(workspace: &Workspace) -> Option<&'static str> {
+    ["python3", "python"].into_iter().find(|name| {
+        let found = workspace.command(*name).args(["-c", SUPPORTED]).output();
+        found.is_ok_and(|output| output.status.success())
+    })
+}
+
+fn venv(workspace: &Workspace) -> PathBuf {
+    workspace.tools().join("python")
+}
+
+fn program(venv: &Path, name: &str) -> PathBuf {
+    let folder = if cfg!(windows) { "Scripts" } else { "bin" };
+    venv.join(folder)
+        .join(name)
+        .with_extension(env::consts::EXE_EXTENSION)
+}
+
+fn tool(workspace: &Workspace, python: &Path, name: &str) -> Step {
+    let program = python.with_file_name(name);
+    workspace.command(program.with_extension(env::consts::EXE_EXTENSION))
+}
