@@ -122,7 +122,7 @@ pub struct ForkSource {
     pub snapshot: Option<String>,
 }
 
-/// Forks a branch. Costs one row, whatever the branch holds.
+/// Forks a branch. Costs a few rows, whatever the branch holds.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`]; [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidInput`].

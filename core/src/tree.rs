@@ -160,9 +160,11 @@ pub fn lookup_in_visible_dir(
     Ok(found.and_then(|found| found.row.entry))
 }
 
-/// Rows of one name that are of no use, older or from outside the chain, that are stepped over
-/// before seeking past them.
+/// Rows of one name from outside the chain that are stepped over before seeking past them.
 const MAX_STEPS: usize = 16;
+
+/// Older rows of one name that are stepped over before seeking past them.
+const MAX_VERSIONS: usize = 4;
 
 /// How many entries most directories have at most.
 const TYPICAL_LEN: usize = 64;
@@ -285,7 +287,7 @@ fn merge_span(
                     versions = 0;
                 }
                 versions += 1;
-                if versions <= MAX_STEPS {
+                if versions <= MAX_VERSIONS {
                     return Ok(ControlFlow::Continue(()));
                 }
                 after = Some(name.into());

@@ -32,13 +32,15 @@ struct Lane {
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let depth = bench.pick(1000, 60);
     let dir = bench.dir()?;
-    let [alone, chain, snapshots, crowd] =
-        ["alone", "chain", "snapshots", "crowd"].map(|name| dir.join(name));
+    let [alone, chain, snapshots, versions, crowd] =
+        ["alone", "chain", "snapshots", "versions", "crowd"].map(|name| dir.join(name));
     make_tree(&alone)?;
     bench.prepare("forking 1,000 branches off one another");
     make_chain(&chain, depth)?;
     bench.prepare("taking 1,000 snapshots");
     make_snapshots(&snapshots, depth)?;
+    bench.prepare("changing 1,000 files before each of 100 snapshots");
+    make_versions(&versions, bench.pick(100, 30))?;
     bench.prepare("changing 1,000 files in each of 1,000 branches");
     make_crowd(&crowd, depth)?;
     let sibling = format!("sibling-{}", depth / 2);
@@ -46,6 +48,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         Lane::open("depth 1, alone", &alone, "main")?,
         Lane::open("at depth 1,000", &chain, &format!("depth-{depth}"))?,
         Lane::open("above 1,000 snapshots", &snapshots, "main")?,
+        Lane::open("above 100 snapshots of 1,000 changes", &versions, "main")?,
         Lane::open("beside 1,000 siblings of 1,000 changes", &crowd, &sibling)?,
         Lane::open("below 1,000 forks of 1,000 changes", &crowd, "main")?,
     ];
@@ -158,6 +161,22 @@ fn make_snapshots(store: &Path, count: usize) -> Result<()> {
     for i in 1..=count {
         change(&main, i)?;
         main.snapshot(&format!("snapshot-{i}"))?;
+    }
+    Ok(())
+}
+
+/// Makes a store in which every file has `count` older versions.
+fn make_versions(store: &Path, count: usize) -> Result<()> {
+    let main = make_tree(store)?;
+    for i in 0..count {
+        main.snapshot(&format!("snapshot-{i}"))?;
+        // Two sets of bytes in turn: what is measured is the rows.
+        let changed = data::blocks(3 + i as u64 % 2, FILES);
+        let mut batch = main.batch();
+        for (n, block) in changed.iter().enumerate() {
+            batch.write(format!("/{}", path_at_depth_3(n)), block.as_slice())?;
+        }
+        batch.commit()?;
     }
     Ok(())
 }
