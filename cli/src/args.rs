@@ -22,6 +22,8 @@ const NOTES: &str = concat!(
     "  1    the operation failed, or diff or fsck found something\n",
     "  2    the command line is wrong\n",
     "  130  Ctrl-C ended the work\n\n",
+    "With --json, times are RFC 3339 in UTC with nanoseconds, sizes are in bytes, and modes are \
+     octal text.\n\n",
     "\x1b[1m\x1b[4mExamples:\x1b[0m\n",
     "  alkfs demo                            see what it does, in a temporary store\n",
     "  alkfs mkfs                            make a store in ./.alkfs\n",
@@ -63,7 +65,13 @@ impl Args {
     /// Parses the command line of this process.
     pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
         let matches = command().try_get_matches()?;
-        Self::from_arg_matches(&matches)
+        let args = Self::from_arg_matches(&matches)?;
+        if let Command::Put(put) = &args.command
+            && put.path.is_none()
+        {
+            return Err(put.without_path());
+        }
+        Ok(args)
     }
 }
 
@@ -157,6 +165,7 @@ pub(crate) enum Command {
         "alkfs put notes.txt /docs/      # as /docs/notes.txt"
         "tar c . | alkfs put - /backup.tar"
         "alkfs put -p --mode 755 run.sh /bin/run"
+        "printf fixed | alkfs put --at 4096 - /disk.img   # these bytes only, in place"
     ))]
     Put(Put),
     /// Copy a file to the disk or to standard output
@@ -283,13 +292,15 @@ pub(crate) enum Command {
         ),
         long_about = "Print changes as they happen, in any process.\n\nEach event carries a cursor; \
             watching again with --after CURSOR goes on right after it. The exit status is 1 where \
-            --timeout passed before --count events came."
+            --timeout passed before --count events came.\n\nThese are the commits of --branch \
+            itself. A live fork shows what its parent commits too, but as the parent's events: \
+            watch the parent with --branch, or all with --all-branches."
     )]
     Watch(Watch),
     /// List, abort, close and clean up open write sessions
     #[command(subcommand, after_help = examples!(
         "alkfs sessions list"
-        "alkfs sessions close 12         # commit what a crashed writer had written"
+        "alkfs sessions close 12 --yes   # commit what a crashed writer had written"
         "alkfs sessions clean"
     ))]
     Sessions(SessionsCommand),
@@ -352,12 +363,16 @@ pub(crate) struct Mkfs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(override_usage = "alkfs put [OPTIONS] [FILE] <PATH>")]
+#[command(override_usage = "alkfs put [OPTIONS] <FILE|-> <PATH>")]
 pub(crate) struct Put {
-    /// FILE is read, "-" or nothing for standard input; PATH is written, and if it is a directory
-    /// or ends in "/" it takes the file's name
-    #[arg(required = true, num_args = 1..=2, value_name = "[FILE] PATH")]
-    operands: Vec<OsString>,
+    /// The file to read; "-" for standard input
+    pub(crate) file: PathBuf,
+    /// The path to write; if it is a directory or ends in "/" it takes the file's name
+    pub(crate) path: Option<String>,
+    /// Write from this offset on, in place: the bytes before and after stay, a gap reads as zeros,
+    /// and a large file stores only what changed; K, M and G multiply
+    #[arg(long, value_name = "OFFSET", value_parser = parse_size)]
+    pub(crate) at: Option<u64>,
     /// The permission bits, in octal; otherwise those of a new path's FILE, or 644
     #[arg(short, long, value_parser = parse_mode, value_name = "OCTAL")]
     pub(crate) mode: Option<u32>,
@@ -557,16 +572,27 @@ pub(crate) enum BranchCommand {
     #[command(after_help = examples!("alkfs branch list"))]
     List,
     /// Fork a branch: it shows all that the other shows, and its writes stay its own
-    #[command(after_help = examples!(
-        "alkfs branch create agent-a            # off --branch; later writes to it show through"
-        "alkfs branch create fix --from main@v1 # off a snapshot; nothing changes under it"
-    ))]
+    #[command(
+        after_help = examples!(
+            "alkfs branch create agent-a            # off --branch; later writes to it show through"
+            "alkfs branch create agent-b --pinned   # nothing changes under it"
+            "alkfs branch create fix --from main@v1 # off a snapshot that is there; pinned too"
+        ),
+        long_about = "Fork a branch: it shows all that the other shows, and its writes stay its \
+            own.\n\nA fork of a branch is live: what is written to the other later shows through \
+            where the fork has not changed it itself. A fork of a snapshot is pinned: it shows what \
+            was there then, whatever happens to the other. Choose live to follow a moving branch, \
+            pinned for work that must not change under you."
+    )]
     Create {
         /// The new branch's name
         name: String,
         /// The branch or snapshot to fork off [default: --branch]
         #[arg(long, value_name = "NAME[@SNAPSHOT]")]
         from: Option<TreeRef>,
+        /// Take a snapshot of the branch first, named NAME-base, and fork off that
+        #[arg(long)]
+        pinned: bool,
     },
     /// Give a branch another name
     #[command(after_help = examples!("alkfs branch rename agent-a review"))]
@@ -575,12 +601,21 @@ pub(crate) enum BranchCommand {
         name: String,
         /// Its new name
         new: String,
+        /// Really rename main, which commands and programs use unless another is named
+        #[arg(long)]
+        yes: bool,
     },
     /// Delete a branch with its snapshots
-    #[command(after_help = examples!("alkfs branch delete agent-a"))]
+    #[command(after_help = examples!(
+        "alkfs branch delete agent-a"
+        "alkfs branch delete agent-a --yes      # with its snapshots"
+    ))]
     Delete {
         /// Its name
         name: String,
+        /// Really delete its snapshots too, where it has some
+        #[arg(long)]
+        yes: bool,
     },
     /// Make a branch look as it did at one of its snapshots
     #[command(
@@ -688,11 +723,22 @@ pub(crate) enum SessionsCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Commit what a session had written, whose process is gone
-    #[command(after_help = examples!("alkfs sessions close 12"))]
+    /// Commit what a session had written, whose process is gone; its input may be incomplete
+    #[command(
+        after_help = examples!(
+            "alkfs sessions close 12         # say what it would commit"
+            "alkfs sessions close 12 --yes"
+        ),
+        long_about = "Commit what a session had written, whose process is gone.\n\nThe writer ended \
+            before it finished, so what is there may be the beginning of the input only, or nothing \
+            of it: it would replace the whole file. See `alkfs sessions list` for how much is there."
+    )]
     Close {
         /// Its number
         id: u64,
+        /// Really replace the file with what is there
+        #[arg(long)]
+        yes: bool,
     },
     /// Throw away all sessions whose process is gone
     #[command(after_help = examples!("alkfs sessions clean"))]
@@ -721,7 +767,8 @@ pub(crate) struct Gc {
     /// Only say what would go
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// Remove nothing now, but set when `gc --due` does: "@every 6h" or cron fields, "0 3 * * *"
+    /// Remove nothing now, but set when `gc --due` does: "@every 6h" (s, m, h or d) or the five
+    /// fields of cron, such as "0 3 * * *" for every day at three
     #[arg(long, value_name = "WHEN", conflicts_with_all = ["dry_run", "due", "unschedule"])]
     pub(crate) schedule: Option<String>,
     /// End the schedule
@@ -752,15 +799,23 @@ pub(crate) struct Demo {
 }
 
 impl Put {
-    /// Returns the file to read, or nothing for standard input.
-    pub(crate) fn file(&self) -> Option<&Path> {
-        let (file, _) = split(&self.operands);
-        file.filter(|file| *file != "-").map(Path::new)
-    }
-
-    /// Returns the path to write.
-    pub(crate) fn path(&self) -> Result<&str, Error> {
-        utf8(split(&self.operands).1)
+    /// Makes the error for a missing PATH, with what may have been meant.
+    fn without_path(&self) -> clap::Error {
+        let given = self.file.display();
+        let name = self.file.file_name().map(|name| name.display());
+        let meant = match name {
+            Some(name) if self.file.is_file() => format!("alkfs put {given} /{name}"),
+            _ if self.file.starts_with("/") => format!("alkfs put - {given}"),
+            _ => format!("alkfs put {given} /PATH"),
+        };
+        let mut command = command();
+        command.build();
+        let text = format!("it does not say where to put it: try `{meant}`");
+        let kind = clap::error::ErrorKind::MissingRequiredArgument;
+        match command.find_subcommand_mut("put") {
+            Some(put) => put.error(kind, text),
+            None => command.error(kind, text),
+        }
     }
 }
 
@@ -832,12 +887,18 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || "a time is a number of seconds, or such as \"90s\", \"10m\" or \"1h\"".to_owned();
+    let bad = || {
+        "a time is a number of seconds, or such as \"90s\", \"10m\", \"1h 30m\", \"7d\" or \"2w\""
+            .to_owned()
+    };
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).map_err(|_| bad());
     }
-    let span: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
-    span.try_into().map_err(|_| bad())
+    let span: jiff::Span = text.parse().map_err(|_| bad())?;
+    // A day has 24 hours here; months and years have no length of their own.
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let length = span.to_duration(days).map_err(|_| bad())?;
+    length.try_into().map_err(|_| bad())
 }
 
 #[cfg(test)]
@@ -888,7 +949,17 @@ mod tests {
         }
         assert_eq!(parse_duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
-        assert!(parse_duration("-1").is_err() && parse_duration("soon").is_err());
+        let days = |n: u64| Ok(Duration::from_secs(n * 24 * 60 * 60));
+        assert_eq!(parse_duration("7d"), days(7));
+        assert_eq!(parse_duration("1w"), days(7));
+        assert_eq!(parse_duration("90d"), days(90));
+        assert_eq!(
+            parse_duration("1d 2h"),
+            Ok(Duration::from_secs(26 * 60 * 60))
+        );
+        for bad in ["-1", "-1d", "soon", "1 month", ""] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
         assert_eq!(parse_mode("0755"), Ok(0o755));
         assert!(parse_mode("778").is_err() && parse_mode("10000").is_err());
     }

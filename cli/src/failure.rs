@@ -1,7 +1,9 @@
 //! Errors as a person, or a program, gets to see them.
 
 use std::error::Error as StdError;
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use alknet_fs::{Error, ErrorKind, TreePath};
@@ -25,6 +27,8 @@ pub(crate) enum Failure {
     Found,
     /// Nobody reads the output any more.
     BrokenPipe,
+    /// The output could not be written.
+    Output(Error),
 }
 
 impl Failure {
@@ -41,9 +45,13 @@ impl Failure {
         match self {
             Self::BrokenPipe => ExitCode::SUCCESS,
             Self::Found => match flushed.map_err(Self::from) {
-                Err(Self::BrokenPipe) => ExitCode::SUCCESS,
-                _ => ExitCode::FAILURE,
+                Err(failure) => failure.report(app),
+                Ok(()) => ExitCode::FAILURE,
             },
+            Self::Output(error) => {
+                print(&error, None, app.global.json);
+                ExitCode::FAILURE
+            }
             Self::Error { error, hint } => {
                 let hint = hint.or_else(|| hint_for(&error, app));
                 print(&error, hint.as_deref(), app.global.json);
@@ -69,8 +77,13 @@ impl From<Error> for Failure {
 }
 
 impl From<io::Error> for Failure {
+    /// Makes the failure of standard output: what fails elsewhere names its file and comes as an
+    /// [`Error`].
     fn from(error: io::Error) -> Self {
-        Error::from(error).into()
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::BrokenPipe;
+        }
+        Self::Output(Error::from(error).op("write").path("standard output"))
     }
 }
 
@@ -149,22 +162,26 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
     let op = error.operation().unwrap_or_default();
     let hint = match error.kind() {
         ErrorKind::NotAStore if !app.store_path().join("store.db").exists() => {
-            let at = match &app.global.store {
-                Some(path) => format!("alkfs --store {} mkfs", path.display()),
-                None => "alkfs mkfs".to_owned(),
-            };
-            format!("run `{at}` first, or name another store with --store or ALKFS_STORE")
+            no_store(&app.store_path(), app.global.store.is_some())
         }
         ErrorKind::NotFound => return not_found(error, app),
         ErrorKind::IsADirectory if op == "unlink" => {
             "remove a directory with `alkfs rm -r`".to_owned()
+        }
+        ErrorKind::IsADirectory if matches!(op, "export" | "get") => {
+            "a directory of the disk is where the file would go: move it away, or write elsewhere"
+                .to_owned()
         }
         ErrorKind::IsADirectory => "it is a directory: see `alkfs ls`".to_owned(),
         ErrorKind::NotEmpty if op == "export" => {
             "use --overwrite to write into it all the same".to_owned()
         }
         ErrorKind::AlreadyExists if op == "mkdir" => {
-            "use -p to accept directories that exist".to_owned()
+            let there = app.view().ok()?.stat(error.subject()?).ok();
+            match there.is_some_and(|entry| entry.is_dir()) {
+                true => "use -p to accept directories that exist".to_owned(),
+                false => "what is there is no directory: remove it, or use another name".to_owned(),
+            }
         }
         ErrorKind::AlreadyExists if op == "mkfs" => "it can be used as it is".to_owned(),
         ErrorKind::ReadOnly => {
@@ -184,6 +201,24 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
         _ => return None,
     };
     Some(hint)
+}
+
+/// Says what to do where a directory has no store.
+fn no_store(dir: &Path, named: bool) -> String {
+    let has = |name: &str| dir.join(name).exists();
+    let is_empty = fs::read_dir(dir).map_or(!dir.exists(), |mut items| items.next().is_none());
+    if has("blobs") || has("locks") || has("store.db-turn") {
+        "its store.db is gone: put it back from a backup; until then, change nothing there"
+            .to_owned()
+    } else if !is_empty {
+        "it is no store: name the right one with --store or ALKFS_STORE".to_owned()
+    } else {
+        let at = match named {
+            true => format!("alkfs --store {} mkfs", dir.display()),
+            false => "alkfs mkfs".to_owned(),
+        };
+        format!("run `{at}` first, or name another store with --store or ALKFS_STORE")
+    }
 }
 
 fn not_found(error: &Error, app: &App) -> Option<String> {
@@ -264,7 +299,9 @@ mod tests {
     fn a_broken_pipe_is_found_inside_an_error() {
         let io = io::Error::from(io::ErrorKind::BrokenPipe);
         assert!(matches!(Failure::from(io), Failure::BrokenPipe));
-        let other = io::Error::from(io::ErrorKind::NotFound);
-        assert!(matches!(Failure::from(other), Failure::Error { .. }));
+        let inside = Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(matches!(Failure::from(inside), Failure::BrokenPipe));
+        let other = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(matches!(Failure::from(other), Failure::Output(_)));
     }
 }

@@ -77,6 +77,17 @@ impl Output {
         }
     }
 
+    /// Prints a warning on standard error, to programs too: a result that may not be what it seems.
+    pub(crate) fn warn(&self, warning: impl Display) {
+        let text = warning.to_string();
+        let mut stderr = anstream::stderr();
+        // As with an error, there is nobody else to tell.
+        let _ = match self.json {
+            true => writeln!(stderr, "{}", serde_json::json!({ "warning": text })),
+            false => writeln!(stderr, "{WARN}warning:{WARN:#} {}", printable(&text)),
+        };
+    }
+
     /// Prints a table with a heading, unless JSON was asked for.
     pub(crate) fn table(&self, table: &Table) -> io::Result<()> {
         if self.json {
@@ -90,7 +101,15 @@ impl Output {
         &self,
         write: impl FnOnce(&mut dyn Write) -> crate::failure::Result<()>,
     ) -> crate::failure::Result<()> {
-        write(&mut *self.stdout.borrow_mut())
+        let mut writer = Noting {
+            writer: &mut *self.stdout.borrow_mut(),
+            failed: None,
+        };
+        let result = write(&mut writer);
+        match writer.failed {
+            Some(error) => Err(error.into()),
+            None => result,
+        }
     }
 
     pub(crate) fn flush(&self) -> io::Result<()> {
@@ -128,6 +147,36 @@ impl Output {
     }
 }
 
+/// Keeps the error of a writer, which would otherwise look like one of what is written.
+struct Noting<'a> {
+    writer: &'a mut dyn Write,
+    failed: Option<io::Error>,
+}
+
+impl Noting<'_> {
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            let same = io::Error::from(error.kind());
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some(error);
+            }
+            same
+        })
+    }
+}
+
+impl Write for Noting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes);
+        self.note(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.writer.flush();
+        self.note(flushed)
+    }
+}
+
 /// What a progress bar counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Unit {
@@ -142,6 +191,11 @@ impl Guard {
     /// Sets what there is to do in all.
     pub(crate) fn length(&self, length: u64) {
         self.0.length(length);
+    }
+
+    /// Sets what is done, for work that does not report it itself.
+    pub(crate) fn position(&self, done: u64) {
+        self.0.bar.set_position(done);
     }
 }
 
@@ -330,6 +384,14 @@ pub(crate) fn time(Timestamp(nanos): Timestamp, format: &str) -> String {
     }
 }
 
+/// Renders a time for programs: RFC 3339 in UTC with nanoseconds, which sorts as text.
+pub(crate) fn rfc3339(Timestamp(nanos): Timestamp) -> String {
+    match jiff::Timestamp::from_nanosecond(i128::from(nanos)) {
+        Ok(time) => format!("{time:.9}"),
+        Err(_) => nanos.to_string(),
+    }
+}
+
 /// A time to the minute, for listings.
 pub(crate) const MINUTE: &str = "%Y-%m-%d %H:%M";
 /// A time to the second, for histories.
@@ -382,6 +444,19 @@ mod tests {
         assert_eq!(mode(0o4755), "-rwsr-xr-x");
         assert_eq!(mode(0o1666), "-rw-rw-rwT");
         assert_eq!(mode_text(alknet_fs::Kind::Dir, 0o2700), "drwx--S---");
+    }
+
+    #[test]
+    fn times_for_programs_keep_every_nanosecond() {
+        let time = |nanos| rfc3339(Timestamp(nanos));
+        assert_eq!(time(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(
+            time(1_700_000_000_123_456_789),
+            "2023-11-14T22:13:20.123456789Z"
+        );
+        assert_eq!(time(-1), "1969-12-31T23:59:59.999999999Z");
+        assert_eq!(time(i64::MAX), "2262-04-11T23:47:16.854775807Z");
+        assert_eq!(time(i64::MIN), "1677-09-21T00:12:43.145224192Z");
     }
 
     #[test]

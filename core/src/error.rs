@@ -227,7 +227,12 @@ impl fmt::Display for Error {
         }
         f.write_str(self.detail())?;
         if let Some(source) = &self.0.source {
-            write!(f, ": {source}")?;
+            let source = source.to_string();
+            // What the operating system says is often what the kind has said already.
+            let words = source.split(" (os error ").next().unwrap_or_default();
+            if !words.eq_ignore_ascii_case(self.detail()) {
+                write!(f, ": {source}")?;
+            }
         }
         Ok(())
     }
@@ -323,6 +328,23 @@ mod tests {
             .op("remove_all")
             .path("/");
         assert_eq!(error.to_string(), "rmdir /a: directory not empty");
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let text = |errno: i32| Error::from(std::io::Error::from_raw_os_error(errno)).to_string();
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(text(2), "no such file or directory");
+            assert_eq!(
+                text(1),
+                "permission denied: Operation not permitted (os error 1)"
+            );
+        }
+        assert!(text(5).starts_with("input/output error"));
+        let inner = Error::new(ErrorKind::IsADirectory);
+        let outer = Error::new(ErrorKind::IsADirectory).path("/a").source(inner);
+        assert_eq!(outer.to_string(), "/a: is a directory");
     }
 
     #[test]

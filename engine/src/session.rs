@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alknet_fs_content::{ContentReader, Files, Staged, StagingFile, is_gone};
+use alknet_fs_content::{Area, ContentReader, Files, Staged, StagingFile, is_gone};
 use alknet_fs_core::edit::{PutMode, SetAttrs};
 use alknet_fs_core::session::{AssemblyPlan, ExtentMap, Segment, Source, checked_end};
 use alknet_fs_core::store::{
@@ -138,6 +138,11 @@ pub struct SessionInfo {
     pub exclusive: bool,
     /// Where its bytes are staged.
     pub staging: Staging,
+    /// How many bytes are staged; the length of the staging file where they are in one.
+    pub staged: u64,
+    /// The size of the version it started from, in bytes; nothing where it started from an empty
+    /// file.
+    pub base: Option<u64>,
     /// When it was opened.
     pub created: Timestamp,
     /// When it last wrote; approximate.
@@ -789,7 +794,27 @@ impl Inner {
     pub(crate) fn sessions(&self) -> Result<Vec<SessionInfo>> {
         let txn = self.tree.read()?;
         let mut out = Vec::new();
-        for record in txn.sessions(None)? {
+        let records = txn.sessions(None)?;
+        let mut files = Vec::new();
+        if records.iter().any(|r| r.staging == Staging::File)
+            && let Some(all) = self.contents.files()
+        {
+            files = all.list(Area::Staging)?;
+        }
+        for record in records {
+            let staged = match record.staging {
+                Staging::File => {
+                    let name = record.id.to_string();
+                    files.iter().find(|f| f.name == name).map_or(0, |f| f.len)
+                }
+                Staging::Rows => {
+                    let len = |op: &SessionOp| match op {
+                        SessionOp::Write { data, .. } => data.len() as u64,
+                        SessionOp::Truncate { .. } => 0,
+                    };
+                    txn.session_ops(record.id)?.iter().map(len).sum()
+                }
+            };
             let branch = txn.branch(record.branch)?;
             let bucket = match &branch {
                 Some(branch) => txn.bucket(branch.bucket)?,
@@ -804,6 +829,8 @@ impl Inner {
                 owner: record.owner,
                 exclusive: record.exclusive,
                 staging: record.staging,
+                staged,
+                base: record.base.map(|(_, size)| size),
                 created: record.created,
                 touched: record.touched,
             });

@@ -580,9 +580,7 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
     let not_a_store = |detail: String| Err(Error::with_detail(ErrorKind::NotAStore, detail));
     match fs::metadata(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return not_a_store(
-                "there is no such directory: make a store with `alkfs mkfs`".into(),
-            );
+            return not_a_store("there is no such directory".into());
         }
         Err(e) => return Err(e.into()),
         Ok(meta) if !meta.is_dir() => {
@@ -591,9 +589,9 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
         Ok(_) => {}
     }
     match fs::metadata(database) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => not_a_store(format!(
-            "the directory has no {DATABASE_FILE}: make a store with `alkfs mkfs`"
-        )),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            not_a_store(format!("the directory has no {DATABASE_FILE}"))
+        }
         Err(e) => Err(e.into()),
         Ok(meta) if !meta.is_file() => {
             not_a_store(format!("{DATABASE_FILE} is not a regular file"))

@@ -1,12 +1,15 @@
 //! Buckets, branches, snapshots, and what they share.
 
-use alknet_fs::{Error, ErrorKind, Timestamp, TreeRef};
+use alknet_fs::{Bucket, Error, ErrorKind, Timestamp, TreeRef};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::args::{BranchCommand, BucketCommand, ShareCheck, SnapshotCommand};
 use crate::failure::{Failure, Result};
 use crate::output::{self, BOLD, Cell, DIM, Table, Unit, percent, size};
+
+/// The branch that is used unless another is named.
+const MAIN: &str = "main";
 
 /// A change of a bucket, branch or snapshot.
 #[derive(Default, Serialize)]
@@ -19,6 +22,9 @@ struct Named<'a> {
     from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     saved: Option<String>,
+    /// Whether later writes to what a branch was forked off show through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -93,7 +99,7 @@ struct BranchRecord<'a> {
     /// Whether later writes to the parent show through.
     live: bool,
     snapshots: usize,
-    created: i64,
+    created: String,
 }
 
 pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
@@ -107,7 +113,7 @@ pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
                     parent: info.parent.as_deref(),
                     live: info.live,
                     snapshots: info.snapshots,
-                    created: info.created.0,
+                    created: output::rfc3339(info.created),
                 })?;
                 let parent = match (&info.parent, info.live) {
                     (None, _) => "-".to_owned(),
@@ -123,19 +129,39 @@ pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
             }
             Ok(app.out.table(&table)?)
         }
-        BranchCommand::Create { name, from } => {
-            let from = from.unwrap_or_else(|| app.tree());
-            bucket.fork(&from, &name)?;
+        BranchCommand::Create { name, from, pinned } => {
+            let mut from = from.unwrap_or_else(|| app.tree());
+            if pinned && from.snapshot.is_none() {
+                from = fork_pinned(&bucket, &from.branch, &name)?;
+            } else {
+                bucket.fork(&from, &name)?;
+            }
+            let live = from.snapshot.is_none();
             let record = Named {
                 from: Some(from.to_string()),
+                live: Some(live),
                 ..named("create branch", &name)
+            };
+            let what = match live {
+                true => format!("live: later writes to {from} show through"),
+                false => "pinned: nothing changes under it".to_owned(),
             };
             Ok(app
                 .out
-                .done(&record, format_args!("forked {name} off {from}"))?)
+                .done(&record, format_args!("forked {name} off {from} ({what})"))?)
         }
-        BranchCommand::Rename { name, new } => {
-            bucket.branch(&name)?.rename_to(&new)?;
+        BranchCommand::Rename { name, new, yes } => {
+            let branch = bucket.branch(&name)?;
+            if name == MAIN && !yes {
+                let detail = "commands and programs use main unless another branch is named";
+                let error = Error::with_detail(ErrorKind::InUse, detail);
+                let error = error.op("rename branch").path(&name);
+                return Err(Failure::with_hint(
+                    error,
+                    "say --yes to rename it all the same",
+                ));
+            }
+            branch.rename_to(&new)?;
             let record = Named {
                 from: Some(name.clone()),
                 ..named("rename branch", &new)
@@ -144,7 +170,18 @@ pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
                 .out
                 .done(&record, format_args!("renamed the branch {name} to {new}"))?)
         }
-        BranchCommand::Delete { name } => {
+        BranchCommand::Delete { name, yes } => {
+            let snapshots = bucket.branch(&name)?.snapshots()?.len();
+            if snapshots > 0 && !yes {
+                let snapshots = output::count(snapshots as u64, "snapshot", "snapshots");
+                let detail = format!("this deletes {snapshots} too");
+                let error = Error::with_detail(ErrorKind::InUse, detail);
+                let error = error.op("delete branch").path(&name);
+                return Err(Failure::with_hint(
+                    error,
+                    "say --yes to delete them for good",
+                ));
+            }
             bucket.delete_branch(&name)?;
             let record = named("delete branch", &name);
             Ok(app
@@ -180,6 +217,26 @@ pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
     }
 }
 
+/// Forks a branch off a snapshot that is taken for it; returns which.
+fn fork_pinned(bucket: &Bucket, from: &str, name: &str) -> Result<TreeRef> {
+    let source = bucket.branch(from)?;
+    // Where the name is taken, no snapshot is to be left behind.
+    if bucket.branch(name).is_ok() {
+        let error = Error::new(ErrorKind::AlreadyExists).op("fork").path(name);
+        return Err(error.into());
+    }
+    let snapshot = source.snapshot(&format!("{name}-base"))?.name;
+    let tree = TreeRef {
+        branch: from.to_owned(),
+        snapshot: Some(snapshot.clone()),
+    };
+    if let Err(error) = bucket.fork(&tree, name) {
+        source.delete_snapshot(&snapshot)?;
+        return Err(error.into());
+    }
+    Ok(tree)
+}
+
 fn nanos_now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
@@ -188,7 +245,7 @@ fn nanos_now() -> i64 {
 struct SnapshotRecord<'a> {
     branch: &'a str,
     name: &'a str,
-    created: i64,
+    created: String,
 }
 
 pub(crate) fn snapshot(app: &App, command: SnapshotCommand) -> Result<()> {
@@ -205,7 +262,7 @@ pub(crate) fn snapshot(app: &App, command: SnapshotCommand) -> Result<()> {
                     app.out.record(&SnapshotRecord {
                         branch,
                         name: &snapshot.name,
-                        created: snapshot.created.0,
+                        created: output::rfc3339(snapshot.created),
                     })?;
                     table.push(vec![
                         Cell::new(format_args!("{branch}@{}", snapshot.name)).styled(BOLD),

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use alknet_fs::{
     Cancel, Entry, Error, ErrorKind, Kind, Node, OpenOptions, Reader, SetAttrs, Task, Timestamp,
@@ -18,18 +18,24 @@ use crate::args::{Cat, Cp, Get, Ln, Ls, Mkdir, Mv, Put, ReadHow, Rm, Stat};
 use crate::failure::{Failure, Result};
 use crate::output::{self, Cell, DIM, DIR, GOOD, LINK, Table, Unit, count, printable, size};
 
+/// How much is read and written at a time.
+const BLOCK: usize = 1 << 20;
+
+/// How long a stream that has given something may take to fill a block.
+const PAUSE: Duration = Duration::from_millis(50);
+
 pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
     let branch = app.branch("put")?;
-    let (mut source, len, name, mode) = match args.file() {
-        None => {
+    let to = args.path.as_deref().unwrap_or_default();
+    let (mut source, len, name, mode) = match args.file.as_path() {
+        path if path == Path::new("-") => {
             if io::stdin().is_terminal() {
                 app.out
                     .note("reading from the terminal; Ctrl-D ends the input");
             }
-            let source: Box<dyn Read> = Box::new(Interruptible::new(io::stdin(), app.cancel()));
-            (source, None, None, None)
+            (Source::stream(io::stdin(), app.cancel()), None, None, None)
         }
-        Some(path) => {
+        path => {
             let on_disk = |e: io::Error| Error::from(e).op("put").path(path.display());
             let file = File::open(path).map_err(on_disk)?;
             let meta = file.metadata().map_err(on_disk)?;
@@ -43,18 +49,18 @@ pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
                 );
                 return Err(Failure::with_hint(error, hint));
             }
-            let source: Box<dyn Read> = match meta.is_file() {
-                true => Box::new(file),
+            let source = match meta.is_file() {
+                true => Source::File(file),
                 // A pipe or a device may keep its reader waiting.
-                false => Box::new(Interruptible::new(file, app.cancel())),
+                false => Source::stream(file, app.cancel()),
             };
             let len = meta.is_file().then_some(meta.len());
             (source, len, Some(file_name(path)?), permissions(&meta))
         }
     };
     let path = match name {
-        Some(name) => destination(&branch.view()?, args.path()?, name)?,
-        None => TreePath::parse(args.path()?)?,
+        Some(name) => destination(&branch.view()?, to, name)?,
+        None => TreePath::parse(to)?,
     };
     if args.parents
         && let Some(parent) = path.parent()
@@ -62,7 +68,7 @@ pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
         branch.mkdir_all(parent)?;
     }
     let mut options = OpenOptions::new()
-        .truncate(true)
+        .truncate(args.at.is_none())
         .create_new(args.no_clobber)
         .exclusive(args.exclusive);
     if let Some(mode) = args.mode.or(mode) {
@@ -73,8 +79,20 @@ pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
     if let Some(len) = len {
         bar.length(len);
     }
+    let on_disk = |e: io::Error| Error::from(e).op("put").path(args.file.display());
+    let start = args.at.unwrap_or(0);
+    let mut written = 0;
     // A session that is dropped is aborted.
-    session.append_from(&mut *source, &task)?;
+    loop {
+        task.cancel().check()?;
+        let block = source.block().map_err(on_disk)?;
+        if block.is_empty() {
+            break;
+        }
+        session.write_at(start.saturating_add(written), &block)?;
+        written += block.len() as u64;
+        bar.position(written);
+    }
     drop(bar);
     let closed = session.close_with(&SetAttrs {
         mode: args.mode,
@@ -178,6 +196,16 @@ fn copy(
     how: &ReadHow,
     task: &Task,
 ) -> Result<u64> {
+    if let Some(range) = &how.range
+        && range.start > reader.size()
+    {
+        let size = count(reader.size(), "byte", "bytes");
+        let detail = format!("the range begins after the end of the file, which has {size}");
+        return Err(Error::with_detail(ErrorKind::InvalidInput, detail)
+            .op("read")
+            .path(path)
+            .into());
+    }
     if how.verify {
         view.verify(path)?;
     }
@@ -525,21 +553,46 @@ fn move_target(
     }
 }
 
-/// Reads a stream that may keep its reader waiting, and gives up when the work is cancelled.
-struct Interruptible {
-    blocks: Receiver<io::Result<Vec<u8>>>,
-    block: io::Cursor<Vec<u8>>,
+/// Where `put` reads from.
+enum Source {
+    File(File),
+    Stream(Stream),
+}
+
+impl Source {
+    fn stream(source: impl Read + Send + 'static, cancel: &Cancel) -> Self {
+        Self::Stream(Stream::new(source, cancel))
+    }
+
+    /// Returns the next bytes; nothing at the end.
+    fn block(&mut self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::File(file) => {
+                let mut block = Vec::with_capacity(BLOCK);
+                file.take(BLOCK as u64).read_to_end(&mut block)?;
+                Ok(block)
+            }
+            Self::Stream(stream) => stream.block(),
+        }
+    }
+}
+
+/// A stream that may keep its reader waiting, which gives up when the work is cancelled.
+struct Stream {
+    parts: Receiver<io::Result<Vec<u8>>>,
+    /// What arrived after the block that was returned last was full, or the error that ended it.
+    next: Option<io::Result<Vec<u8>>>,
     cancel: Cancel,
 }
 
-impl Interruptible {
+impl Stream {
     fn new(mut source: impl Read + Send + 'static, cancel: &Cancel) -> Self {
-        let (sender, blocks) = sync_channel(4);
+        let (sender, parts) = sync_channel(4);
         // The thread ends with the stream, or with the process.
         thread::spawn(move || {
-            let mut block = vec![0; 256 * 1024];
+            let mut part = vec![0; BLOCK / 4];
             loop {
-                let read = source.read(&mut block).map(|n| block[..n].to_vec());
+                let read = source.read(&mut part).map(|n| part[..n].to_vec());
                 let end = !matches!(&read, Ok(bytes) if !bytes.is_empty());
                 let interrupted = matches!(&read, Err(e) if e.kind() == io::ErrorKind::Interrupted);
                 if !interrupted && (sender.send(read).is_err() || end) {
@@ -548,31 +601,50 @@ impl Interruptible {
             }
         });
         Self {
-            blocks,
-            block: io::Cursor::default(),
+            parts,
+            next: None,
             cancel: cancel.clone(),
         }
     }
-}
 
-impl Read for Interruptible {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let n = self.block.read(buffer)?;
-            if n > 0 || buffer.is_empty() {
-                return Ok(n);
-            }
-            self.cancel.check()?;
-            match self.blocks.recv_timeout(Duration::from_millis(100)) {
-                Ok(block) => {
-                    let block = block?;
-                    if block.is_empty() {
-                        return Ok(0);
-                    }
-                    self.block = io::Cursor::new(block);
+    /// Waits for bytes, and gathers what comes right after them: a session works best by large
+    /// blocks, but what has arrived must not be lost because the rest takes its time.
+    fn block(&mut self) -> io::Result<Vec<u8>> {
+        let mut block = self.wait()?;
+        if block.is_empty() {
+            return Ok(block);
+        }
+        let deadline = Instant::now() + PAUSE;
+        while block.len() < BLOCK {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.parts.recv_timeout(left) {
+                Ok(Ok(part)) if !part.is_empty() && block.len() + part.len() <= BLOCK => {
+                    block.extend_from_slice(&part);
                 }
+                Ok(other) => {
+                    self.next = Some(other);
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.next = Some(Ok(Vec::new()));
+                    break;
+                }
+            }
+        }
+        Ok(block)
+    }
+
+    fn wait(&mut self) -> io::Result<Vec<u8>> {
+        if let Some(next) = self.next.take() {
+            return next;
+        }
+        loop {
+            self.cancel.check()?;
+            match self.parts.recv_timeout(Duration::from_millis(100)) {
+                Ok(part) => return part,
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
             }
         }
     }

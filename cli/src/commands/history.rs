@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use alknet_fs::{
-    Bucket, Cursor, Difference, Entry, Event, EventFilter, Node, Op, TreePath, TreeRef, View,
-    WatchOptions,
+    Bucket, Cursor, Difference, Entry, Error, ErrorKind, Event, EventFilter, Node, Op, TreePath,
+    TreeRef, View, WatchOptions,
 };
 use anstyle::Style;
 use serde::Serialize;
 use similar::TextDiff;
 
-use super::records::octal;
+use super::records::{EventRecord, octal};
 use crate::app::App;
 use crate::args::{Diff, Log, Watch};
 use crate::failure::{Failure, Result};
@@ -123,6 +123,13 @@ pub(crate) fn diff(app: &App, args: &Diff) -> Result<()> {
     let sum = DiffSum::of(differences.iter().map(|(_, difference)| difference));
     app.out.record(&sum)?;
     if sum.total() == 0 {
+        let path = TreePath::parse(&args.path)?;
+        if is_missing(&bucket.view(&args.a)?, &path) && is_missing(&bucket.view(&args.b)?, &path) {
+            app.out.warn(format_args!(
+                "there is no {} in either of them",
+                printable(path.as_str())
+            ));
+        }
         app.out.line(format_args!(
             "no differences between {} and {}",
             args.a, args.b
@@ -131,6 +138,12 @@ pub(crate) fn diff(app: &App, args: &Diff) -> Result<()> {
     }
     app.out.line(app.out.paint(BOLD, sum.line()))?;
     Err(Failure::Found)
+}
+
+/// Tells whether nothing is at a path; what cannot be looked at is not missing.
+fn is_missing(view: &View, path: &TreePath) -> bool {
+    let missing = |e: &Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    view.lstat(path).is_err_and(|e| missing(&e))
 }
 
 /// Prints how two trees differ, at most so many differences.
@@ -315,7 +328,6 @@ pub(crate) fn log(app: &App, args: &Log) -> Result<()> {
     let tree = app.tree();
     // A mistyped branch has no events; it is an error, not an empty log.
     let view = bucket.view(&tree)?;
-    drop(view);
     let filter = filter(app, args.path.as_deref(), &args.glob, args.all_branches)?;
     let events = match &tree.snapshot {
         None => bucket.log(&filter, args.count)?,
@@ -333,7 +345,7 @@ pub(crate) fn log(app: &App, args: &Log) -> Result<()> {
     };
     let mut table = Table::new(&["when", "who", "branch", "what", "", "cursor"]);
     for event in &events {
-        app.out.record(event)?;
+        app.out.record(&EventRecord::new(event))?;
         let (what, style, detail) = told(event);
         table.push(vec![
             Cell::new(output::time(event.at, output::SECOND)).styled(DIM),
@@ -345,7 +357,12 @@ pub(crate) fn log(app: &App, args: &Log) -> Result<()> {
         ]);
     }
     if events.is_empty() {
-        app.out.note("nothing happened there");
+        match &args.path {
+            Some(path) if is_missing(&view, &TreePath::parse(path)?) => app.out.warn(format_args!(
+                "there is no {path}, and the log knows of none that was"
+            )),
+            _ => app.out.note("nothing happened there"),
+        }
         return Ok(());
     }
     Ok(app.out.table(&table)?)
@@ -396,6 +413,13 @@ pub(crate) fn event_line(app: &App, event: &Event) -> String {
 pub(crate) fn watch(app: &App, args: &Watch) -> Result<()> {
     let bucket = app.bucket()?;
     let branch = app.branch("watch")?;
+    let info = branch.info()?;
+    if let Some(path) = &args.path
+        && is_missing(&branch.view()?, &TreePath::parse(path)?)
+    {
+        app.out
+            .warn(format_args!("there is no {path} yet: watching for it"));
+    }
     let options = WatchOptions {
         bucket: Some(app.bucket_name().to_owned()),
         filter: filter(app, args.path.as_deref(), &args.glob, args.all_branches)?,
@@ -403,6 +427,16 @@ pub(crate) fn watch(app: &App, args: &Watch) -> Result<()> {
     };
     let mut watcher = app.store()?.watch(&options)?;
     drop((bucket, branch));
+    if let (Some(parent), true, false) = (&info.parent, info.live, args.all_branches) {
+        app.out.note(app.out.paint(
+            DIM,
+            format_args!(
+                "commits to {parent}, which {} shows too, are events of {parent}: see them with \
+                 --all-branches",
+                info.name
+            ),
+        ));
+    }
     let deadline = args.timeout.and_then(|t| Instant::now().checked_add(t));
     let wanted = args.count.unwrap_or(u64::MAX);
     app.out.note(app.out.paint(
@@ -423,7 +457,7 @@ pub(crate) fn watch(app: &App, args: &Watch) -> Result<()> {
         match watcher.next_timeout(wait)? {
             Some(event) => {
                 seen += 1;
-                app.out.record(&event)?;
+                app.out.record(&EventRecord::new(&event))?;
                 let cursor = app.out.paint(DIM, event.cursor.0);
                 app.out
                     .line(format_args!("{}  {cursor}", event_line(app, &event)))?;

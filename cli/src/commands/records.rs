@@ -1,9 +1,11 @@
 //! The records that several commands print as JSON.
 
-use alknet_fs::{ContentForm, Entry, Kind, TreePath};
+use alknet_fs::{Change, ContentForm, Cursor, Entry, Event, Kind, SessionId, TreePath};
 use serde::Serialize;
 
-/// An entry of a tree. Times are nanoseconds since 1970 UTC.
+use crate::output::rfc3339;
+
+/// An entry of a tree.
 #[derive(Debug, Serialize)]
 pub(crate) struct EntryRecord<'a> {
     path: &'a str,
@@ -13,8 +15,8 @@ pub(crate) struct EntryRecord<'a> {
     mode: String,
     uid: u32,
     gid: u32,
-    mtime: i64,
-    ctime: i64,
+    mtime: String,
+    ctime: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,11 +35,39 @@ impl<'a> EntryRecord<'a> {
             mode: octal(entry.attrs.mode),
             uid: entry.attrs.uid,
             gid: entry.attrs.gid,
-            mtime: entry.attrs.mtime.0,
-            ctime: entry.attrs.ctime.0,
+            mtime: rfc3339(entry.attrs.mtime),
+            ctime: rfc3339(entry.attrs.ctime),
             hash: entry.hash().map(|hash| hash.to_hex()),
             target: entry.target(),
             form: None,
+        }
+    }
+}
+
+/// An event of the log.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventRecord<'a> {
+    cursor: Cursor,
+    at: String,
+    author: &'a str,
+    bucket: &'a str,
+    branch: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionId>,
+    #[serde(flatten)]
+    change: &'a Change,
+}
+
+impl<'a> EventRecord<'a> {
+    pub(crate) fn new(event: &'a Event) -> Self {
+        Self {
+            cursor: event.cursor,
+            at: rfc3339(event.at),
+            author: &event.author,
+            bucket: &event.bucket,
+            branch: &event.branch,
+            session: event.session,
+            change: &event.change,
         }
     }
 }

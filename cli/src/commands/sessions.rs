@@ -1,11 +1,11 @@
 //! Open write sessions.
 
-use alknet_fs::{ErrorKind, SessionId, SessionInfo, Staging};
+use alknet_fs::{Error, ErrorKind, SessionId, SessionInfo, Staging};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::args::SessionsCommand;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::{self, BOLD, Cell, DIM, GOOD, Table, WARN, count, printable, size};
 
 #[derive(Serialize)]
@@ -17,8 +17,13 @@ struct SessionRecord<'a> {
     owner: &'a str,
     exclusive: bool,
     staging: Staging,
-    created: i64,
-    touched: i64,
+    /// Bytes that are staged.
+    staged: u64,
+    /// The size of the version it started from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<u64>,
+    created: String,
+    touched: String,
     alive: bool,
 }
 
@@ -45,8 +50,21 @@ pub(crate) fn run(app: &App, command: SessionsCommand) -> Result<()> {
                 .out
                 .done(&record, format_args!("aborted the session {id}"))?)
         }
-        SessionsCommand::Close { id } => {
+        SessionsCommand::Close { id, yes } => {
             let session = store.resume_session(SessionId(id))?;
+            if !yes {
+                let (path, len) = (session.path(), size(session.size()));
+                session.detach()?;
+                let detail = format!(
+                    "its writer ended before it finished: {path} would be {len}, which may be less \
+                     than the whole input"
+                );
+                let error = Error::with_detail(ErrorKind::InUse, detail);
+                let error = error.op("close session").path(id);
+                let hint = "say --yes to commit it all the same, or write the file again and throw \
+                            this away with `alkfs sessions abort`";
+                return Err(Failure::with_hint(error, hint));
+            }
             let closed = match session.close() {
                 Ok(closed) => closed,
                 Err(error) => {
@@ -107,7 +125,8 @@ fn ended<'a>(op: &'static str, id: SessionId) -> Ended<'a> {
 
 fn list(app: &App, sessions: &[SessionInfo]) -> Result<()> {
     let heads = [
-        ">id", "bucket", "branch", "path", "owner", "lock", "opened", "wrote", "process",
+        ">id", "bucket", "branch", "path", "owner", "lock", ">staged", ">over", "opened", "wrote",
+        "process",
     ];
     let mut table = Table::new(&heads);
     for session in sessions {
@@ -119,8 +138,10 @@ fn list(app: &App, sessions: &[SessionInfo]) -> Result<()> {
             owner: &session.owner,
             exclusive: session.exclusive,
             staging: session.staging,
-            created: session.created.0,
-            touched: session.touched.0,
+            staged: session.staged,
+            base: session.base,
+            created: output::rfc3339(session.created),
+            touched: output::rfc3339(session.touched),
             alive: session.alive,
         })?;
         table.push(vec![
@@ -130,8 +151,10 @@ fn list(app: &App, sessions: &[SessionInfo]) -> Result<()> {
             Cell::new(&session.path),
             Cell::new(&session.owner),
             Cell::new(if session.exclusive { "exclusive" } else { "-" }),
-            Cell::new(output::time(session.created, output::MINUTE)).styled(DIM),
-            Cell::new(output::time(session.touched, output::MINUTE)).styled(DIM),
+            Cell::right(size(session.staged)),
+            Cell::right(session.base.map_or("-".to_owned(), size)),
+            Cell::new(output::time(session.created, output::SECOND)).styled(DIM),
+            Cell::new(output::time(session.touched, output::SECOND)).styled(DIM),
             match session.alive {
                 true => Cell::new("alive").styled(GOOD),
                 false => Cell::new("gone").styled(WARN),

@@ -1,13 +1,13 @@
 //! The store as a whole: making, checking, cleaning and measuring it.
 
-use alknet_fs::{Error, FsckOptions, GcOptions};
+use alknet_fs::{Error, ErrorKind, FsckOptions, GcOptions};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::args::{self, Fsck, Gc, Mkfs};
 use crate::failure::{Failure, Result};
 use crate::output::{
-    BAD, BOLD, Cell, DIM, GOOD, MINUTE, Table, Unit, count, printable, size, time,
+    BAD, BOLD, Cell, DIM, GOOD, MINUTE, Table, Unit, count, printable, rfc3339, size, time,
 };
 
 #[derive(Serialize)]
@@ -124,8 +124,7 @@ struct GcRecord {
 #[derive(Serialize)]
 struct ScheduleRecord {
     schedule: Option<String>,
-    /// In seconds since 1970-01-01 UTC.
-    next: Option<i64>,
+    next: Option<String>,
 }
 
 pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
@@ -138,7 +137,14 @@ pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
         options = options.keep_events(count);
     }
     if let Some(when) = &args.schedule {
-        store.schedule_gc(when, &options)?;
+        let accepted = "say \"@every 30m\", with s, m, h or d, or the five fields of cron, such as \
+                        \"0 3 * * *\" for every day at three (\"@daily\" and the like are not known)";
+        store
+            .schedule_gc(when, &options)
+            .map_err(|e| match e.kind() {
+                ErrorKind::InvalidInput => Failure::with_hint(e, accepted),
+                _ => e.into(),
+            })?;
         return show_schedule(app, store);
     }
     if args.unschedule {
@@ -212,7 +218,7 @@ fn show_schedule(app: &App, store: &alknet_fs::Store) -> Result<()> {
     let schedule = store.gc_schedule()?;
     app.out.record(&ScheduleRecord {
         schedule: schedule.as_ref().map(|s| s.when.clone()),
-        next: schedule.as_ref().map(|s| s.next.0 / 1_000_000_000),
+        next: schedule.as_ref().map(|s| rfc3339(s.next)),
     })?;
     let line = match schedule {
         Some(schedule) => format!(
@@ -295,8 +301,7 @@ pub(crate) fn stats(app: &App) -> Result<()> {
 }
 
 pub(crate) fn completions(app: &App, shell: clap_complete::Shell) -> Result<()> {
-    app.out.raw(|stdout| {
-        clap_complete::generate(shell, &mut args::command(), "alkfs", stdout);
-        Ok(())
-    })
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "alkfs", &mut script);
+    app.out.raw(|stdout| Ok(stdout.write_all(&script)?))
 }

@@ -6,7 +6,8 @@ use crate::bench::{Bench, pattern};
 fn branches_are_forked_renamed_and_deleted() {
     let bench = Bench::new();
     bench.put("/f", "main");
-    bench.one(&["branch", "create", "agent"]);
+    let forked = bench.one(&["branch", "create", "agent"]);
+    assert_eq!(forked["live"], true);
     bench.json_with(&["--branch", "agent", "put", "-", "/f"], b"agent");
     assert_eq!(bench.cat("/f"), b"main");
     assert_eq!(bench.cat_on("agent", "/f"), b"agent");
@@ -34,6 +35,54 @@ fn branches_are_forked_renamed_and_deleted() {
             .contains("alkfs branch list"),
         "{error}"
     );
+}
+
+#[test]
+fn a_pinned_fork_does_not_change_with_its_parent() {
+    let bench = Bench::new();
+    bench.put("/f", "before");
+    bench.one(&["branch", "create", "live"]);
+    let forked = bench.one(&["branch", "create", "pinned", "--pinned"]);
+    assert_eq!(
+        (&forked["live"], &forked["from"]),
+        (&false.into(), &"main@pinned-base".into())
+    );
+    bench.put("/f", "after");
+    assert_eq!(bench.cat_on("live", "/f"), b"after");
+    assert_eq!(bench.cat_on("pinned", "/f"), b"before");
+    // A fork of a snapshot is pinned already.
+    let again = ["branch", "create", "again", "--from", "main@pinned-base"];
+    bench.one(&[&again[..], &["--pinned"]].concat());
+    assert_eq!(bench.cat_on("again", "/f"), b"before");
+    // What fails leaves no snapshot.
+    bench.fails(&["branch", "create", "live", "--pinned"], "AlreadyExists");
+    bench.fails(&["branch", "create", "a/b", "--pinned"], "InvalidInput");
+    assert_eq!(bench.json(&["snapshot", "list"]).len(), 1);
+    let said = bench.run(&["branch", "create", "other"]);
+    assert!(said.text().contains("live"), "{said:?}");
+    let said = bench.run(&["branch", "create", "another", "--pinned"]);
+    assert!(
+        said.text().contains("main@another-base (pinned"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn what_is_hard_to_undo_needs_a_yes() {
+    let bench = Bench::new();
+    bench.one(&["branch", "create", "agent"]);
+    bench.one(&["--branch", "agent", "snapshot", "create", "v1"]);
+    for args in [
+        &["branch", "delete", "agent"][..],
+        &["branch", "rename", "main", "trunk"],
+    ] {
+        let error = bench.fails(args, "InUse");
+        assert!(error["hint"].as_str().unwrap().contains("--yes"), "{error}");
+    }
+    assert_eq!(bench.json(&["branch", "list"]).len(), 2);
+    bench.one(&["branch", "delete", "agent", "--yes"]);
+    bench.one(&["branch", "rename", "main", "trunk", "--yes"]);
+    assert_eq!(bench.one(&["branch", "list"])["name"], "trunk");
 }
 
 #[test]

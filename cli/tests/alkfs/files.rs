@@ -87,8 +87,11 @@ fn get_names_its_file_and_keeps_attributes() {
         use std::os::unix::fs::MetadataExt;
         let stat = bench.one(&["stat", "/a.txt"]);
         assert_eq!(written.mode() & 0o7777, 0o640);
-        let mtime = written.mtime() * 1_000_000_000 + written.mtime_nsec();
-        assert_eq!(stat["mtime"].as_i64(), Some(mtime));
+        let mtime = stat["mtime"].as_str().unwrap();
+        let nanos = format!(".{:09}Z", written.mtime_nsec());
+        assert!(mtime.ends_with(&nanos), "{mtime} {nanos}");
+        let time: jiff::Timestamp = mtime.parse().unwrap();
+        assert_eq!(time.as_second(), written.mtime());
         // What is no regular file is written to, not replaced.
         bench.one(&["get", "/a.txt", "/dev/null"]);
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
@@ -107,8 +110,67 @@ fn ranges_are_cut_at_the_end() {
     assert!(range("10..20") == pattern(5000)[10..20]);
     assert!(range("1K..") == pattern(5000)[1024..]);
     assert!(range("4990..9999") == pattern(5000)[4990..]);
-    assert_eq!(range("9000..9001"), b"");
+    assert_eq!(range("5000.."), b"", "there may be more later");
+    for args in [&["cat"][..], &["get"]] {
+        let args = [args, &["--range", "9000..9001", "/f", "-"]].concat();
+        let args = &args[..args.len() - usize::from(args[0] == "cat")];
+        let error = bench.fails(args, "InvalidInput");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("5,000 bytes"), "{error}");
+    }
     assert_eq!(bench.run(&["cat", "--range", "20..10", "/f"]).status, 2);
+}
+
+#[test]
+fn put_at_an_offset_changes_these_bytes_only() {
+    let bench = Bench::new();
+    let mut bytes = pattern(3_000_000);
+    bench.put("/large", &bytes);
+    let before = bench.one(&["stats"])["stored_bytes"].as_u64().unwrap();
+    let put = bench.json_with(&["put", "--at", "1M", "-", "/large"], b"fixed");
+    assert_eq!(put[0]["size"], 3_000_000);
+    bytes[1 << 20..][..5].copy_from_slice(b"fixed");
+    assert!(bench.cat("/large") == bytes);
+    assert_eq!(bench.one(&["stat", "/large"])["form"], "delta");
+    let after = bench.one(&["stats"])["stored_bytes"].as_u64().unwrap();
+    assert!(after < before + (1 << 20), "{before} {after}");
+    // From a file, over the end, past the end, and where there is no file yet.
+    let file = bench.file("tail", "tail");
+    bench.put("/small", "0123456");
+    bench.one(&["put", "--at", "5", &file, "/small"]);
+    assert_eq!(bench.cat("/small"), b"01234tail");
+    bench.one(&["put", "--at", "10", &file, "/small"]);
+    assert_eq!(bench.cat("/small"), b"01234tail\0tail");
+    bench.one(&["put", "--at", "2", &file, "/new"]);
+    assert_eq!(bench.cat("/new"), b"\0\0tail");
+    bench.fails(
+        &["put", "--at", "9223372036854775807", &file, "/new"],
+        "TooLarge",
+    );
+    assert_eq!(bench.run(&["put", "--at", "-1", &file, "/new"]).status, 2);
+}
+
+#[test]
+fn put_without_a_destination_is_refused() {
+    let bench = Bench::new();
+    bench.file("notes.txt", "notes");
+    for (given, meant) in [
+        ("notes.txt", "`alkfs put notes.txt /notes.txt`"),
+        ("/no/such/file", "`alkfs put - /no/such/file`"),
+        ("-", "`alkfs put - /PATH`"),
+    ] {
+        let ran = bench.run_with(&["--json", "put", given], b"input");
+        assert_eq!((ran.status, ran.stdout.len()), (2, 0), "{ran:?}");
+        let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert!(
+            error["message"].as_str().unwrap().contains(meant),
+            "{error}"
+        );
+        let ran = bench.run_with(&["put", given], b"input");
+        assert!(ran.status == 2 && ran.stderr.contains(meant), "{ran:?}");
+        assert!(ran.stderr.contains("Usage: alkfs put"), "{ran:?}");
+    }
+    assert!(bench.names("main", "/").is_empty());
 }
 
 #[test]
@@ -206,6 +268,10 @@ fn directories_moves_copies_and_links() {
     let error = bench.fails(&["mkdir", "/a"], "AlreadyExists");
     assert!(error["hint"].as_str().unwrap().contains("-p"), "{error}");
     bench.one(&["mkdir", "-p", "/a"]);
+    bench.put("/a-file", "");
+    let error = bench.fails(&["mkdir", "/a-file"], "AlreadyExists");
+    assert!(!error["hint"].as_str().unwrap().contains("-p"), "{error}");
+    bench.one(&["rm", "/a-file"]);
     bench.fails(&["mkdir", "/x/y"], "NotFound");
     bench.put("/a/one", "1");
     bench.put("/a/two", "2");
@@ -248,6 +314,40 @@ fn directories_moves_copies_and_links() {
     );
     assert_eq!(bench.names("main", "/"), ["a", "c"]);
     bench.fails(&["rm", "-r", "/"], "InUse");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_output_is_said_to_be_full() {
+    let bench = Bench::new();
+    bench.put("/f", pattern(1_000_000));
+    bench.put("/g", "g");
+    bench.one(&["branch", "create", "agent"]);
+    bench.json(&["--branch", "agent", "rm", "/g"]);
+    for args in [
+        &["cat", "/f"][..],
+        &["cat", "/g"],
+        &["get", "/f", "-"],
+        &["ls"],
+        &["diff", "main", "agent"],
+        &["stats"],
+        &["completions", "bash"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = bench.command(&[&["--json"], args].concat());
+        let ran = command.stdout(full).output().unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{args:?}: {ran:?}");
+        let error: serde_json::Value = serde_json::from_slice(&ran.stderr).unwrap();
+        assert_eq!(
+            (&error["kind"], &error["path"], &error["hint"]),
+            (
+                &"NoSpace".into(),
+                &"standard output".into(),
+                &serde_json::Value::Null
+            ),
+            "{args:?}: {error}"
+        );
+    }
 }
 
 #[test]

@@ -100,6 +100,8 @@ fn log_filters_by_path_glob_and_branch() {
         (&"ada".into(), &"create".into(), &1.into())
     );
     assert!(a["new"].is_string() && a["cursor"].is_u64() && a["session"].is_u64());
+    let at: jiff::Timestamp = a["at"].as_str().unwrap().parse().unwrap();
+    assert!(jiff::Timestamp::now().duration_since(at).as_secs() < 600);
     let paths = |args: &[&str]| -> Vec<String> {
         let args: Vec<&str> = ["log"].iter().chain(args).copied().collect();
         let path = |event: &Value| event["path"].as_str().unwrap_or("-").to_owned();
@@ -166,6 +168,53 @@ fn watch_sees_the_writes_of_another_process_and_resumes() {
         "1",
     ];
     assert_eq!(bench.one(&glob)["branch"], "agent");
+}
+
+#[test]
+fn paths_that_never_were_are_named() {
+    let bench = Bench::new();
+    bench.put("/there", "x");
+    bench.put("/gone", "x");
+    bench.one(&["rm", "/gone"]);
+    bench.one(&["branch", "create", "agent"]);
+    for args in [
+        &["log", "/nope"][..],
+        &["diff", "main", "agent", "/nope"],
+        &["watch", "/nope", "--timeout", "0"],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.status, 0, "{args:?}: {ran:?}");
+        assert!(
+            ran.stderr.contains("there is no /nope"),
+            "{args:?}: {ran:?}"
+        );
+        let ran = bench.run(&[&["--json"], args].concat());
+        let warning: Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert!(warning["warning"].as_str().unwrap().contains("/nope"));
+    }
+    for args in [
+        &["log", "/gone"][..],
+        &["log", "/there"],
+        &["diff", "main", "agent", "/there"],
+        &["watch", "/there", "--timeout", "0"],
+    ] {
+        bench.json(args);
+    }
+}
+
+#[test]
+fn watch_tells_where_the_commits_of_a_parent_are() {
+    let bench = Bench::new();
+    bench.one(&["branch", "create", "live"]);
+    bench.one(&["branch", "create", "pinned", "--pinned"]);
+    let said = |args: &[&str]| {
+        bench
+            .run(&[args, &["watch", "--timeout", "0"]].concat())
+            .stderr
+    };
+    assert!(said(&["--branch", "live"]).contains("--all-branches"));
+    assert!(!said(&["--branch", "pinned"]).contains("--all-branches"));
+    assert!(!said(&[]).contains("--all-branches"));
 }
 
 #[test]

@@ -40,19 +40,54 @@ fn a_crashed_writer_is_listed_and_committed() {
     kill(child);
     assert_eq!(bench.one(&["sessions", "list"])["alive"], false);
     assert_eq!(bench.cat("/f"), b"old", "a crash changes nothing");
-    let closed = bench.one(&["sessions", "close", &id]);
+    let error = bench.fails(&["sessions", "close", &id], "InUse");
+    let said = |key: &str| error[key].as_str().unwrap();
+    assert!(said("message").contains("1.00 MiB"), "{error}");
+    assert!(said("hint").contains("--yes"), "{error}");
+    let closed = bench.one(&["sessions", "close", &id, "--yes"]);
     assert_eq!(
         (&closed["path"], &closed["size"]),
         (&"/f".into(), &(1 << 20).into())
     );
     assert!(bench.cat("/f") == pattern(1 << 20));
     assert!(bench.json(&["sessions", "list"]).is_empty());
-    let error = bench.fails(&["sessions", "close", &id], "NotFound");
+    let error = bench.fails(&["sessions", "close", &id, "--yes"], "NotFound");
     assert!(
         error["hint"].as_str().unwrap().contains("sessions list"),
         "{error}"
     );
     bench.fails(&["sessions", "abort", "999"], "NotFound");
+}
+
+#[test]
+fn what_a_slow_input_gave_is_staged_while_more_is_waited_for() {
+    let bench = Bench::new();
+    bench.put("/f", "an old version");
+    let mut child = bench.spawn(&["put", "--at", "3", "-", "/f"]);
+    let mut input = child.stdin.take().unwrap();
+    let staged = |len: u64| {
+        eventually("the session stages what came", || {
+            let sessions = bench.json(&["sessions", "list"]);
+            sessions.first().is_some_and(|s| s["staged"] == len)
+        });
+    };
+    input.write_all(b"new").unwrap();
+    staged(3);
+    input.write_all(b" and more").unwrap();
+    staged(12);
+    let session = bench.one(&["sessions", "list"]);
+    assert_eq!(session["base"], 14);
+    let time = session["touched"].as_str().unwrap();
+    assert!(time.ends_with('Z') && time.len() == 30, "{time}");
+    kill(child);
+    drop(input);
+    let id = session["id"].to_string();
+    bench.fails(&["sessions", "close", &id], "InUse");
+    assert_eq!(bench.one(&["sessions", "list"])["alive"], false);
+    let table = bench.run(&["sessions", "list"]);
+    assert!(table.text().contains("12 B"), "{table:?}");
+    bench.one(&["sessions", "close", &id, "--yes"]);
+    assert_eq!(bench.cat("/f"), b"an new and more");
 }
 
 #[test]

@@ -65,6 +65,47 @@ fn fsck_gc_and_stats_agree() {
 }
 
 #[test]
+fn schedules_take_days_and_say_what_they_take() {
+    let bench = Bench::new();
+    let set = [
+        "gc",
+        "--schedule",
+        "@every 6h",
+        "--grace",
+        "7d",
+        "--keep-events-for",
+        "90d",
+    ];
+    let schedule = bench.one(&set);
+    assert_eq!(schedule["schedule"], "@every 6h");
+    let next: jiff::Timestamp = schedule["next"].as_str().unwrap().parse().unwrap();
+    assert!(next > jiff::Timestamp::now());
+    bench.one(&["gc", "--grace", "1w"]);
+    for when in ["@daily", "soon", "@every 5w"] {
+        let error = bench.fails(&["gc", "--schedule", when], "InvalidInput");
+        let hint = error["hint"].as_str().unwrap();
+        assert!(
+            hint.contains("@every 30m") && hint.contains("0 3 * * *"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn hints_fit_what_is_there() {
+    let bench = Bench::new();
+    bench.file("other/file", "x");
+    let hint = |store: &str| {
+        let error = bench.fails(&["--store", store, "ls"], "NotAStore");
+        error["hint"].as_str().unwrap().to_owned()
+    };
+    assert!(hint("missing").contains("--store missing mkfs"));
+    assert!(!hint("other").contains("mkfs"));
+    std::fs::remove_file(bench.path(".alkfs/store.db")).unwrap();
+    assert!(hint(".alkfs").contains("backup"));
+}
+
+#[test]
 fn a_foreign_store_is_refused() {
     let bench = Bench::without_store();
     bench.file(
