@@ -580,7 +580,9 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
     let not_a_store = |detail: String| Err(Error::with_detail(ErrorKind::NotAStore, detail));
     match fs::metadata(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return not_a_store("there is no such directory".into());
+            return not_a_store(
+                "there is no such directory: make a store with `alkfs mkfs`".into(),
+            );
         }
         Err(e) => return Err(e.into()),
         Ok(meta) if !meta.is_dir() => {
