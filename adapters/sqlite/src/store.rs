@@ -592,7 +592,12 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
     }
     match fs::metadata(database) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            not_a_store(format!("the directory has no {DATABASE_FILE}"))
+            let next = match fs::read_dir(dir)?.next() {
+                None => ": make a store with `alkfs mkfs`",
+                // It is something else, or a store that lost its database.
+                Some(_) => "",
+            };
+            not_a_store(format!("the directory has no {DATABASE_FILE}{next}"))
         }
         Err(e) => Err(e.into()),
         Ok(meta) if !meta.is_file() => {
