@@ -311,12 +311,18 @@ pub(crate) enum Command {
     ))]
     Fsck(Fsck),
     /// Free the space of contents that nothing refers to
-    #[command(after_help = examples!(
-        "alkfs gc --dry-run"
-        "alkfs gc --grace 0"
-        "alkfs gc --schedule \"@every 6h\" --grace 7d --keep-events-for 90d"
-        "alkfs gc --due                  # what the schedule says, for cron"
-    ))]
+    #[command(
+        after_help = examples!(
+            "alkfs gc --dry-run"
+            "alkfs gc --grace 0"
+            "alkfs gc --grace 0 --compact    # and make the database file smaller"
+            "alkfs gc --schedule \"@every 6h\" --grace 7d --keep-events-for 90d"
+            "alkfs gc --due                  # what the schedule says, for cron"
+        ),
+        long_about = "Free the space of contents that nothing refers to.\n\nContent files go from \
+            the disk. Space inside the database stays there and is used again by later writes; \
+            `alkfs stats` shows how much it is, and --compact gives it back."
+    )]
     Gc(Gc),
     /// Show how many things the store holds and how much disk it takes
     #[command(after_help = examples!(
@@ -767,6 +773,9 @@ pub(crate) struct Gc {
     /// Only say what would go
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// Then give the free space inside the database back to the disk; writers wait meanwhile
+    #[arg(long, conflicts_with_all = ["dry_run", "schedule", "unschedule"])]
+    pub(crate) compact: bool,
     /// Remove nothing now, but set when `gc --due` does: "@every 6h" (s, m, h or d) or the five
     /// fields of cron, such as "0 3 * * *" for every day at three
     #[arg(long, value_name = "WHEN", conflicts_with_all = ["dry_run", "due", "unschedule"])]

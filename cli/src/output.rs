@@ -129,9 +129,29 @@ impl Output {
 
     /// Shows the progress of a task on a terminal; the bar goes when the guard is dropped.
     pub(crate) fn follow(&self, task: Task, what: &'static str, unit: Unit) -> (Task, Guard) {
-        if self.json || self.quiet || !io::stderr().is_terminal() {
-            let bar = ProgressBar::hidden();
-            return (task, Guard(Bar { bar, unit }));
+        match self.draws() {
+            true => self.count(task, what, unit),
+            false => {
+                let bar = ProgressBar::hidden();
+                (task, Guard(Bar { bar, unit }))
+            }
+        }
+    }
+
+    fn draws(&self) -> bool {
+        !self.json && !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// As [`follow`](Self::follow), and counts what is done where nothing is shown, too.
+    pub(crate) fn count(&self, task: Task, what: &'static str, unit: Unit) -> (Task, Guard) {
+        if !self.draws() {
+            let bar = Bar {
+                bar: ProgressBar::hidden(),
+                unit,
+            };
+            let counted = bar.clone();
+            let task = task.report_to(move |progress: Progress| counted.set(progress));
+            return (task, Guard(bar));
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
         let bar = Bar { bar, unit };
@@ -191,6 +211,11 @@ impl Guard {
     /// Sets what there is to do in all.
     pub(crate) fn length(&self, length: u64) {
         self.0.length(length);
+    }
+
+    /// Returns what is done.
+    pub(crate) fn done(&self) -> u64 {
+        self.0.bar.position()
     }
 
     /// Sets what is done, for work that does not report it itself.

@@ -1,12 +1,13 @@
 //! Checking a store.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::error::Error as _;
 use std::ops::ControlFlow;
 
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{BucketRecord, Layer, ReadTxn};
 use alknet_fs_core::tree::{self, Follow, Walk};
-use alknet_fs_core::{Hash, Result, TreePath};
+use alknet_fs_core::{Error, Hash, Result, TreePath};
 
 use crate::progress::{Progress, Task};
 use crate::store::{Store, now};
@@ -38,6 +39,15 @@ pub struct Problem {
     pub subject: String,
     /// What is wrong with it.
     pub detail: String,
+    /// Where a damaged content is used, as `BUCKET/BRANCH:PATH`; at most [`Self::MOST_USES`].
+    pub uses: Vec<String>,
+    /// In how many more places it is used.
+    pub more_uses: u64,
+}
+
+impl Problem {
+    /// How many uses of a damaged content are named.
+    pub const MOST_USES: usize = 5;
 }
 
 /// What a check found.
@@ -62,6 +72,8 @@ impl FsckReport {
         self.problems.push(Problem {
             subject: subject.to_string(),
             detail: detail.to_string(),
+            uses: Vec::new(),
+            more_uses: 0,
         });
     }
 }
@@ -91,7 +103,10 @@ impl Store {
         for bucket in txn.buckets()? {
             check_bucket(&*txn, &bucket, options, &mut report, task)?;
         }
-        self.check_contents(&*txn, options, &mut report, task, &mut progress)?;
+        let damaged = self.check_contents(&*txn, options, &mut report, task, &mut progress)?;
+        if !damaged.is_empty() {
+            name_uses(&*txn, &damaged, &mut report, task)?;
+        }
         for orphan in self.inner.contents.orphans(&*txn)? {
             report.orphans += 1;
             report.orphan_bytes += orphan.len;
@@ -128,7 +143,8 @@ impl Store {
         report: &mut FsckReport,
         task: &Task,
         progress: &mut Progress,
-    ) -> Result<()> {
+    ) -> Result<HashMap<Hash, usize>> {
+        let mut damaged = HashMap::new();
         let contents = &self.inner.contents;
         let mut named: HashSet<Hash> = HashSet::new();
         txn.referenced(now(), &mut |hash| {
@@ -166,7 +182,10 @@ impl Store {
                     Ok(()) if options.fast => {}
                     Ok(()) => report.bytes += record.size,
                     Err(e) if e.is_cancelled() => return Err(e),
-                    Err(e) => report.problem(format!("content {hash}"), e),
+                    Err(e) => {
+                        damaged.insert(hash, report.problems.len());
+                        report.problem(format!("content {hash}"), what_of_content(&e, &hash));
+                    }
                 }
                 progress.files += 1;
                 if !options.fast {
@@ -176,10 +195,62 @@ impl Store {
             }
         }
         for hash in named {
+            damaged.insert(hash, report.problems.len());
             report.problem(format!("content {hash}"), "referred to, but missing");
         }
-        Ok(())
+        Ok(damaged)
     }
+}
+
+/// Returns what an error says of a content, which the problem's subject names already.
+fn what_of_content(error: &Error, hash: &Hash) -> String {
+    let mut text = error.detail().to_owned();
+    if let Some(source) = error.source() {
+        text.push_str(&format!(": {source}"));
+    }
+    let name = hash.to_hex();
+    let text = text.replace(&format!("blobs/{name}"), "its file");
+    text.replace(&name, "it")
+}
+
+/// Finds the files that have a damaged content, by the content's place among the problems.
+fn name_uses(
+    txn: &dyn ReadTxn,
+    damaged: &HashMap<Hash, usize>,
+    report: &mut FsckReport,
+    task: &Task,
+) -> Result<()> {
+    for bucket in txn.buckets()? {
+        for branch in txn.branches(bucket.id)? {
+            let mut trees = vec![(branch.name.clone(), None)];
+            for snapshot in txn.snapshots(branch.id)? {
+                let name = format!("{}@{}", branch.name, snapshot.name);
+                trees.push((name, Some(snapshot.epoch)));
+            }
+            for (name, epoch) in trees {
+                // What cannot be walked is a problem of its own.
+                let Ok(chain) = Chain::load(txn, branch.id, epoch) else {
+                    continue;
+                };
+                let walked = tree::walk(txn, &chain, &TreePath::root(), &mut |path, entry| {
+                    task.cancel().check()?;
+                    if let Some(at) = entry.hash().and_then(|hash| damaged.get(&hash)) {
+                        let problem = &mut report.problems[*at];
+                        match problem.uses.len() < Problem::MOST_USES {
+                            true => problem.uses.push(format!("{}/{name}:{path}", bucket.name)),
+                            false => problem.more_uses += 1,
+                        }
+                    }
+                    Ok(Walk::Continue)
+                });
+                match walked {
+                    Err(e) if e.is_cancelled() => return Err(e),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks that every branch of a bucket, and but for a fast check every snapshot, can be read as a

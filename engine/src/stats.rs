@@ -28,6 +28,8 @@ pub struct Stats {
     pub delta_contents: u64,
     /// Bytes of the database file; 0 for a store in memory.
     pub database_bytes: u64,
+    /// Of these, bytes that are free and that later writes use again.
+    pub free_bytes: u64,
     /// Bytes of the database's write-ahead log.
     pub wal_bytes: u64,
     /// Bytes of content files, hash trees and deltas.
@@ -76,11 +78,34 @@ impl Store {
         if let Some(disk) = &self.inner.disk {
             let database = disk.sqlite.stats()?;
             stats.database_bytes = database.database_bytes;
+            stats.free_bytes = database.free_pages * database.page_size;
             stats.wal_bytes = database.wal_bytes;
             let files = self.inner.contents.usage()?;
             stats.blob_bytes = files.blob_bytes;
             stats.staged_bytes = files.staged_bytes;
         }
         Ok(stats)
+    }
+
+    /// Gives the free space inside the database back to the disk; returns how many bytes smaller
+    /// the database and its log are. It takes the time and, for a while, the space of a copy of the
+    /// database, and writers of all processes wait meanwhile. Readers do not.
+    ///
+    /// While somebody reads from before, the space stays until the log is next emptied.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) where another writer does not end in time,
+    /// [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace); the database is as it was then.
+    pub fn compact(&self) -> Result<u64> {
+        let Some(disk) = &self.inner.disk else {
+            return Ok(0);
+        };
+        let bytes = || -> Result<u64> {
+            let stats = disk.sqlite.stats()?;
+            Ok(stats.database_bytes + stats.wal_bytes)
+        };
+        let before = bytes()?;
+        disk.sqlite.compact().map_err(|e| e.op("compact"))?;
+        Ok(before.saturating_sub(bytes()?))
     }
 }

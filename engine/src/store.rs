@@ -44,11 +44,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let user = ["USER", "USERNAME"]
-            .iter()
-            .find_map(|key| std::env::var(key).ok());
+        let set = |key: &&str| std::env::var(key).ok().filter(|name| !name.is_empty());
+        let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(set);
+        let known = || whoami::username().unwrap_or_else(|_| "unknown".to_owned());
         Self {
-            author: user.unwrap_or_else(|| "unknown".to_owned()),
+            author: user.unwrap_or_else(known),
             durability: Durability::Full,
             busy_timeout: Duration::from_secs(30),
             content: Config::default(),

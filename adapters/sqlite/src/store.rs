@@ -232,6 +232,32 @@ impl SqliteStore {
         }
     }
 
+    /// Writes the database anew without its free pages, and empties the log.
+    ///
+    /// Returns whether the file is as small as it gets; while an open read transaction may still
+    /// need old pages, it shrinks at a later checkpoint. A crash leaves the database as it was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] where other writers do not end in time, [`ErrorKind::NoSpace`] where
+    /// there is no room for a second copy.
+    pub fn compact(&self) -> Result<bool> {
+        let deadline = self.deadline();
+        let writer = self.lock_writer(deadline)?;
+        // The store's own connection keeps temporary tables, and so the copy, in memory.
+        let conn = connect(&self.database, Duration::ZERO).db()?;
+        let turn = self.turn.take(deadline)?;
+        let mut pauses = Pauses::new(deadline);
+        loop {
+            match run(&conn, "VACUUM") {
+                Err(e) if e.kind() == ErrorKind::Busy && pauses.pause() => {}
+                result => break result?,
+            }
+        }
+        drop((turn, conn, writer));
+        self.watch.committed();
+        self.checkpoint()
+    }
+
     /// Returns until when a call may wait; nothing where that is for ever.
     fn deadline(&self) -> Option<Instant> {
         Instant::now().checked_add(self.options.busy_timeout)
@@ -747,6 +773,43 @@ mod tests {
         assert_eq!(store.read().unwrap().value("scope", "first").unwrap(), None);
         limit(1_000_000);
         set(&store, Durability::Full, 100_000).unwrap();
+    }
+
+    #[test]
+    fn compaction_gives_free_pages_back() {
+        let (dir, store) = new_store();
+        set(&store, Durability::Full, 3_000_000).unwrap();
+        let options = Options {
+            busy_timeout: Duration::from_millis(50),
+            ..Options::default()
+        };
+        let other = SqliteStore::open(&dir.path().join("s"), options).unwrap();
+        let mut txn = other.write(Durability::Full).unwrap();
+        txn.set_value("scope", "name", None).unwrap();
+        txn.set_value("scope", "kept", Some(b"kept")).unwrap();
+        txn.commit().unwrap();
+        assert!(store.stats().unwrap().free_pages > 500);
+        // Not while somebody writes.
+        let writing = store.write(Durability::Full).unwrap();
+        assert_eq!(other.compact().unwrap_err().kind(), ErrorKind::Busy);
+        drop(writing);
+        // A reader from before sees what it saw, and keeps the file from shrinking.
+        let reading = store.read().unwrap();
+        assert!(!other.compact().unwrap());
+        assert_eq!(
+            reading.value("scope", "kept").unwrap(),
+            Some(b"kept".to_vec())
+        );
+        drop(reading);
+        assert!(other.compact().unwrap());
+        let stats = store.stats().unwrap();
+        assert_eq!(stats.free_pages, 0);
+        assert!(stats.database_bytes < 1_000_000, "{stats:?}");
+        let kept = store.read().unwrap().value("scope", "kept").unwrap();
+        assert_eq!(kept, Some(b"kept".to_vec()));
+        assert!(store.check(true).unwrap().is_empty());
+        set(&store, Durability::Full, 1).unwrap();
+        set(&other, Durability::Full, 1).unwrap();
     }
 
     #[test]

@@ -369,7 +369,13 @@ impl<'a> Tour<'a> {
     }
 
     fn agent_a(&mut self, agent: &Branch, paths: &Paths) -> Result<()> {
-        self.title("agent-a edits the large file, and edits, deletes and renames others")?;
+        let edits = match &paths.edited {
+            Some(path) => format!(" and {path}"),
+            None => String::new(),
+        };
+        self.title(format_args!(
+            "agent-a edits {LARGE}{edits}, and deletes and renames others"
+        ))?;
         let main = self.main.view()?.tree_hash()?;
         let middle = self.figures.large_bytes / 2;
         let before = self.store.stats()?.stored_bytes();
@@ -411,7 +417,11 @@ impl<'a> Tour<'a> {
     }
 
     fn agent_b(&mut self, agent: &Branch, paths: &Paths) -> Result<()> {
-        self.title("agent-b edits the same file in its own way, and adds a directory")?;
+        let edits = match &paths.edited {
+            Some(path) => format!("edits {path} in its own way, and "),
+            None => String::new(),
+        };
+        self.title(format_args!("agent-b {edits}adds a directory"))?;
         let mut batch = agent.batch();
         batch.mkdir("/agent-b-notes")?;
         for n in 1..=3 {
@@ -434,7 +444,7 @@ impl<'a> Tour<'a> {
     }
 
     fn abort(&mut self, agent: &Branch) -> Result<()> {
-        self.title("agent-b starts to overwrite the large file, and thinks better of it")?;
+        self.title("agent-b starts to overwrite /large.bin, and thinks better of it")?;
         let before = agent.view()?.tree_hash()?;
         let open = self.store.sessions()?.len();
         let session = agent.open_session(LARGE, &OpenOptions::new())?;

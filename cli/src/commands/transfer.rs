@@ -1,8 +1,9 @@
 //! Whole trees between the disk and the store.
 
+use std::fs;
 use std::time::Instant;
 
-use alknet_fs::{ExportOptions, ImportOptions};
+use alknet_fs::{Error, ExportOptions, ImportOptions};
 use serde::Serialize;
 
 use crate::app::App;
@@ -19,6 +20,7 @@ struct ImportRecord {
     symlinks: u64,
     bytes: u64,
     unchanged: u64,
+    unchanged_files: u64,
     files_read: u64,
     bytes_read: u64,
     removed: u64,
@@ -39,9 +41,11 @@ pub(crate) fn import(app: &App, args: &Import) -> Result<()> {
         options = options.exclude(pattern);
     }
     let started = Instant::now();
-    let (task, bar) = app.out.follow(app.task(), "import", Unit::Files);
-    let report = branch.import(&args.dir, args.path.as_str(), &options, &task)?;
+    let (task, bar) = app.out.count(app.task(), "import", Unit::Files);
+    let imported = branch.import(&args.dir, args.path.as_str(), &options, &task);
+    let done = bar.done();
     drop(bar);
+    let report = imported.map_err(|e| interrupted(e, done))?;
     let seconds = started.elapsed().as_secs_f64();
     let skipped = report.skipped.iter().map(|skipped| SkippedRecord {
         path: skipped.path.display().to_string(),
@@ -55,6 +59,7 @@ pub(crate) fn import(app: &App, args: &Import) -> Result<()> {
         symlinks: report.symlinks,
         bytes: report.bytes,
         unchanged: report.unchanged,
+        unchanged_files: report.unchanged_files,
         files_read: report.files_read,
         bytes_read: report.bytes_read,
         removed: report.removed,
@@ -69,9 +74,13 @@ pub(crate) fn import(app: &App, args: &Import) -> Result<()> {
         report.bytes,
     );
     let mut line = format!("imported {what} in {}", took(seconds));
-    if report.unchanged > 0 {
-        let read = count(report.files_read, "file", "files");
-        line += &format!("; {} unchanged, {read} read", report.unchanged);
+    if report.unchanged_files > 0 {
+        let changed = indicatif::HumanCount(report.files - report.unchanged_files);
+        let unchanged = indicatif::HumanCount(report.unchanged_files);
+        line = format!(
+            "{what}: {changed} new or changed, {unchanged} unchanged, in {}",
+            took(seconds)
+        );
     }
     if report.removed > 0 {
         line += &format!("; {} removed", report.removed);
@@ -82,10 +91,24 @@ pub(crate) fn import(app: &App, args: &Import) -> Result<()> {
         app.out
             .note(format_args!("left out {path}: {}", skipped.reason));
     }
-    if record.skipped.is_empty() {
-        return Ok(());
+    // Nobody wants the store in itself; all else that is left out is missing.
+    let own = fs::canonicalize(app.store_path()).ok();
+    match report.skipped.iter().all(|s| Some(&s.path) == own.as_ref()) {
+        true => Ok(()),
+        false => Err(Failure::Found),
     }
-    Err(Failure::Found)
+}
+
+/// Says what an import that did not end left behind.
+fn interrupted(error: Error, done: u64) -> Failure {
+    if done == 0 {
+        return error.into();
+    }
+    let done = count(done, "entry is", "entries are");
+    Failure::with_hint(
+        error,
+        format!("{done} there already; running it again goes on with the rest"),
+    )
 }
 
 #[derive(Serialize)]

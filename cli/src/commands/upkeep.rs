@@ -41,6 +41,11 @@ pub(crate) fn mkfs(app: &App, args: Mkfs) -> Result<()> {
 struct ProblemRecord<'a> {
     problem: &'a str,
     subject: &'a str,
+    /// Where a damaged content is used.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    uses: &'a [String],
+    #[serde(skip_serializing_if = "is_zero")]
+    more_uses: u64,
 }
 
 #[derive(Serialize)]
@@ -54,6 +59,10 @@ struct FsckRecord {
     problems: usize,
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
     let store = app.store()?;
     let unit = if args.fast { Unit::Files } else { Unit::Bytes };
@@ -64,10 +73,20 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
         app.out.record(&ProblemRecord {
             problem: &problem.detail,
             subject: &problem.subject,
+            uses: &problem.uses,
+            more_uses: problem.more_uses,
         })?;
         let subject = app.out.paint(BAD, printable(&problem.subject));
         app.out
             .line(format_args!("{subject}: {}", printable(&problem.detail)))?;
+        for place in &problem.uses {
+            app.out
+                .line(format_args!("  used by {}", printable(place)))?;
+        }
+        if problem.more_uses > 0 {
+            app.out
+                .line(format_args!("  and {} more", problem.more_uses))?;
+        }
     }
     let record = FsckRecord {
         ok: report.problems.is_empty(),
@@ -99,6 +118,16 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
             "{files} ({bytes}) of crashed writers: `alkfs gc` removes them"
         ));
     }
+    if report
+        .problems
+        .iter()
+        .any(|problem| !problem.uses.is_empty())
+    {
+        app.out.note(
+            "a damaged content cannot be read again: restore the store from a backup, or remove \
+             these files, run `alkfs gc --grace 0`, and write them again from where they came",
+        );
+    }
     match record.ok {
         true => Ok(()),
         false => Err(Failure::Found),
@@ -119,6 +148,9 @@ struct GcRecord {
     files: u64,
     file_bytes: u64,
     files_deferred: bool,
+    /// By how much the database became smaller, where it was compacted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compacted_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +190,10 @@ pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
     };
     drop(bar);
     let due = report.is_some();
+    let compacted = match args.compact && due {
+        true => Some(store.compact()?),
+        false => None,
+    };
     let report = report.unwrap_or_default();
     let record = GcRecord {
         dry_run: args.dry_run,
@@ -172,6 +208,7 @@ pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
         files: report.files,
         file_bytes: report.file_bytes,
         files_deferred: report.files_deferred,
+        compacted_bytes: compacted,
     };
     if !due {
         app.out.record(&record)?;
@@ -197,6 +234,9 @@ pub(crate) fn gc(app: &App, args: &Gc) -> Result<()> {
     );
     if report.events > 0 {
         line.push_str(&format!(", {}", count(report.events, "event", "events")));
+    }
+    if let Some(bytes) = compacted {
+        line.push_str(&format!("; the database is {} smaller", size(bytes)));
     }
     app.out.done(&record, line)?;
     if report.waiting > 0 {
@@ -243,6 +283,7 @@ struct StatsRecord {
     file_contents: u64,
     delta_contents: u64,
     database_bytes: u64,
+    free_bytes: u64,
     wal_bytes: u64,
     blob_bytes: u64,
     staged_bytes: u64,
@@ -262,6 +303,7 @@ pub(crate) fn stats(app: &App) -> Result<()> {
         file_contents: stats.file_contents,
         delta_contents: stats.delta_contents,
         database_bytes: stats.database_bytes,
+        free_bytes: stats.free_bytes,
         wal_bytes: stats.wal_bytes,
         blob_bytes: stats.blob_bytes,
         staged_bytes: stats.staged_bytes,
@@ -297,6 +339,8 @@ pub(crate) fn stats(app: &App) -> Result<()> {
         size(stats.staged_bytes)
     );
     line("on disk", size(stats.stored_bytes()), parts);
+    let again = "in the database, used again by later writes; `alkfs gc --compact` gives it back";
+    line("free", size(stats.free_bytes), again.to_owned());
     Ok(app.out.table(&table)?)
 }
 

@@ -195,8 +195,35 @@ fn damaged_bytes_are_never_given_out_as_verified() {
     assert_eq!(ran.status, 1);
     let records = ran.records();
     assert_eq!(records.last().unwrap()["ok"], false);
-    assert!(records.len() > 1, "{records:?}");
+    assert_eq!(records.len(), 2, "{records:?}");
+    let problem = &records[0];
+    let hash = problem["subject"].as_str().unwrap();
+    let hash = hash.strip_prefix("content ").unwrap();
+    assert!(
+        !problem["problem"].as_str().unwrap().contains(hash),
+        "{problem}"
+    );
+    assert_eq!(problem["uses"], serde_json::json!(["default/main:/f"]));
+    let human = bench.run(&["fsck"]);
+    assert!(
+        human.text().contains("used by default/main:/f"),
+        "{human:?}"
+    );
+    assert_eq!(human.text().matches(hash).count(), 1, "{human:?}");
+    assert!(human.stderr.contains("backup"), "{human:?}");
     bench.json(&["fsck", "--fast"]);
+    // What the note says mends it.
+    for n in 0..6 {
+        bench.one(&["cp", "/f", &format!("/f{n}")]);
+    }
+    let ran = bench.run(&["--json", "fsck"]);
+    let problem = &ran.records()[0];
+    assert_eq!(problem["uses"].as_array().unwrap().len(), 5);
+    assert_eq!(problem["more_uses"], 2);
+    bench.json(&["rm", "/f", "/f0", "/f1", "/f2", "/f3", "/f4", "/f5"]);
+    bench.json(&["gc", "--grace", "0"]);
+    bench.put("/f", pattern(1_000_000));
+    assert_eq!(bench.one(&["fsck"])["ok"], true);
 }
 
 #[test]

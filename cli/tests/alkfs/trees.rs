@@ -364,7 +364,15 @@ fn importing_again_reads_only_what_changed() {
             set_time(&path, 1_600_000_000_000_000_000);
         }
     }
-    bench.one(&["import", "src"]);
+    let first = bench.one(&["import", "src"]);
+    assert_eq!(first["unchanged_files"], 0);
+    let same = bench.one(&["import", "src"]);
+    assert_eq!(same["unchanged_files"], same["files"]);
+    let said = bench.run(&["import", "src"]);
+    assert!(
+        said.text().contains(": 0 new or changed, 7 unchanged"),
+        "{said:?}"
+    );
     fs::remove_file(bench.path("src/build/out.o")).unwrap();
     bench.file("src/dir-1/new", "new");
     let again = bench.one(&["import", "src", "/"]);
@@ -396,9 +404,19 @@ fn import_leaves_out_what_it_is_told_to_and_says_what_it_cannot_keep() {
     bench.one(&["stat", "/t/build"]);
     bench.fails(&["import", "missing", "/t"], "NotFound");
     bench.fails(&["import", "src", "/t", "--exclude", "a{b"], "InvalidInput");
-    // The store is in this directory, and is not imported into itself.
-    bench.one(&["import", ".", "/all"]);
+    // The store is in this directory, and is not imported into itself; it says so, and that is no
+    // failure.
+    let report = bench.one(&["import", ".", "/all"]);
     assert_eq!(bench.names("main", "/all"), ["src"]);
+    let left = report["skipped"].as_array().unwrap();
+    assert_eq!(left.len(), 1, "{report}");
+    assert!(left[0]["path"].as_str().unwrap().ends_with("/.alkfs"));
+    assert_eq!(left[0]["reason"], "it is the store itself");
+    let again = bench.run(&["import", "."]);
+    assert!(
+        again.stderr.contains("left out") && again.status == 0,
+        "{again:?}"
+    );
     #[cfg(unix)]
     {
         let _socket = std::os::unix::net::UnixListener::bind(bench.path("src/socket")).unwrap();
@@ -410,4 +428,80 @@ fn import_leaves_out_what_it_is_told_to_and_says_what_it_cannot_keep() {
             "{skipped}"
         );
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_may_not_be_read_is_not_counted_as_imported() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    const NOBODY: u32 = 65_534;
+    let bench = Bench::new();
+    bench.file("src/open", "12345");
+    for n in 0..4 {
+        let file = bench.file(&format!("src/closed-{n}"), "secret");
+        fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
+    }
+    let mut command = bench.command(&["--json", "import", "src", "/t"]);
+    if rustix::process::geteuid().is_root() {
+        // Root may read everything, and nobody may not even run what is somewhere below its home.
+        let program = bench.path("program");
+        fs::copy(command.get_program(), &program).unwrap();
+        let mut give = Command::new("chown");
+        give.args([
+            "-R",
+            &NOBODY.to_string(),
+            bench.dir.path().to_str().unwrap(),
+        ]);
+        assert!(give.status().unwrap().success());
+        command = Command::new(program);
+        command.args(["--json", "import", "src", "/t"]);
+        command.current_dir(bench.dir.path()).uid(NOBODY);
+    }
+    let ran = command.output().unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!((&report["files"], &report["bytes"]), (&1.into(), &5.into()));
+    assert_eq!(report["skipped"].as_array().unwrap().len(), 4);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_import_says_what_is_there_and_goes_on() {
+    let bench = Bench::new();
+    for n in 0..6000 {
+        bench.file(&format!("src/{}/{n}", n / 500), n.to_string());
+    }
+    let child = bench.spawn(&["--json", "import", "src"]);
+    // The first commits are in, and the rest is not.
+    crate::bench::eventually("the import begins", || {
+        bench.json(&["stats"])[0]["contents"].as_u64() > Some(0)
+    });
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    let ran = crate::bench::Ran::of(child);
+    if ran.status == 0 {
+        return;
+    }
+    assert_eq!(ran.status, 130, "{ran:?}");
+    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    let hint = error["hint"].as_str().unwrap();
+    assert!(
+        hint.contains("there already") && hint.contains("again"),
+        "{error}"
+    );
+    let done = bench.json(&["ls", "-R", "/"]).len();
+    let digits: String = hint
+        .chars()
+        .take_while(|c| *c != ' ')
+        .filter(|c| *c != ',')
+        .collect();
+    assert_eq!(digits.parse::<usize>().unwrap(), done, "{error}");
+    assert_eq!(bench.one(&["import", "src"])["files"], 6000);
+    assert_eq!(bench.json(&["ls", "-R", "/"]).len(), 6012);
 }

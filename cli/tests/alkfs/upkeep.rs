@@ -65,6 +65,38 @@ fn fsck_gc_and_stats_agree() {
 }
 
 #[test]
+fn compaction_gives_space_back() {
+    let bench = Bench::new();
+    for n in 0..300 {
+        bench.file(&format!("src/{n}"), pattern(8000 + n));
+    }
+    bench.one(&["import", "src", "/src"]);
+    bench.one(&["rm", "-r", "/src"]);
+    bench.put("/kept", "kept");
+    let report = bench.one(&["gc", "--grace", "0"]);
+    assert!(report["compacted_bytes"].is_null(), "{report}");
+    let before = bench.one(&["stats"]);
+    assert!(before["free_bytes"].as_u64() > Some(2_000_000), "{before}");
+    let shown = bench.run(&["stats"]);
+    assert!(shown.text().contains("gc --compact"), "{shown:?}");
+    let report = bench.one(&["gc", "--grace", "0", "--compact"]);
+    assert!(
+        report["compacted_bytes"].as_u64() > Some(2_000_000),
+        "{report}"
+    );
+    let after = bench.one(&["stats"]);
+    assert_eq!(after["free_bytes"], 0);
+    let bytes = |stats: &serde_json::Value| stats["database_bytes"].as_u64().unwrap();
+    assert!(
+        bytes(&after) + 2_000_000 < bytes(&before),
+        "{before} {after}"
+    );
+    assert_eq!(bench.cat("/kept"), b"kept");
+    assert_eq!(bench.one(&["fsck"])["ok"], true);
+    assert_eq!(bench.run(&["gc", "--compact", "--dry-run"]).status, 2);
+}
+
+#[test]
 fn schedules_take_days_and_say_what_they_take() {
     let bench = Bench::new();
     let set = [

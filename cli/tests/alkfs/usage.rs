@@ -82,6 +82,31 @@ fn errors_say_what_failed_where_and_what_next() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn the_author_is_known_without_an_environment() {
+    let bench = Bench::new();
+    let author = |set: Option<(&str, &str)>| {
+        let mut command = bench.command(&["--json", "mkdir", "-p", "/d"]);
+        for name in ["USER", "LOGNAME", "USERNAME"] {
+            command.env_remove(name);
+        }
+        command.envs(set).args(["/d/x"]);
+        assert!(command.output().unwrap().status.success());
+        let author = bench.json(&["log", "-n", "1"])[0]["author"].clone();
+        bench.one(&["rm", "-r", "/d"]);
+        author
+    };
+    assert_eq!(author(Some(("LOGNAME", "ada"))), "ada");
+    assert_eq!(author(Some(("USER", "bea"))), "bea");
+    let id = std::process::Command::new("id")
+        .arg("-un")
+        .output()
+        .unwrap();
+    let name = String::from_utf8(id.stdout).unwrap();
+    assert_eq!(author(None), name.trim());
+}
+
 #[test]
 fn colours_are_for_terminals_and_for_those_who_ask() {
     let bench = Bench::new();

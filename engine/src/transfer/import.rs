@@ -70,7 +70,7 @@ pub struct Skipped {
 /// What an import did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImportReport {
-    /// Regular files in the source.
+    /// Regular files in the source, those not counted that were left out.
     pub files: u64,
     /// Directories in the source, the imported one not counted.
     pub dirs: u64,
@@ -80,13 +80,15 @@ pub struct ImportReport {
     pub bytes: u64,
     /// Entries that were already as in the source.
     pub unchanged: u64,
+    /// Of these, regular files.
+    pub unchanged_files: u64,
     /// Files whose bytes were read.
     pub files_read: u64,
     /// Bytes that were read.
     pub bytes_read: u64,
     /// Entries removed because the source lacks them.
     pub removed: u64,
-    /// What was left out because it cannot be represented or read.
+    /// What was left out because it cannot be represented or read, or is the store itself.
     pub skipped: Vec<Skipped>,
 }
 
@@ -122,7 +124,8 @@ enum Step {
     /// Files of one directory were read, or could not be.
     Files {
         dir: PathBuf,
-        reads: Vec<Result<FileRead, Skipped>>,
+        /// What was left out comes with the size it was counted with.
+        reads: Vec<Result<FileRead, (Skipped, u64)>>,
         contents: Vec<Prepared>,
     },
     /// Something was left out.
@@ -138,6 +141,7 @@ struct DirListed {
     known: Vec<Record>,
     reading: usize,
     unchanged: u64,
+    unchanged_files: u64,
 }
 
 struct FileRead {
@@ -407,6 +411,7 @@ impl Walker<'_> {
         let mut jobs = Vec::new();
         let mut children = Vec::new();
         let mut unchanged = 0;
+        let mut unchanged_files = 0;
         // A directory that is yet to be made has nothing in it.
         let mut present: HashMap<Box<str>, Entry> = match self.view.list(to) {
             Ok(entries) => entries.into_iter().map(|e| (e.name, e.entry)).collect(),
@@ -431,6 +436,7 @@ impl Walker<'_> {
                     known,
                     reading: 0,
                     unchanged,
+                    unchanged_files,
                 });
                 return Ok(Compared {
                     step,
@@ -459,7 +465,12 @@ impl Walker<'_> {
             };
             let here = source.join(&name);
             let old = present.remove(name.as_str());
-            if self.exclude.is_match(&inside) || self.store.as_ref() == Some(&here) {
+            if self.exclude.is_match(&inside) {
+                continue;
+            }
+            if self.store.as_ref() == Some(&here) {
+                let reason = "it is the store itself".to_owned();
+                skipped.push(Skipped { path: here, reason });
                 continue;
             }
             let path = match to.join(&name) {
@@ -499,7 +510,6 @@ impl Walker<'_> {
                 };
                 children.push((here, path, inside, own));
             } else if kind.is_symlink() {
-                self.totals.symlinks.fetch_add(1, Ordering::Relaxed);
                 let text = match fs::read_link(&here) {
                     Ok(text) => text,
                     Err(e) if is_passable(&e) || e.kind() == io::ErrorKind::InvalidInput => {
@@ -514,6 +524,7 @@ impl Walker<'_> {
                     skipped.push(Skipped { path: here, reason });
                     continue;
                 };
+                self.totals.symlinks.fetch_add(1, Ordering::Relaxed);
                 match old {
                     Some(old) if old.target() == Some(text) && has_attrs(&old, &set) => {
                         unchanged += 1;
@@ -540,6 +551,7 @@ impl Walker<'_> {
                         match old {
                             Some(old) if old.hash() == Some(hash) && has_attrs(&old, &set) => {
                                 unchanged += 1;
+                                unchanged_files += 1;
                             }
                             Some(old) if old.hash() == Some(hash) => {
                                 changes.push(Change::SetAttrs(path, set));
@@ -590,6 +602,7 @@ impl Walker<'_> {
             known,
             reading: jobs.len(),
             unchanged,
+            unchanged_files,
         });
         Ok(Compared {
             step,
@@ -630,12 +643,13 @@ fn read_part(branch: &Branch, part: Vec<Job>, task: &Task) -> Result<Step> {
     let mut contents = Vec::with_capacity(part.len());
     for job in part {
         task.cancel().check()?;
+        let len = job.stamp.0;
         reads.push(match read_file(branch, job)? {
             Ok((read, prepared)) => {
                 contents.push(prepared);
                 Ok(read)
             }
-            Err(skipped) => Err(skipped),
+            Err(skipped) => Err((skipped, len)),
         });
     }
     // Here the disk is waited for beside the other worker and the committer.
@@ -711,7 +725,7 @@ fn passable(error: Error, path: &Path) -> Result<Skipped> {
     let reason = match error.kind() {
         ErrorKind::NotFound => "it went away while it was imported",
         ErrorKind::PermissionDenied | ErrorKind::Unsupported => error.detail(),
-        _ => return Err(error),
+        _ => return Err(error.op("import").path(path.display())),
     };
     Ok(Skipped {
         path: path.to_owned(),
@@ -763,6 +777,8 @@ struct Committer<'a> {
     reading: HashMap<PathBuf, (usize, Vec<Record>)>,
     /// Records of directories that are complete, to be stored with the next commit.
     complete: Vec<(PathBuf, Vec<Record>)>,
+    /// Whether a directory was taken.
+    began: bool,
     done: u64,
     done_bytes: u64,
 }
@@ -779,6 +795,7 @@ impl<'a> Committer<'a> {
             content_bytes: 0,
             reading: HashMap::new(),
             complete: Vec::new(),
+            began: false,
             done: 0,
             done_bytes: 0,
         }
@@ -789,13 +806,36 @@ impl<'a> Committer<'a> {
         self.take(step)?;
         if self.changes.len() >= BATCH_CHANGES || self.content_bytes >= BATCH_BYTES {
             self.flush(Durability::Relaxed)?;
+            self.task.step(self.progress())?;
         }
         Ok(())
+    }
+
+    /// Returns what is committed, as far as it is called right after a commit.
+    fn progress(&self) -> Progress {
+        let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let total_files =
+            total(&self.totals.files) + total(&self.totals.dirs) + total(&self.totals.symlinks);
+        Progress {
+            files: self.done,
+            total_files,
+            bytes: self.done_bytes,
+            total_bytes: 0,
+        }
+    }
+
+    /// Takes a file out of the sums that was left out after all.
+    fn leave_out(&mut self, skipped: Skipped, len: u64) {
+        self.totals.files.fetch_sub(1, Ordering::Relaxed);
+        self.totals.bytes.fetch_sub(len, Ordering::Relaxed);
+        self.report.skipped.push(skipped);
     }
 
     fn finish(mut self) -> Result<ImportReport> {
         // The last commit takes those before it along.
         self.flush(self.branch.inner.options.durability)?;
+        // Who cancels now comes too late.
+        let _ = self.task.step(self.progress());
         let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
         self.report.files = total(&self.totals.files);
         self.report.dirs = total(&self.totals.dirs);
@@ -814,9 +854,19 @@ impl<'a> Committer<'a> {
                 known,
                 reading,
                 unchanged,
+                unchanged_files,
             }) => {
                 self.report.unchanged += unchanged;
+                self.report.unchanged_files += unchanged_files;
                 self.done += unchanged;
+                // The first is the imported directory itself, which is not counted.
+                let before = self.done;
+                let own = usize::from(!std::mem::replace(&mut self.began, true));
+                let mut changes = changes.into_iter();
+                for change in changes.by_ref().take(own) {
+                    self.push(change);
+                    self.done = before;
+                }
                 for change in changes {
                     self.push(change);
                 }
@@ -843,12 +893,13 @@ impl<'a> Committer<'a> {
                             self.done_bytes += read.size;
                             if matches!(read.change, Change::None) {
                                 self.report.unchanged += 1;
+                                self.report.unchanged_files += 1;
                                 self.done += 1;
                             }
                             self.push(read.change);
                             records.extend(read.record);
                         }
-                        Err(skipped) => self.report.skipped.push(skipped),
+                        Err((skipped, len)) => self.leave_out(skipped, len),
                     }
                 }
                 if let Some((left, known)) = self.reading.get_mut(&dir) {
@@ -866,22 +917,14 @@ impl<'a> Committer<'a> {
     }
 
     fn push(&mut self, change: Change) {
+        // What is removed is none of the source's entries.
+        self.done += u64::from(!matches!(change, Change::None | Change::Remove(_)));
         if !matches!(change, Change::None) {
-            self.done += 1;
             self.changes.push(change);
         }
     }
 
     fn flush(&mut self, durability: Durability) -> Result<()> {
-        let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        self.task.step(Progress {
-            files: self.done,
-            total_files: total(&self.totals.files)
-                + total(&self.totals.dirs)
-                + total(&self.totals.symlinks),
-            bytes: self.done_bytes,
-            total_bytes: 0,
-        })?;
         let inner = &self.branch.inner;
         let mut contents = std::mem::take(&mut self.contents);
         self.content_bytes = 0;
@@ -902,8 +945,13 @@ impl<'a> Committer<'a> {
                 match self.changes[at].read(inner)? {
                     Ok(prepared) => contents.push(prepared),
                     Err(skipped) => {
-                        self.changes[at] = Change::None;
-                        self.report.skipped.push(skipped);
+                        let gone = std::mem::replace(&mut self.changes[at], Change::None);
+                        let len = match gone {
+                            Change::Put { size, .. } => size,
+                            _ => 0,
+                        };
+                        self.done -= 1;
+                        self.leave_out(skipped, len);
                     }
                 }
             }
@@ -1115,6 +1163,8 @@ mod tests {
         let source = dir.path().join("large");
         fs::write(&source, vec![7; SIZE]).unwrap();
         let totals = Totals::default();
+        totals.files.store(2, Ordering::Relaxed);
+        totals.bytes.store(2, Ordering::Relaxed);
         let task = Task::new();
         let mut committer = Committer::new(&main, &totals, &task);
         committer.push(put("/large", &source, Hash::of(b"collected")));
@@ -1143,5 +1193,6 @@ mod tests {
         let skipped = &committer.report.skipped;
         assert_eq!(skipped.len(), 1, "{skipped:?}");
         assert_eq!(skipped[0].path, dir.path().join("gone"));
+        assert_eq!(totals.files.load(Ordering::Relaxed), 1);
     }
 }
