@@ -442,7 +442,7 @@ fn what_may_not_be_read_is_not_counted_as_imported() {
     bench.file("src/open", "12345");
     for n in 0..4 {
         let file = bench.file(&format!("src/closed-{n}"), "secret");
-        fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o0)).unwrap();
     }
     let mut command = bench.command(&["--json", "import", "src", "/t"]);
     if rustix::process::geteuid().is_root() {
