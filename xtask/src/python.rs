@@ -31,7 +31,9 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
     tool("ruff").args(["format", "--check"]).run()?;
     tool("ruff").args(["check", "--quiet"]).run()?;
     tool("mypy").run()?;
-    tool("pyright").run()?;
+    tool("pyright")
+        .args(["--pythonpath".as_ref(), python.as_os_str()])
+        .run()?;
     let mut tests = tool("pytest").args(["--quiet"]);
     if !keep_going {
         tests = tests.args(["--exitfirst"]);

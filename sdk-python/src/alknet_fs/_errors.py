@@ -80,7 +80,7 @@ class ReadOnly(AlkError):
     """The object can be read but not written, for example a snapshot."""
 
 
-class BadHandle(AlkError):
+class BadHandle(AlkError, io.UnsupportedOperation):
     """The file or store is closed, or was not opened for this."""
 
 

@@ -56,7 +56,6 @@ class File(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a buffer; returns how many bytes, 0 at the end of the file."""
-        self._check(self._readable, "read")
         view = memoryview(buffer).cast("B")
         data = self._native.read(len(view))
         view[: len(data)] = data
@@ -66,27 +65,22 @@ class File(io.RawIOBase):
         """Read up to ``size`` bytes, or all that is left."""
         if size is None or size < 0:
             return self.readall()
-        self._check(self._readable, "read")
         return self._native.read(size)
 
     def readall(self) -> bytes:
         """Read all that is left."""
-        self._check(self._readable, "read")
         return self._native.read(self._native.size())
 
     def write(self, data: Buffer, /) -> int:
         """Write all bytes at the position, or at the end of a file opened for appending."""
-        self._check(self._writable, "write")
         return self._native.write(data)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Read up to ``size`` bytes at an offset; the position stays."""
-        self._check(self._readable, "read")
         return self._native.read(size, offset)
 
     def pwrite(self, data: Buffer, offset: int) -> int:
         """Write all bytes at an offset; the position stays."""
-        self._check(self._writable, "write")
         return self._native.write(data, offset)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -110,14 +104,12 @@ class File(io.RawIOBase):
 
     def truncate(self, size: int | None = None, /) -> int:
         """Cut the file, or extend it with zeros, to ``size`` or to the position."""
-        self._check(self._writable, "truncate")
         target = self._native.tell() if size is None else size
         self._native.truncate(target)
         return target
 
     def stat(self) -> _native.Entry:
         """Return what is known of the file, with the size it has now."""
-        self._checkClosed()
         return self._native.stat()
 
     def set_attrs(
@@ -129,12 +121,10 @@ class File(io.RawIOBase):
         mtime_ns: int | None = None,
     ) -> None:
         """Change attributes: at once, or with the close of a file that is being written."""
-        self._checkClosed()
         self._native.set_attrs(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
 
     def sync(self) -> None:
         """Make what was written so far survive a power cut, without committing it."""
-        self._checkClosed()
         self._native.sync()
 
     def close(self) -> None:
@@ -170,11 +160,6 @@ class File(io.RawIOBase):
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
         return f"<{state}alknet_fs.File {self.name!r} mode={self.mode!r}>"
-
-    def _check(self, allowed: bool, what: str) -> None:
-        self._checkClosed()
-        if not allowed:
-            raise io.UnsupportedOperation(f"{what}: the file was not opened for this")
 
     def _checkClosed(self) -> None:
         if self.closed:

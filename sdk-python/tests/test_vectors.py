@@ -1,0 +1,512 @@
+"""Replays tests/vectors of the repository; its README.md says what the steps mean."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import blake3
+import pytest
+
+import alknet_fs
+
+VECTORS = Path(__file__).parents[2] / "tests" / "vectors"
+
+# What the package does not offer yet; a vector that needs one of these is skipped.
+NOT_BOUND = {
+    *("open", "write_at", "append", "truncate", "size", "session_path", "sync", "close", "abort"),
+    *("detach", "resume", "sessions", "abort_session", "batch", "commit", "watch", "next", "log"),
+    *("prune_events", "stats", "sharing", "fsck", "gc", "diff", "walk", "glob", "open_reader"),
+    *("open_content", "read_at", "import", "export"),
+}
+
+Tree = alknet_fs.Branch | alknet_fs.View
+
+
+def digest(data: bytes) -> str:
+    return blake3.blake3(data).hexdigest()
+
+
+def to_bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if "repeat" in value:
+        return to_bytes(value["repeat"]) * int(value["times"])
+    if "concat" in value:
+        return b"".join(to_bytes(part) for part in value["concat"])
+    return bytes.fromhex(value["hex"])
+
+
+def to_path(value: Any) -> str | bytes:
+    data = to_bytes(value)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+class Args:
+    """The arguments of a step, each of which has to be used."""
+
+    def __init__(self, step: dict[str, Any]) -> None:
+        self._step = step
+        self._unused = set(step) - {"op", "expect"}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._step
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._unused.discard(key)
+        return self._step.get(key, default)
+
+    def need(self, key: str) -> Any:
+        self._unused.discard(key)
+        return self._step[key]
+
+    def text(self, key: str) -> str:
+        return to_bytes(self.need(key)).decode()
+
+    def path(self, key: str = "path") -> str | bytes:
+        return to_path(self.need(key))
+
+    def data(self) -> bytes:
+        return to_bytes(self.need("data"))
+
+    def number(self, key: str) -> int:
+        return int(self.need(key))
+
+    def attrs(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, name, base in (
+            ("mode", "mode", 8),
+            ("uid", "uid", 10),
+            ("gid", "gid", 10),
+            ("mtime", "mtime_ns", 10),
+        ):
+            if key in self:
+                found[name] = int(str(self.need(key)), base)
+        return found
+
+    def check_used(self) -> None:
+        assert not self._unused, f"unknown arguments: {self._unused}"
+
+
+def entry(found: alknet_fs.Entry) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "size": found.size,
+        "hash": found.hash,
+        "target": found.target,
+        "mode": f"{found.mode:o}",
+        "uid": found.uid,
+        "gid": found.gid,
+        "mtime": str(found.mtime_ns),
+        "ctime": str(found.ctime_ns),
+    }
+
+
+def closed(found: alknet_fs.Closed | None) -> dict[str, Any] | None:
+    return found and {"path": found.path, "hash": found.hash, "size": found.size}
+
+
+def info(found: alknet_fs.BranchInfo) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "parent": found.parent,
+        "live": found.live,
+        "snapshots": found.snapshots,
+    }
+
+
+def walk(tree: Tree, path: str = "/") -> list[tuple[str, alknet_fs.Entry]]:
+    found: list[tuple[str, alknet_fs.Entry]] = []
+    for item in tree.scandir(path):
+        found.append((item.path, item.stat(follow_symlinks=False)))
+        if item.is_dir(follow_symlinks=False):
+            found += walk(tree, item.path)
+    return found
+
+
+def host_tree(root: Path, folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name)):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        row: dict[str, Any] = {"mode": f"{mode:o}", "path": f"/{path.relative_to(root)}"}
+        if path.is_symlink():
+            found.append({**row, "kind": "symlink", "target": os.readlink(path)})
+        elif path.is_dir():
+            found.append({**row, "kind": "dir"})
+            found += host_tree(root, path)
+        else:
+            found.append({**row, "kind": "file", "data": path.read_bytes()})
+    return found
+
+
+def matches(result: Any, value: Any) -> bool:
+    found: type[Any] = result.__class__
+    stated: type[Any] = value.__class__
+    if stated is list:
+        return found is list and len(result) == len(value) and all(map(matches, result, value))
+    if stated is dict and found is dict:
+        return all(matches(result.get(key), want) for key, want in value.items())
+    if found is bytes or found is str:
+        data = result if found is bytes else result.encode()
+        return value is not None and to_bytes(value) == data
+    if found is int:
+        return stated in (int, str) and result == int(value)
+    return found is stated and result == value
+
+
+class Runner:
+    """One store, and the handles that the steps of a vector keep."""
+
+    def __init__(self, folder: Path, disk: bool) -> None:
+        self.folder = folder
+        self.disk = disk
+        self.store = self.open_store()
+        self.branches: dict[str, alknet_fs.Branch] = {}
+        self.views: dict[str, alknet_fs.View] = {}
+        self.files: dict[str, alknet_fs.File] = {}
+
+    def open_store(self) -> alknet_fs.Store:
+        if self.disk:
+            return alknet_fs.open(self.folder / "store", author="tester")
+        return alknet_fs.memory(author="tester")
+
+    def reopen(self) -> None:
+        if self.disk:
+            for file in self.files.values():
+                file.abort()
+            self.store.close()
+            self.store = self.open_store()
+
+    def bucket(self, args: Args) -> alknet_fs.Bucket:
+        return self.store.bucket(args.get("bucket", "default"))
+
+    def named(self, name: str) -> Tree:
+        bucket, _, tree = name.rpartition(":")
+        found = self.store.bucket(bucket or "default")
+        return found.view(tree) if "@" in tree else found.branch(tree)
+
+    def branch(self, args: Args) -> alknet_fs.Branch:
+        if "handle" in args:
+            return self.branches[args.text("handle")]
+        found = self.named(args.get("on", "main"))
+        assert isinstance(found, alknet_fs.Branch)
+        return found
+
+    def tree(self, args: Args) -> Tree:
+        if "view" in args:
+            return self.views[args.text("view")]
+        if "handle" in args:
+            return self.branches[args.text("handle")]
+        return self.named(args.get("on", "main"))
+
+    def step(self, step: dict[str, Any]) -> None:
+        args = Args(step)
+        expect = step.get("expect")
+        result: Any = None
+        failure: alknet_fs.AlkError | None = None
+        try:
+            result = getattr(self, "op_" + step["op"])(args)
+        except alknet_fs.AlkError as error:
+            failure = error
+        if failure is not None:
+            assert expect is not None, failure
+            assert "error" in expect, failure
+            want = expect["error"]
+            assert (failure.kind, failure.code) == (want["kind"], want["code"])
+            assert failure.errno == getattr(errno, failure.code, want["errno"])
+            assert want.get("mentions", "") in str(failure)
+            return
+        args.check_used()
+        if expect is None:
+            return
+        assert "ok" in expect, f"succeeded with {result!r}"
+        assert matches(result, expect["ok"]), f"{result!r} is not {expect['ok']!r}"
+
+    def check_final(self, final: dict[str, Any]) -> None:
+        for name, want in final.items():
+            tree = self.named(name)
+            lines: list[str] = []
+            listing: list[dict[str, Any]] = []
+            for path, found in walk(tree):
+                row: dict[str, Any] = {
+                    "kind": found.kind,
+                    "mode": f"{found.mode:o}",
+                    "path": path,
+                }
+                what = "-"
+                if found.is_file():
+                    row["data"] = tree.read_bytes(path)
+                    what = digest(row["data"])
+                elif found.target is not None:
+                    row["target"] = found.target
+                    what = digest(found.target.encode())
+                listing.append(row)
+                lines.append(f"{found.kind} {found.mode:o} {what} {path}\n")
+            assert matches(listing, want["tree"]), (name, listing)
+            assert tree.tree_hash() == want["hash"]
+            assert digest("".join(lines).encode()) == want["hash"]
+
+    # Store and buckets.
+
+    def op_create_bucket(self, args: Args) -> None:
+        self.store.create_bucket(args.text("name"))
+
+    def op_rename_bucket(self, args: Args) -> None:
+        self.store.rename_bucket(args.text("name"), args.text("to"))
+
+    def op_delete_bucket(self, args: Args) -> None:
+        self.store.delete_bucket(args.text("name"))
+
+    def op_buckets(self, args: Args) -> list[str]:
+        return self.store.buckets()
+
+    def op_open_bucket(self, args: Args) -> dict[str, str]:
+        return {"name": self.store.bucket(args.text("name")).name}
+
+    def op_reopen(self, args: Args) -> None:
+        self.reopen()
+
+    def op_drop(self, args: Args) -> None:
+        if "file" in args:
+            with pytest.warns(ResourceWarning):
+                del self.files[args.text("file")]
+        elif "view" in args:
+            del self.views[args.text("view")]
+        else:
+            raise AssertionError("cannot drop that")
+
+    # Branches and snapshots.
+
+    def op_open_branch(self, args: Args) -> None:
+        branch = self.branch(args)
+        if "as" in args:
+            self.branches[args.text("as")] = branch
+
+    def op_branches(self, args: Args) -> list[dict[str, Any]]:
+        return [info(found) for found in self.bucket(args).branches()]
+
+    def op_info(self, args: Args) -> dict[str, Any]:
+        return info(self.branch(args).info())
+
+    def op_fork(self, args: Args) -> None:
+        self.bucket(args).fork(args.text("from"), args.text("name"))
+
+    def op_rename_branch(self, args: Args) -> None:
+        self.branch(args).rename_to(args.text("name"))
+
+    def op_delete_branch(self, args: Args) -> None:
+        self.bucket(args).delete_branch(args.text("name"))
+
+    def op_snapshot(self, args: Args) -> None:
+        self.branch(args).snapshot(args.text("name"))
+
+    def op_snapshots(self, args: Args) -> list[dict[str, str]]:
+        return [{"name": found.name} for found in self.branch(args).snapshots()]
+
+    def op_delete_snapshot(self, args: Args) -> None:
+        self.branch(args).delete_snapshot(args.text("snapshot"))
+
+    def op_restore(self, args: Args) -> None:
+        self.branch(args).restore(args.text("snapshot"))
+
+    # Reading.
+
+    def op_view(self, args: Args) -> None:
+        found = self.named(args.get("on", "main"))
+        self.views[args.text("as")] = found.view() if isinstance(found, alknet_fs.Branch) else found
+
+    def op_stat(self, args: Args) -> dict[str, Any]:
+        return entry(self.tree(args).stat(args.path()))
+
+    def op_lstat(self, args: Args) -> dict[str, Any]:
+        return entry(self.tree(args).lstat(args.path()))
+
+    def op_exists(self, args: Args) -> bool:
+        return self.tree(args).exists(args.path())
+
+    def op_canonicalize(self, args: Args) -> str:
+        return self.tree(args).realpath(args.path())
+
+    def op_read_link(self, args: Args) -> str:
+        return self.tree(args).readlink(args.path())
+
+    def op_list(self, args: Args) -> list[dict[str, Any]]:
+        entries = self.tree(args).scandir(args.path())
+        return [{"name": e.name, **entry(e.stat(follow_symlinks=False))} for e in entries]
+
+    def op_read(self, args: Args) -> bytes:
+        return self.tree(args).read_bytes(args.path())
+
+    def op_verify(self, args: Args) -> None:
+        self.tree(args).verify(args.path())
+
+    def op_tree_hash(self, args: Args) -> str:
+        return self.tree(args).tree_hash()
+
+    # Changing.
+
+    def op_write(self, args: Args) -> None:
+        self.branch(args).write_bytes(args.path(), args.data())
+
+    def op_put(self, args: Args) -> None:
+        put = args.get("put", "create_or_replace")
+        self.branch(args).write_bytes(
+            args.path(),
+            args.data(),
+            create=put != "replace_existing",
+            replace=put != "create_new",
+            **args.attrs(),
+        )
+
+    def op_mkdir(self, args: Args) -> None:
+        self.branch(args).mkdir(args.path(), **args.attrs())
+
+    def op_mkdir_all(self, args: Args) -> None:
+        self.branch(args).makedirs(args.path(), exist_ok=True)
+
+    def op_symlink(self, args: Args) -> None:
+        self.branch(args).symlink(args.text("target"), args.path())
+
+    def op_hard_link(self, args: Args) -> None:
+        self.branch(args).link(args.path("target"), args.path())
+
+    def op_remove(self, args: Args) -> None:
+        self.branch(args).remove(args.path())
+
+    def op_remove_dir(self, args: Args) -> None:
+        self.branch(args).rmdir(args.path())
+
+    def op_remove_all(self, args: Args) -> int:
+        return self.branch(args).rmtree(args.path())
+
+    def op_rename(self, args: Args) -> None:
+        self.branch(args).rename(args.path("from"), args.path("to"))
+
+    def op_rename_new(self, args: Args) -> None:
+        self.branch(args).rename(args.path("from"), args.path("to"), replace=False)
+
+    def op_copy(self, args: Args) -> int:
+        return self.branch(args).copy(args.path("from"), args.path("to"))
+
+    def op_set_attrs(self, args: Args) -> None:
+        follow = args.get("follow", True)
+        self.branch(args).set_attrs(args.path(), follow_symlinks=follow, **args.attrs())
+
+    # Open files.
+
+    def op_open_file(self, args: Args) -> None:
+        if "view" in args:
+            file = self.views[args.text("view")].open_file(args.path())
+        else:
+            flags = ("read", "write", "append", "create", "create_new", "truncate")
+            file = self.branch(args).open_file(
+                args.path(), **{key: args.get(key, False) for key in flags}, **args.attrs()
+            )
+        self.files[args.text("as")] = file
+
+    def file(self, args: Args) -> alknet_fs.File:
+        return self.files[args.text("file")]
+
+    def op_file_read(self, args: Args) -> bytes:
+        file, size = self.file(args), args.number("len")
+        return file.pread(size, args.number("offset")) if "offset" in args else file.read(size)
+
+    def op_file_write(self, args: Args) -> None:
+        file, data = self.file(args), args.data()
+        if "offset" in args:
+            file.pwrite(data, args.number("offset"))
+        else:
+            file.write(data)
+
+    def op_file_position(self, args: Args) -> int:
+        return self.file(args).tell()
+
+    def op_file_seek(self, args: Args) -> None:
+        self.file(args).seek(args.number("position"))
+
+    def op_file_truncate(self, args: Args) -> None:
+        self.file(args).truncate(args.number("size"))
+
+    def op_file_stat(self, args: Args) -> dict[str, Any]:
+        return entry(self.file(args).stat())
+
+    def op_file_set_attrs(self, args: Args) -> None:
+        self.file(args).set_attrs(**args.attrs())
+
+    def op_file_sync(self, args: Args) -> None:
+        self.file(args).sync()
+
+    def op_file_close(self, args: Args) -> dict[str, Any] | None:
+        return closed(self.file(args).commit())
+
+    def op_file_abort(self, args: Args) -> None:
+        self.file(args).abort()
+
+    # Directories of the operating system.
+
+    def op_host_put(self, args: Args) -> None:
+        root = self.folder / args.text("dir")
+        root.mkdir(exist_ok=True)
+        for item in args.need("entries"):
+            path = root / item["path"][1:]
+            if item["kind"] == "symlink":
+                path.symlink_to(item["target"])
+                continue
+            if item["kind"] == "dir":
+                path.mkdir()
+            else:
+                path.write_bytes(to_bytes(item["data"]))
+            path.chmod(int(item["mode"], 8))
+
+    def op_host_remove(self, args: Args) -> None:
+        (self.folder / args.text("dir") / args.text("path")[1:]).unlink()
+
+    def op_host_tree(self, args: Args) -> list[dict[str, Any]]:
+        root = self.folder / args.text("dir")
+        return host_tree(root, root)
+
+    def op_create_store(self, args: Args) -> None:
+        alknet_fs.create(self.folder / args.text("dir")).close()
+
+    def op_open_store(self, args: Args) -> None:
+        alknet_fs.open(self.folder / args.text("dir"), create=False).close()
+
+
+def load() -> list[Any]:
+    found: list[Any] = []
+    for path in sorted(VECTORS.glob("*.json")):
+        file = json.loads(path.read_text("utf-8"))
+        assert file["format"] == 1
+        for vector in file["vectors"]:
+            found.append(pytest.param(vector, id=f"{file['topic']}:{vector['name']}"))
+    assert len(found) > 300
+    return found
+
+
+@pytest.mark.parametrize("disk", [True, False], ids=["disk", "memory"])
+@pytest.mark.parametrize("vector", load())
+def test_vector(vector: dict[str, Any], disk: bool, tmp_path: Path) -> None:
+    missing = {step["op"] for step in vector["steps"]} & NOT_BOUND
+    if missing:
+        pytest.skip(f"not offered yet: {', '.join(sorted(missing))}")
+    runner = Runner(tmp_path, disk)
+    for number, step in enumerate(vector["steps"], 1):
+        try:
+            runner.step(step)
+        except BaseException as error:
+            error.args = (f"step {number}, {step['op']}: {error}",)
+            raise
+    runner.check_final(vector["final"])
+    if disk:
+        runner.reopen()
+        runner.check_final(vector["final"])
+        runner.store.close()
+        shutil.rmtree(tmp_path)
