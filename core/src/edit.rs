@@ -206,10 +206,12 @@ impl<'t> Editor<'t> {
 
     /// Makes a directory and those above it that are missing. Does nothing where it exists.
     ///
+    /// Returns the uppermost directory that was missing, if any was.
+    ///
     /// # Errors
     /// [`ErrorKind::NotADirectory`] where it, or something above it, is not a directory;
     /// [`ErrorKind::AlreadyExists`] where a link there leads nowhere.
-    pub fn mkdir_all(&mut self, path: &TreePath, set: &SetAttrs) -> Result<()> {
+    pub fn mkdir_all(&mut self, path: &TreePath, set: &SetAttrs) -> Result<Option<TreePath>> {
         let mut missing = Vec::new();
         let mut at = Some(path.clone());
         while let Some(dir) = at {
@@ -234,7 +236,7 @@ impl<'t> Editor<'t> {
         for dir in missing.iter().rev() {
             self.mkdir(dir, set)?;
         }
-        Ok(())
+        Ok(missing.pop())
     }
 
     /// Makes a symbolic link, whose text is not interpreted.

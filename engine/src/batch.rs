@@ -247,7 +247,7 @@ impl BatchChange {
                 editor.put_file(&path, hash, size, &set, mode).map(drop)
             }
             Self::Mkdir(path, set) => editor.mkdir(&path, &set),
-            Self::MkdirAll(path, set) => editor.mkdir_all(&path, &set),
+            Self::MkdirAll(path, set) => editor.mkdir_all(&path, &set).map(drop),
             Self::Symlink(path, text, set) => editor.symlink(&path, &text, &set),
             Self::Unlink(path) => editor.unlink(&path),
             Self::Rmdir(path) => editor.rmdir(&path),

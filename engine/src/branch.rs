@@ -188,6 +188,11 @@ impl Branch {
         self.now()?.exists(path)
     }
 
+    /// As [`View::canonicalize`], now.
+    pub fn canonicalize(&self, path: impl IntoPath) -> Result<TreePath> {
+        self.now()?.canonicalize(path)
+    }
+
     /// As [`View::read_link`], now.
     pub fn read_link(&self, path: impl IntoPath) -> Result<String> {
         self.now()?.read_link(path)
@@ -269,8 +274,16 @@ impl Branch {
     /// # Errors
     /// [`ErrorKind::NotADirectory`].
     pub fn mkdir_all(&self, path: impl IntoPath) -> Result<()> {
-        let set = SetAttrs::default();
-        self.edit_at("mkdir", path, |editor, path| editor.mkdir_all(path, &set))
+        self.mkdir_all_with(path, &SetAttrs::default()).map(drop)
+    }
+
+    /// Makes a directory and those above it that are missing, all with the same attributes. Returns
+    /// the uppermost one that was made, if any was.
+    ///
+    /// # Errors
+    /// As [`mkdir_all`](Self::mkdir_all).
+    pub fn mkdir_all_with(&self, path: impl IntoPath, set: &SetAttrs) -> Result<Option<TreePath>> {
+        self.edit_at("mkdir", path, |editor, path| editor.mkdir_all(path, set))
     }
 
     /// Makes a symbolic link at `path` that points to `target`, which need not exist.

@@ -214,3 +214,20 @@ fn threads_share_one_position() {
         assert_eq!(bytes.iter().filter(|b| **b == thread).count(), 350);
     }
 }
+
+#[test]
+fn making_directories_tells_the_first_that_was_missing() {
+    let (_store, main) = main_branch();
+    main.mkdir("/a").unwrap();
+    main.symlink("a", "/l").unwrap();
+    let set = SetAttrs {
+        mode: Some(0o700),
+        ..SetAttrs::default()
+    };
+    let first = main.mkdir_all_with("/l/b/c", &set).unwrap().unwrap();
+    assert_eq!(first.as_str(), "/l/b");
+    assert_eq!(main.canonicalize(&first).unwrap().as_str(), "/a/b");
+    assert_eq!(main.stat("/a/b").unwrap().attrs.mode, 0o700);
+    assert_eq!(main.stat("/a/b/c").unwrap().attrs.mode, 0o700);
+    assert_eq!(main.mkdir_all_with("/a/b/c", &set).unwrap(), None);
+}

@@ -365,7 +365,9 @@ pub fn try_apply(editor: &mut Editor<'_>, edit: &Edit) -> Result<String> {
             Ok(path.to_string())
         }
         Edit::Mkdir { path, set } => nothing(editor.mkdir(&p(path)?, &attrs(set))),
-        Edit::MkdirAll { path } => nothing(editor.mkdir_all(&p(path)?, &SetAttrs::default())),
+        Edit::MkdirAll { path } => {
+            nothing(editor.mkdir_all(&p(path)?, &SetAttrs::default()).map(drop))
+        }
         Edit::Symlink { path, text } => {
             nothing(editor.symlink(&p(path)?, text, &SetAttrs::default()))
         }
