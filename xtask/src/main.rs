@@ -4,6 +4,7 @@ mod cargo;
 mod core_rules;
 mod install;
 mod lint;
+mod node;
 mod portable;
 mod python;
 mod report;
@@ -80,6 +81,8 @@ enum Part {
     Cross,
     /// The Python package: types, tests, and the package in an empty environment.
     Python,
+    /// Builds, checks and tests the Node package.
+    Node,
 }
 
 impl Part {
@@ -90,6 +93,7 @@ impl Part {
             Self::Wasm => "wasm",
             Self::Cross => "cross",
             Self::Python => "python",
+            Self::Node => "node",
         }
     }
 
@@ -100,6 +104,7 @@ impl Part {
             Self::Wasm => portable::build_wasm(workspace),
             Self::Cross => portable::check_cross(workspace),
             Self::Python => python::run(workspace, keep_going),
+            Self::Node => node::run(workspace),
         }
     }
 }

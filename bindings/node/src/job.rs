@@ -1,0 +1,129 @@
+//! Where an operation runs, and what becomes of its error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use alknet_fs::Error;
+use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, TypeName, Uint8Array};
+use napi::{Env, Status, Task, ValueType, sys};
+use serde_json::json;
+
+/// What an operation gives: its value, or a promise of it.
+pub(crate) type Outcome<T> = Either<T, AsyncTask<Job<T>>>;
+
+type Work<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
+
+/// An operation that waits for a thread of libuv's pool.
+pub struct Job<T>(Option<Work<T>>);
+
+impl<T: Send + ToNapiValue + 'static> Task for Job<T> {
+    type Output = Wrapped<T>;
+    type JsValue = Wrapped<T>;
+
+    fn compute(&mut self) -> napi::Result<Wrapped<T>> {
+        let work = self.0.take();
+        let work = work.ok_or_else(|| napi::Error::from_reason("the operation ran already"))?;
+        caught(work).map(Wrapped)
+    }
+
+    fn resolve(&mut self, _env: Env, output: Wrapped<T>) -> napi::Result<Wrapped<T>> {
+        Ok(output)
+    }
+}
+
+/// A value that a promise resolves to.
+pub struct Wrapped<T>(T);
+
+impl<T> TypeName for Wrapped<T> {
+    fn type_name() -> &'static str {
+        "unknown"
+    }
+
+    fn value_type() -> ValueType {
+        ValueType::Unknown
+    }
+}
+
+impl<T: ToNapiValue> ToNapiValue for Wrapped<T> {
+    unsafe fn to_napi_value(env: sys::napi_env, value: Self) -> napi::Result<sys::napi_value> {
+        // SAFETY: as the caller's.
+        unsafe { T::to_napi_value(env, value.0) }
+    }
+}
+
+/// Runs an operation on the calling thread, or as a promise on libuv's pool.
+pub(crate) fn run<T: Send + ToNapiValue + 'static>(
+    later: bool,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> napi::Result<Outcome<T>> {
+    if later {
+        Ok(Either::B(AsyncTask::new(Job(Some(Box::new(work))))))
+    } else {
+        caught(work).map(Either::A)
+    }
+}
+
+/// Runs an operation; a panic, which is a bug, becomes an exception too.
+fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(raised),
+        Err(panic) => {
+            let said = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            let reason = format!("alknet-fs panicked: {said}");
+            Err(napi::Error::new(Status::GenericFailure, reason))
+        }
+    }
+}
+
+/// Packs an error into the message of a JavaScript one, from which the TypeScript layer makes an
+/// error of Node's shape.
+pub(crate) fn raised(error: Error) -> napi::Error {
+    let kind = error.kind();
+    let detail = (error.detail() != kind.text()).then(|| error.detail());
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    let packed = json!({
+        "kind": kind.name(),
+        "code": kind.code(),
+        "errno": kind.errno(),
+        "op": error.operation(),
+        "path": error.subject(),
+        "detail": detail,
+        "source": source,
+    });
+    napi::Error::new(Status::GenericFailure, packed.to_string())
+}
+
+/// A value with the buffer that the operation used: it is let go on the thread of JavaScript.
+pub struct Kept<T> {
+    value: T,
+    _buffer: Uint8Array,
+}
+
+impl<T> Kept<T> {
+    pub(crate) fn new(value: T, buffer: Uint8Array) -> Self {
+        Self {
+            value,
+            _buffer: buffer,
+        }
+    }
+}
+
+impl<T: TypeName> TypeName for Kept<T> {
+    fn type_name() -> &'static str {
+        T::type_name()
+    }
+
+    fn value_type() -> ValueType {
+        T::value_type()
+    }
+}
+
+impl<T: ToNapiValue> ToNapiValue for Kept<T> {
+    unsafe fn to_napi_value(env: sys::napi_env, kept: Self) -> napi::Result<sys::napi_value> {
+        // SAFETY: as the caller's.
+        unsafe { T::to_napi_value(env, kept.value) }
+    }
+}

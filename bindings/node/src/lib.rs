@@ -1,0 +1,17 @@
+//! The native half of the Node package `alknet-fs`: it converts types, calls the engine and maps
+//! errors. The package's TypeScript layer gives it the shape of `node:fs`.
+//!
+//! Every operation is one method whose last argument says where it runs: on the calling thread, or
+//! on libuv's pool, with everything it does in one hop, as a promise.
+
+// Handing bytes to JavaScript, and writing into its buffers, takes calls that Rust cannot check.
+#![allow(unsafe_code)]
+// What JavaScript calls is public, whatever Rust reaches; and `Self` is unknown where the macros
+// repeat a method's types.
+#![allow(unreachable_pub, clippy::use_self)]
+
+mod convert;
+mod file;
+mod job;
+mod store;
+mod tree;

@@ -1,0 +1,65 @@
+/** One body for the synchronous and the promised form of every operation. */
+
+import { type Call, rebuild } from './errors.js';
+import type { Outcome } from './native.js';
+
+/** One native call; its argument says whether it is to be a promise. */
+export type Step<T> = (later: boolean) => Outcome<T>;
+
+/** An operation of several steps. */
+// biome-ignore lint/suspicious/noExplicitAny: what a generator is given back depends on the step.
+export type Steps<R> = Generator<Step<unknown>, R, any>;
+
+/** Takes one step, with errors in Node's shape. */
+export function* step<T>(call: Call, native: Step<T>): Steps<T> {
+  return yield (later) => run(later, call, native);
+}
+
+/** Makes one native call, with errors in Node's shape. */
+export function run<T>(later: boolean, call: Call | undefined, native: Step<T>): Outcome<T> {
+  if (later) {
+    return (native(true) as Promise<T>).catch((error) => {
+      throw rebuild(error, call);
+    });
+  }
+  try {
+    return native(false);
+  } catch (error) {
+    throw rebuild(error, call);
+  }
+}
+
+/** Runs an operation on the calling thread, or as a promise. */
+export function drive<R>(later: boolean, steps: Steps<R>): Outcome<R> {
+  return later ? driveLater(steps) : driveNow(steps);
+}
+
+function driveNow<R>(steps: Steps<R>): R {
+  let next = steps.next();
+  while (!next.done) {
+    let value: unknown;
+    try {
+      value = next.value(false);
+    } catch (error) {
+      next = steps.throw(error);
+      continue;
+    }
+    next = steps.next(value);
+  }
+  return next.value;
+}
+
+async function driveLater<R>(steps: Steps<R>): Promise<R> {
+  let next = steps.next();
+  while (!next.done) {
+    let value: unknown;
+    try {
+      value = await next.value(true);
+    } catch (error) {
+      next = steps.throw(error);
+      continue;
+    }
+    next = steps.next(value);
+  }
+  return next.value;
+}

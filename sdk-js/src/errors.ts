@@ -1,0 +1,140 @@
+/** Errors in Node's shape. */
+
+import { constants } from 'node:os';
+import { getSystemErrorMap } from 'node:util';
+
+/** An error of the store: as Node's own filesystem errors, with the store's kind of error added. */
+export interface AlkError extends NodeJS.ErrnoException {
+  /** What went wrong, in the store's words, for example `NotFound` or `Locked`. */
+  kind: string;
+  /** The store's own explanation, where it has one. */
+  detail?: string;
+  /** The second path of an operation on two. */
+  dest?: string;
+}
+
+/** The kinds of which Node has its own words, which programs look for. */
+const NODES = new Set([
+  'NotFound',
+  'AlreadyExists',
+  'NotADirectory',
+  'IsADirectory',
+  'NotEmpty',
+  'InvalidInput',
+  'NameTooLong',
+  'TooManyLinks',
+  'ReadOnly',
+  'BadHandle',
+]);
+
+/** What an error tells of the call that failed. */
+export interface Call {
+  syscall: string;
+  path?: string;
+  dest?: string;
+}
+
+interface Packed {
+  kind: string;
+  code: string;
+  errno: number;
+  op: string | null;
+  path: string | null;
+  detail: string | null;
+  source: string | null;
+}
+
+const texts = new Map<string, string>();
+for (const [code, text] of getSystemErrorMap().values()) {
+  texts.set(code, text);
+}
+
+function compose(code: string, kind: string, errno: number, text: string, call: Call): AlkError {
+  let message = `${code}: ${text}, ${call.syscall}`;
+  if (call.path !== undefined) {
+    message += ` '${call.path}'`;
+  }
+  if (call.dest !== undefined) {
+    message += ` -> '${call.dest}'`;
+  }
+  const error = new Error(message) as AlkError;
+  error.errno = -errno;
+  error.code = code;
+  error.syscall = call.syscall;
+  if (call.path !== undefined) {
+    error.path = call.path;
+  }
+  if (call.dest !== undefined) {
+    error.dest = call.dest;
+  }
+  hide(error, 'kind', kind);
+  return error;
+}
+
+/** Adds what Node's errors do not have, so that it does not show where they are printed. */
+function hide(error: AlkError, name: 'kind' | 'detail', value: string) {
+  Object.defineProperty(error, name, { value, configurable: true, writable: true });
+}
+
+/** Makes an error of a POSIX code. */
+export function failure(code: keyof typeof constants.errno, kind: string, call: Call): AlkError {
+  return compose(code, kind, constants.errno[code], texts.get(code) ?? code, call);
+}
+
+function unpack(error: unknown): Packed | undefined {
+  if (!(error instanceof Error) || !error.message.startsWith('{')) {
+    return undefined;
+  }
+  return JSON.parse(error.message);
+}
+
+/**
+ * Makes the error that Node would have thrown from one of the native module. Without a call, the
+ * operation and the path are those that the store names.
+ */
+export function rebuild(error: unknown, call?: Call): unknown {
+  const packed = unpack(error);
+  if (packed === undefined) {
+    return error;
+  }
+  const { kind, code } = packed;
+  const known = constants.errno as Record<string, number>;
+  const own = call !== undefined && NODES.has(kind) ? undefined : packed.detail;
+  let text = own ?? texts.get(code) ?? code;
+  if (packed.source !== null) {
+    text += ` (${packed.source})`;
+  }
+  const where = call ?? { syscall: packed.op ?? 'open', path: packed.path ?? undefined };
+  const made = compose(code, kind, known[code] ?? packed.errno, text, where);
+  if (packed.detail !== null) {
+    hide(made, 'detail', packed.detail);
+  }
+  return made;
+}
+
+/** Makes the error of an operation that was aborted. */
+export function aborted(signal: AbortSignal): Error {
+  const error = new Error('The operation was aborted', { cause: signal.reason });
+  error.name = 'AbortError';
+  return Object.assign(error, { code: 'ABORT_ERR' });
+}
+
+/** Makes the error of an argument that has the wrong type. */
+export function wrongType(name: string, expected: string, value: unknown): TypeError {
+  const message = `The "${name}" argument must be ${expected}. Received ${typeof value}`;
+  return Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_TYPE' });
+}
+
+/** Makes the error of an argument that has the wrong value. */
+export function wrongValue(name: string, why: string): TypeError {
+  const message = `The argument '${name}' ${why}`;
+  return Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
+}
+
+/** Makes an error that Node's own `fs` makes without a system call. */
+export function systemError(code: string, errno: keyof typeof constants.errno, message: string) {
+  const error = new Error(message) as NodeJS.ErrnoException;
+  error.code = code;
+  error.errno = constants.errno[errno];
+  return error;
+}

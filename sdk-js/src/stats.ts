@@ -1,0 +1,198 @@
+/** `Stats`, `BigIntStats` and `Dirent`, as of `node:fs`. */
+
+import { constants } from 'node:fs';
+
+const TYPES = [constants.S_IFREG, constants.S_IFDIR, constants.S_IFLNK];
+const BLOCK = 4096;
+
+abstract class Typed<N extends number | bigint> {
+  declare mode: N;
+
+  #is(type: number): boolean {
+    return (Number(this.mode) & constants.S_IFMT) === type;
+  }
+
+  isFile(): boolean {
+    return this.#is(constants.S_IFREG);
+  }
+
+  isDirectory(): boolean {
+    return this.#is(constants.S_IFDIR);
+  }
+
+  isSymbolicLink(): boolean {
+    return this.#is(constants.S_IFLNK);
+  }
+
+  isBlockDevice(): boolean {
+    return false;
+  }
+
+  isCharacterDevice(): boolean {
+    return false;
+  }
+
+  isFIFO(): boolean {
+    return false;
+  }
+
+  isSocket(): boolean {
+    return false;
+  }
+}
+
+/**
+ * What is known of a file. There are no inodes: `ino` and `dev` are 0. Times of access and birth are
+ * not kept: the first is `mtime`, the second `ctime`.
+ */
+export class Stats extends Typed<number> {
+  dev = 0;
+  declare mode: number;
+  nlink = 1;
+  uid: number;
+  gid: number;
+  rdev = 0;
+  blksize = BLOCK;
+  ino = 0;
+  size: number;
+  blocks: number;
+  atimeMs: number;
+  mtimeMs: number;
+  ctimeMs: number;
+  birthtimeMs: number;
+
+  constructor(numbers: number[]) {
+    super();
+    const [kind, mode, uid, gid, size, mtime, mtimeNs, ctime, ctimeNs] = numbers as Numbers;
+    this.mode = (TYPES[kind] as number) | mode;
+    this.uid = uid;
+    this.gid = gid;
+    this.size = size;
+    this.blocks = Math.ceil(size / 512);
+    this.mtimeMs = mtime * 1e3 + mtimeNs / 1e6;
+    this.ctimeMs = ctime * 1e3 + ctimeNs / 1e6;
+    this.atimeMs = this.mtimeMs;
+    this.birthtimeMs = this.ctimeMs;
+  }
+
+  get atime(): Date {
+    return date(this.atimeMs);
+  }
+
+  get mtime(): Date {
+    return date(this.mtimeMs);
+  }
+
+  get ctime(): Date {
+    return date(this.ctimeMs);
+  }
+
+  get birthtime(): Date {
+    return date(this.birthtimeMs);
+  }
+}
+
+/** The same in BigInts, with times in nanoseconds too. */
+export class BigIntStats extends Typed<bigint> {
+  dev = 0n;
+  declare mode: bigint;
+  nlink = 1n;
+  uid: bigint;
+  gid: bigint;
+  rdev = 0n;
+  blksize = BigInt(BLOCK);
+  ino = 0n;
+  size: bigint;
+  blocks: bigint;
+  atimeMs: bigint;
+  mtimeMs: bigint;
+  ctimeMs: bigint;
+  birthtimeMs: bigint;
+  atimeNs: bigint;
+  mtimeNs: bigint;
+  ctimeNs: bigint;
+  birthtimeNs: bigint;
+
+  constructor(numbers: number[]) {
+    super();
+    const [kind, mode, uid, gid, size, mtime, mtimeNs, ctime, ctimeNs] = numbers as Numbers;
+    this.mode = BigInt((TYPES[kind] as number) | mode);
+    this.uid = BigInt(uid);
+    this.gid = BigInt(gid);
+    this.size = BigInt(size);
+    this.blocks = BigInt(Math.ceil(size / 512));
+    this.mtimeNs = BigInt(mtime) * 1_000_000_000n + BigInt(mtimeNs);
+    this.ctimeNs = BigInt(ctime) * 1_000_000_000n + BigInt(ctimeNs);
+    this.mtimeMs = this.mtimeNs / 1_000_000n;
+    this.ctimeMs = this.ctimeNs / 1_000_000n;
+    this.atimeNs = this.mtimeNs;
+    this.atimeMs = this.mtimeMs;
+    this.birthtimeNs = this.ctimeNs;
+    this.birthtimeMs = this.ctimeMs;
+  }
+
+  get atime(): Date {
+    return date(Number(this.atimeMs));
+  }
+
+  get mtime(): Date {
+    return date(Number(this.mtimeMs));
+  }
+
+  get ctime(): Date {
+    return date(Number(this.ctimeMs));
+  }
+
+  get birthtime(): Date {
+    return date(Number(this.birthtimeMs));
+  }
+}
+
+type Numbers = [number, number, number, number, number, number, number, number, number];
+
+function date(ms: number): Date {
+  return new Date(Math.round(ms));
+}
+
+/** A name in a directory, with its kind. */
+export class Dirent<Name extends string | Buffer = string> {
+  name: Name;
+  parentPath: string;
+  path: string;
+  readonly #kind: number;
+
+  constructor(name: Name, parentPath: string, kind: number) {
+    this.name = name;
+    this.parentPath = parentPath;
+    this.path = parentPath;
+    this.#kind = kind;
+  }
+
+  isFile(): boolean {
+    return this.#kind === 0;
+  }
+
+  isDirectory(): boolean {
+    return this.#kind === 1;
+  }
+
+  isSymbolicLink(): boolean {
+    return this.#kind === 2;
+  }
+
+  isBlockDevice(): boolean {
+    return false;
+  }
+
+  isCharacterDevice(): boolean {
+    return false;
+  }
+
+  isFIFO(): boolean {
+    return false;
+  }
+
+  isSocket(): boolean {
+    return false;
+  }
+}
