@@ -21,7 +21,7 @@ VECTORS = Path(__file__).parents[2] / "tests" / "vectors"
 NOT_BOUND = {
     *("open", "write_at", "append", "truncate", "size", "session_path", "sync", "close", "abort"),
     *("detach", "resume", "sessions", "abort_session", "batch", "commit", "watch", "next", "log"),
-    *("prune_events", "stats", "sharing", "fsck", "gc", "diff", "walk", "glob", "open_reader"),
+    *("prune_events", "stats", "sharing", "fsck", "gc", "walk", "glob", "open_reader"),
     *("open_content", "read_at", "import", "export"),
 }
 
@@ -316,6 +316,19 @@ class Runner:
 
     def op_restore(self, args: Args) -> None:
         self.branch(args).restore(args.text("snapshot"))
+
+    def op_diff(self, args: Args) -> list[dict[str, Any]]:
+        found = self.bucket(args).diff(args.text("from"), args.text("to"), args.path("under"))
+        return [
+            {
+                "path": d.path,
+                "what": d.what,
+                "from": d.from_path,
+                "old": d.old and entry(d.old),
+                "new": d.new and entry(d.new),
+            }
+            for d in found
+        ]
 
     # Reading.
 

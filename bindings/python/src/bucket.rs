@@ -3,7 +3,8 @@
 use alknet_fs::{Bucket as CoreBucket, TreeRef};
 use pyo3::prelude::*;
 
-use crate::entry::BranchInfo;
+use crate::args::PathArg;
+use crate::entry::{BranchInfo, Difference};
 use crate::handle::Handle;
 use crate::tree::{Branch, Tree, View};
 
@@ -48,6 +49,22 @@ impl Bucket {
             .0
             .run(py, |bucket| bucket.view(&tree.parse::<TreeRef>()?))?;
         Py::new(py, Tree::view(&self.0, view))
+    }
+
+    /// Compares two trees, each `"BRANCH"` or `"BRANCH@SNAPSHOT"`, at and below a path; sorted by path.
+    #[pyo3(signature = (old, new, path = None))]
+    fn diff(
+        &self,
+        py: Python<'_>,
+        old: &str,
+        new: &str,
+        path: Option<PathArg<'_>>,
+    ) -> PyResult<Vec<Difference>> {
+        let under = path.unwrap_or_default();
+        let found = self.0.run(py, |bucket| {
+            bucket.diff(&old.parse::<TreeRef>()?, &new.parse::<TreeRef>()?, &under)
+        })?;
+        Ok(found.into_iter().map(Difference::from).collect())
     }
 
     /// Deletes a branch with its snapshots.

@@ -1,6 +1,6 @@
 //! What calls return.
 
-use alknet_fs::{Entry as CoreEntry, Kind};
+use alknet_fs::{Difference as CoreDifference, Entry as CoreEntry, Kind, TreePath};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -326,6 +326,49 @@ impl From<alknet_fs::Closed> for Closed {
             path: closed.path.as_str().to_owned(),
             hash: closed.hash.to_hex(),
             size: closed.size,
+        }
+    }
+}
+
+/// One path at which two trees differ.
+#[pyclass(frozen, get_all, eq, module = "alknet_fs")]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// The path; of a renamed entry, where the second tree has it.
+    path: String,
+    /// `"added"`, `"deleted"`, `"modified"` or `"renamed"`.
+    what: &'static str,
+    /// Where the first tree has a renamed entry.
+    from_path: Option<String>,
+    /// The first tree's entry.
+    old: Option<Entry>,
+    /// The second tree's entry.
+    new: Option<Entry>,
+}
+
+#[pymethods]
+impl Difference {
+    fn __repr__(&self) -> String {
+        format!("<Difference {} {}>", self.what, self.path)
+    }
+}
+
+impl From<(TreePath, CoreDifference)> for Difference {
+    fn from((path, difference): (TreePath, CoreDifference)) -> Self {
+        let (what, from, old, new) = match difference {
+            CoreDifference::Added { new } => ("added", None, None, Some(new)),
+            CoreDifference::Deleted { old } => ("deleted", None, Some(old), None),
+            CoreDifference::Modified { old, new } => ("modified", None, Some(old), Some(new)),
+            CoreDifference::Renamed { from, old, new } => {
+                ("renamed", Some(from), Some(old), Some(new))
+            }
+        };
+        Self {
+            path: path.as_str().to_owned(),
+            what,
+            from_path: from.map(|from| from.as_str().to_owned()),
+            old: old.map(Entry),
+            new: new.map(Entry),
         }
     }
 }

@@ -25,7 +25,7 @@ mod _native {
     #[pymodule_export]
     use crate::bucket::Bucket;
     #[pymodule_export]
-    use crate::entry::{BranchInfo, Closed, DirEntry, Entry, Snapshot};
+    use crate::entry::{BranchInfo, Closed, Difference, DirEntry, Entry, Snapshot};
     #[pymodule_export]
     use crate::error::kinds;
     #[pymodule_export]

@@ -38,7 +38,7 @@ from ._errors import (
     Unsupported,
 )
 from ._files import BufferedRandom, BufferedReader, BufferedWriter, File, TextFile
-from ._native import BranchInfo, Closed, DirEntry, Entry, Snapshot
+from ._native import BranchInfo, Closed, Difference, DirEntry, Entry, Snapshot
 from ._tree import Branch, Bucket, Store, View, create, memory, open
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Cancelled",
     "Closed",
     "Corrupt",
+    "Difference",
     "DirEntry",
     "Entry",
     "File",
