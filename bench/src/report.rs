@@ -39,7 +39,8 @@ Made by `cargo xtask bench`; do not edit. Every row measures the work and its ba
 the same process, for several rounds; the ratio is that of the two medians, and the numbers in
 parentheses are the fastest and the slowest round. Whatever is measured is also checked: contents by
 their hashes, trees by their counts. Baselines use the same SQLite as the store, with
-`journal_mode=WAL`, `synchronous=FULL` and its other defaults.
+`journal_mode=WAL`, `synchronous=FULL` and its other defaults. What limits the rows that miss their
+target: [performance.md](performance.md).
 {quick}
 | | |
 | --- | --- |
