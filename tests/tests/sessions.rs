@@ -745,7 +745,8 @@ fn what_was_acknowledged_survives_the_kill() {
             // part, over what it was to replace; nothing else may have changed.
             let before = after(acked, large, &base);
             let then = after(acked + 1, large, &base);
-            assert!([before.len(), then.len()].contains(&n), "{kind}: {n} bytes");
+            let sizes = before.len()..=then.len();
+            assert!(sizes.contains(&n), "{kind}: {n} bytes, {sizes:?}");
             let wrong = (0..n).find(|&i| {
                 let byte = Some(&bytes[i]);
                 byte != before.get(i) && byte != then.get(i)
