@@ -445,6 +445,16 @@ impl Branch {
         File::open(self, path.clone(), options).map_err(|e| e.op("open").path(path))
     }
 
+    /// Cuts a file, or extends it with zeros, in one commit.
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file), [`File::set_size`] and [`File::close`].
+    pub fn truncate(&self, path: impl IntoPath, size: u64) -> Result<()> {
+        let file = self.open_file(path, &FileOptions::new().write(true))?;
+        file.set_size(size)?;
+        file.close().map(drop)
+    }
+
     /// What [`File::stat`] tells of a file that does not exist yet.
     fn new_file(&self, mode: u32) -> Entry {
         let context = self.inner.context();

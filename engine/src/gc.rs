@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use alknet_fs_content::is_gone;
 use alknet_fs_core::store::{
-    BranchId, BucketId, ContentForm, Durability, Epoch, Layer, ReadTxn, Retention,
+    BranchId, BucketId, ContentForm, Durability, Epoch, Layer, ReadTxn, Retention, Schedule,
 };
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use serde::{Deserialize, Serialize};
@@ -199,9 +199,8 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Corrupt`] where it does not parse.
     pub fn gc_schedule(&self) -> Result<Option<GcSchedule>> {
-        let schedules = self.inner.tree.read()?.schedules()?;
-        let schedule = schedules.into_iter().find(|s| s.name == SCHEDULE);
-        schedule
+        self.inner
+            .schedule()?
             .map(|schedule| {
                 Ok(GcSchedule {
                     options: decode(&schedule.payload)?,
@@ -220,13 +219,7 @@ impl Store {
     pub fn gc_if_due(&self, task: &Task) -> Result<Option<GcReport>> {
         let inner = &self.inner;
         let now = now();
-        if !inner
-            .tree
-            .read()?
-            .schedules()?
-            .iter()
-            .any(|s| s.name == SCHEDULE)
-        {
+        if inner.schedule()?.is_none() {
             return Ok(None);
         }
         let Some(_collecting) = inner.keeper.collecting()? else {
@@ -263,6 +256,11 @@ fn decode(payload: &str) -> Result<GcOptions> {
 }
 
 impl Inner {
+    fn schedule(&self) -> Result<Option<Schedule>> {
+        let mut schedules = self.tree.read()?.schedules()?.into_iter();
+        Ok(schedules.find(|schedule| schedule.name == SCHEDULE))
+    }
+
     fn collect(&self, options: &GcOptions, task: &Task) -> Result<GcReport> {
         let mut report = GcReport::default();
         task.step(steps_done(0, 0))?;
@@ -315,7 +313,7 @@ impl Inner {
             return Ok(pruned);
         };
         for bucket in self.tree.read()?.buckets()? {
-            let mut txn = self.tree.write(self.options.durability)?;
+            let mut txn = self.write()?;
             pruned += txn.prune_events(bucket.id, &retention)?;
             txn.commit()?;
         }
@@ -418,21 +416,21 @@ impl Inner {
             task.step(steps_done(3, report.content_bytes))?;
         }
         let fresh: Vec<_> = found.not_yet_marked().collect();
-        for batch in fresh.chunks(BATCH) {
-            let mut txn = self.tree.write(self.options.durability)?;
-            for hash in batch {
-                txn.set_unreferenced(hash, Some(found.now))?;
-            }
-            txn.commit()?;
-        }
-        for batch in found.wrongly_marked.chunks(BATCH) {
-            let mut txn = self.tree.write(self.options.durability)?;
-            for hash in batch {
-                txn.set_unreferenced(hash, None)?;
-            }
-            txn.commit()?;
-        }
+        self.set_marks(&fresh, Some(found.now))?;
+        self.set_marks(&found.wrongly_marked, None)?;
         Ok(!fresh.is_empty())
+    }
+
+    /// Marks contents as unreferenced since a time, or takes their marks off.
+    fn set_marks(&self, hashes: &[Hash], since: Option<Timestamp>) -> Result<()> {
+        for batch in hashes.chunks(BATCH) {
+            let mut txn = self.write()?;
+            for hash in batch {
+                txn.set_unreferenced(hash, since)?;
+            }
+            txn.commit()?;
+        }
+        Ok(())
     }
 
     /// Removes files that nothing owns.
@@ -444,7 +442,7 @@ impl Inner {
                 report.files_deferred = true;
                 return Ok(());
             };
-            let mut txn = self.tree.write(self.options.durability)?;
+            let mut txn = self.write()?;
             let (files, bytes) = self.contents.sweep(&mut *txn, batch, min_age)?;
             txn.commit()?;
             report.files += files;

@@ -1105,10 +1105,7 @@ impl Keeper {
 
     /// Makes this the only garbage collection while the result lives; nothing where one runs.
     pub(crate) fn collecting(&self) -> Result<Option<Alone>> {
-        let Some(file) = self.lock_file(COLLECTING)? else {
-            return Ok(Some(Alone { _file: None }));
-        };
-        try_alone(Some(file))
+        try_alone(self.lock_file(COLLECTING)?)
     }
 }
 

@@ -5,23 +5,22 @@ import { constants } from 'node:fs';
 const TYPES = [constants.S_IFREG, constants.S_IFDIR, constants.S_IFLNK];
 const BLOCK = 4096;
 
-abstract class Typed<N extends number | bigint> {
-  declare mode: N;
+/** The name of what tells an entry's type, out of the way of the names that Node has. */
+const TYPE = Symbol('type');
 
-  #is(type: number): boolean {
-    return (Number(this.mode) & constants.S_IFMT) === type;
-  }
+abstract class Typed {
+  protected abstract [TYPE](): number;
 
   isFile(): boolean {
-    return this.#is(constants.S_IFREG);
+    return this[TYPE]() === constants.S_IFREG;
   }
 
   isDirectory(): boolean {
-    return this.#is(constants.S_IFDIR);
+    return this[TYPE]() === constants.S_IFDIR;
   }
 
   isSymbolicLink(): boolean {
-    return this.#is(constants.S_IFLNK);
+    return this[TYPE]() === constants.S_IFLNK;
   }
 
   isBlockDevice(): boolean {
@@ -41,11 +40,39 @@ abstract class Typed<N extends number | bigint> {
   }
 }
 
+abstract class AnyStats<N extends number | bigint> extends Typed {
+  declare mode: N;
+  abstract atimeMs: N;
+  abstract mtimeMs: N;
+  abstract ctimeMs: N;
+  abstract birthtimeMs: N;
+
+  protected [TYPE](): number {
+    return Number(this.mode) & constants.S_IFMT;
+  }
+
+  get atime(): Date {
+    return date(this.atimeMs);
+  }
+
+  get mtime(): Date {
+    return date(this.mtimeMs);
+  }
+
+  get ctime(): Date {
+    return date(this.ctimeMs);
+  }
+
+  get birthtime(): Date {
+    return date(this.birthtimeMs);
+  }
+}
+
 /**
  * What is known of a file. There are no inodes: `ino` and `dev` are 0. Times of access and birth are
  * not kept: the first is `mtime`, the second `ctime`.
  */
-export class Stats extends Typed<number> {
+export class Stats extends AnyStats<number> {
   dev = 0;
   declare mode: number;
   nlink = 1;
@@ -74,26 +101,10 @@ export class Stats extends Typed<number> {
     this.atimeMs = this.mtimeMs;
     this.birthtimeMs = this.ctimeMs;
   }
-
-  get atime(): Date {
-    return date(this.atimeMs);
-  }
-
-  get mtime(): Date {
-    return date(this.mtimeMs);
-  }
-
-  get ctime(): Date {
-    return date(this.ctimeMs);
-  }
-
-  get birthtime(): Date {
-    return date(this.birthtimeMs);
-  }
 }
 
 /** The same in BigInts, with times in nanoseconds too. */
-export class BigIntStats extends Typed<bigint> {
+export class BigIntStats extends AnyStats<bigint> {
   dev = 0n;
   declare mode: bigint;
   nlink = 1n;
@@ -130,69 +141,30 @@ export class BigIntStats extends Typed<bigint> {
     this.birthtimeNs = this.ctimeNs;
     this.birthtimeMs = this.ctimeMs;
   }
-
-  get atime(): Date {
-    return date(Number(this.atimeMs));
-  }
-
-  get mtime(): Date {
-    return date(Number(this.mtimeMs));
-  }
-
-  get ctime(): Date {
-    return date(Number(this.ctimeMs));
-  }
-
-  get birthtime(): Date {
-    return date(Number(this.birthtimeMs));
-  }
 }
 
 type Numbers = [number, number, number, number, number, number, number, number, number];
 
-function date(ms: number): Date {
-  return new Date(Math.round(ms));
+function date(ms: number | bigint): Date {
+  return new Date(Math.round(Number(ms)));
 }
 
 /** A name in a directory, with its kind. */
-export class Dirent<Name extends string | Buffer = string> {
+export class Dirent<Name extends string | Buffer = string> extends Typed {
   name: Name;
   parentPath: string;
   path: string;
   readonly #kind: number;
 
   constructor(name: Name, parentPath: string, kind: number) {
+    super();
     this.name = name;
     this.parentPath = parentPath;
     this.path = parentPath;
     this.#kind = kind;
   }
 
-  isFile(): boolean {
-    return this.#kind === 0;
-  }
-
-  isDirectory(): boolean {
-    return this.#kind === 1;
-  }
-
-  isSymbolicLink(): boolean {
-    return this.#kind === 2;
-  }
-
-  isBlockDevice(): boolean {
-    return false;
-  }
-
-  isCharacterDevice(): boolean {
-    return false;
-  }
-
-  isFIFO(): boolean {
-    return false;
-  }
-
-  isSocket(): boolean {
-    return false;
+  protected [TYPE](): number {
+    return TYPES[this.#kind] as number;
   }
 }

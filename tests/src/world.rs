@@ -342,12 +342,6 @@ pub fn apply(editor: &mut Editor<'_>, edit: &Edit) -> Outcome {
 /// Carries out one edit through an editor.
 pub fn try_apply(editor: &mut Editor<'_>, edit: &Edit) -> Result<String> {
     let p = |text: &str| TreePath::parse(text);
-    let attrs = |set: &Set| SetAttrs {
-        mode: set.mode,
-        uid: set.uid,
-        gid: None,
-        mtime: set.mtime.map(Timestamp),
-    };
     match edit {
         Edit::Put {
             path,
@@ -356,11 +350,7 @@ pub fn try_apply(editor: &mut Editor<'_>, edit: &Edit) -> Result<String> {
             set,
         } => {
             let (hash, size) = ops::content(*content);
-            let mode = match mode {
-                Put::Any => PutMode::CreateOrReplace,
-                Put::New => PutMode::CreateNew,
-                Put::Existing => PutMode::ReplaceExisting,
-            };
+            let mode = put_mode(*mode);
             let path = editor.put_file(&p(path)?, hash, size, &attrs(set), mode)?;
             Ok(path.to_string())
         }
@@ -389,7 +379,27 @@ fn nothing(result: Result<()>) -> Result<String> {
     result.map(|()| String::new())
 }
 
-fn follow_if(follow: bool) -> Follow {
+/// The attributes that an edit sets.
+pub fn attrs(set: &Set) -> SetAttrs {
+    SetAttrs {
+        mode: set.mode,
+        uid: set.uid,
+        gid: None,
+        mtime: set.mtime.map(Timestamp),
+    }
+}
+
+/// How an edit puts a file.
+pub fn put_mode(put: Put) -> PutMode {
+    match put {
+        Put::Any => PutMode::CreateOrReplace,
+        Put::New => PutMode::CreateNew,
+        Put::Existing => PutMode::ReplaceExisting,
+    }
+}
+
+/// Whether an edit follows a link.
+pub fn follow_if(follow: bool) -> Follow {
     if follow { Follow::Yes } else { Follow::No }
 }
 

@@ -17,13 +17,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use alknet_fs::{
-    Bucket, Durability, Error, ErrorKind, Follow, GcOptions, Hash, Kind, OpenOptions, Options,
-    PutMode, Session, SessionId, SetAttrs, Store, Task, Timestamp, TreePath, View, Walk,
+    Bucket, Durability, Error, ErrorKind, GcOptions, Hash, Kind, OpenOptions, Options, Session,
+    SessionId, SetAttrs, Store, Task, Timestamp, TreePath, View, Walk,
 };
 use alknet_fs_tests::model::{self, Model, Outcome, Tree};
 use alknet_fs_tests::ops::{self, Edit, Op, Put, Set};
 use alknet_fs_tests::workload::{Depth, fsck};
-use alknet_fs_tests::world::scaled;
+use alknet_fs_tests::world::{attrs, follow_if, put_mode, scaled};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{TestError, TestRunner};
@@ -412,13 +412,6 @@ impl World {
         }
         let want = self.model.edit(name, &edit, Timestamp(self.clock));
         let branch = self.bucket.branch(name).map_err(fault)?;
-        let attrs = |set: &Set| SetAttrs {
-            mode: set.mode,
-            uid: set.uid,
-            gid: None,
-            mtime: set.mtime.map(Timestamp),
-        };
-        let follow = |follow: bool| if follow { Follow::Yes } else { Follow::No };
         let got = match &edit {
             Edit::Put {
                 path,
@@ -426,13 +419,10 @@ impl World {
                 mode,
                 set,
             } => {
-                let mode = match mode {
-                    Put::Any => PutMode::CreateOrReplace,
-                    Put::New => PutMode::CreateNew,
-                    Put::Existing => PutMode::ReplaceExisting,
-                };
                 let bytes = vec![b'x'; (*content).into()];
-                branch.put(path, bytes, &attrs(set), mode).map(drop)
+                branch
+                    .put(path, bytes, &attrs(set), put_mode(*mode))
+                    .map(drop)
             }
             Edit::Mkdir { path, set } => branch.mkdir_with(path, &attrs(set)),
             Edit::MkdirAll { path } => branch.mkdir_all(path),
@@ -440,11 +430,9 @@ impl World {
             Edit::Unlink { path } => branch.remove(path),
             Edit::Rmdir { path } => branch.remove_dir(path),
             Edit::RemoveAll { path } => branch.remove_all(path).map(drop),
-            Edit::SetAttrs {
-                path,
-                set,
-                follow: f,
-            } => branch.set_attrs(path, &attrs(set), follow(*f)),
+            Edit::SetAttrs { path, set, follow } => {
+                branch.set_attrs(path, &attrs(set), follow_if(*follow))
+            }
             Edit::Rename { from, to, replace } => match replace {
                 true => branch.rename(from, to),
                 false => branch.rename_new(from, to),

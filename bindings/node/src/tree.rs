@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alknet_fs::{Branch, Error, ErrorKind, FileOptions, PutMode, SetAttrs, View, Walk};
+use alknet_fs::{Branch, Entry, Error, ErrorKind, PutMode, SetAttrs, View, Walk};
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 
@@ -32,6 +32,14 @@ macro_rules! either {
 }
 
 impl Source {
+    /// Returns what is at a path; a link at its end is followed where `links` says so.
+    fn entry(&self, path: String, links: bool) -> Result<Entry> {
+        match links {
+            true => either!(self, tree => tree.stat(path)),
+            false => either!(self, tree => tree.lstat(path)),
+        }
+    }
+
     /// Something that shows one state for as long as it takes to read several things.
     fn view(&self) -> Result<Arc<View>> {
         match self {
@@ -100,11 +108,7 @@ impl Tree {
         later: bool,
     ) -> napi::Result<Outcome<StatNumbers>> {
         self.read_with(later, move |source| {
-            let entry = match links {
-                true => either!(source, tree => tree.stat(path)),
-                false => either!(source, tree => tree.lstat(path)),
-            };
-            Ok(stat_numbers(&entry?))
+            Ok(stat_numbers(&source.entry(path, links)?))
         })
     }
 
@@ -116,11 +120,7 @@ impl Tree {
         later: bool,
     ) -> napi::Result<Outcome<EntryInfo>> {
         self.read_with(later, move |source| {
-            let entry = match links {
-                true => either!(source, tree => tree.stat(path)),
-                false => either!(source, tree => tree.lstat(path)),
-            };
-            Ok(EntryInfo::from(&entry?))
+            Ok(EntryInfo::from(&source.entry(path, links)?))
         })
     }
 
@@ -317,12 +317,7 @@ impl Tree {
 
     #[napi]
     pub fn truncate(&self, path: String, size: f64, later: bool) -> napi::Result<Outcome<()>> {
-        self.write_with(later, move |branch| {
-            let size = length(size)?;
-            let file = branch.open_file(path, &FileOptions::new().write(true))?;
-            file.set_size(size)?;
-            file.close().map(drop)
-        })
+        self.write_with(later, move |branch| branch.truncate(path, length(size)?))
     }
 }
 

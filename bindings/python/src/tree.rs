@@ -431,11 +431,7 @@ impl Branch {
     /// Cuts a file, or extends it with zeros.
     fn truncate(&self, py: Python<'_>, path: PathArg<'_>, length: i64) -> PyResult<()> {
         let length = offset(length)?;
-        self.0.run(py, |branch| {
-            let file = branch.open_file(&path, &FileOptions::new().write(true))?;
-            file.set_size(length)?;
-            file.close().map(drop)
-        })
+        self.0.run(py, |branch| branch.truncate(&path, length))
     }
 
     #[pyo3(signature = (
