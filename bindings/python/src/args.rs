@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use alknet_fs::{IntoPath, Result, SetAttrs, Timestamp, TreePath};
+use alknet_fs::{Follow, IntoPath, PutMode, Result, SetAttrs, Timestamp, TreePath};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
@@ -97,6 +97,26 @@ pub(crate) fn attrs(
         uid,
         gid,
         mtime: mtime_ns.map(Timestamp),
+    }
+}
+
+/// Tells whether a link at the end of a path is followed.
+pub(crate) fn follow(symlinks: bool) -> Follow {
+    match symlinks {
+        true => Follow::Yes,
+        false => Follow::No,
+    }
+}
+
+/// Tells what a write does where there is a file, and where there is none.
+pub(crate) fn put_mode(create: bool, replace: bool) -> PyResult<PutMode> {
+    match (create, replace) {
+        (true, true) => Ok(PutMode::CreateOrReplace),
+        (true, false) => Ok(PutMode::CreateNew),
+        (false, true) => Ok(PutMode::ReplaceExisting),
+        (false, false) => Err(PyValueError::new_err(
+            "create and replace cannot both be False",
+        )),
     }
 }
 

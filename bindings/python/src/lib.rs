@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod args;
+mod batch;
 mod bucket;
 mod entry;
 mod error;
@@ -22,6 +23,8 @@ use pyo3::prelude::*;
 mod _native {
     use super::{PyResult, Python, pyfunction};
 
+    #[pymodule_export]
+    use crate::batch::Batch;
     #[pymodule_export]
     use crate::bucket::Bucket;
     #[pymodule_export]

@@ -3,13 +3,13 @@
 use std::sync::{Arc, RwLock};
 
 use alknet_fs::{
-    Branch as CoreBranch, Entry as CoreEntry, Error, ErrorKind, FileOptions, Follow, Kind, PutMode,
-    Result, View as CoreView,
+    Branch as CoreBranch, Entry as CoreEntry, Error, ErrorKind, FileOptions, Kind, Result,
+    View as CoreView,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::args::{DataArg, PathArg, attrs, offset};
+use crate::args::{DataArg, PathArg, attrs, follow, offset, put_mode};
 use crate::entry::{BranchInfo, DirEntry, Entry, Snapshot};
 use crate::file::File;
 use crate::handle::Handle;
@@ -209,6 +209,10 @@ impl Branch {
         let tree = Tree(branch.map(|branch| Source::Branch(branch.clone())));
         PyClassInitializer::from(tree).add_subclass(Self(branch))
     }
+
+    pub(crate) fn handle(&self) -> &Handle<CoreBranch> {
+        &self.0
+    }
 }
 
 #[pymethods]
@@ -292,15 +296,7 @@ impl Branch {
         gid: Option<u32>,
         mtime_ns: Option<i64>,
     ) -> PyResult<usize> {
-        let put = match (create, replace) {
-            (true, true) => PutMode::CreateOrReplace,
-            (true, false) => PutMode::CreateNew,
-            (false, true) => PutMode::ReplaceExisting,
-            (false, false) => {
-                let detail = "create and replace cannot both be False";
-                return Err(pyo3::exceptions::PyValueError::new_err(detail));
-            }
-        };
+        let put = put_mode(create, replace)?;
         let set = attrs(mode, uid, gid, mtime_ns);
         let size = data.0.len();
         self.0
@@ -420,10 +416,7 @@ impl Branch {
         follow_symlinks: bool,
     ) -> PyResult<()> {
         let set = attrs(mode, uid, gid, mtime_ns);
-        let follow = match follow_symlinks {
-            true => Follow::Yes,
-            false => Follow::No,
-        };
+        let follow = follow(follow_symlinks);
         self.0
             .run(py, |branch| branch.set_attrs(&path, &set, follow))
     }

@@ -39,12 +39,13 @@ from ._errors import (
 )
 from ._files import BufferedRandom, BufferedReader, BufferedWriter, File, TextFile
 from ._native import BranchInfo, Closed, Difference, DirEntry, Entry, Snapshot
-from ._tree import Branch, Bucket, Store, View, create, memory, open
+from ._tree import Batch, Branch, Bucket, Store, View, create, memory, open
 
 __all__ = [
     "AlkError",
     "AlreadyExists",
     "BadHandle",
+    "Batch",
     "Branch",
     "BranchInfo",
     "Bucket",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _native
 from ._files import (
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Buffer, Self
 
     StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -169,7 +169,110 @@ class View(_Reading, _native.View):
         )
 
 
-class Branch(_Reading, _native.Branch):
+class _Writable(Protocol):
+    def write_bytes(self, path: StrPath, data: Buffer) -> int: ...
+
+    def set_attrs(
+        self,
+        path: StrPath,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        mtime_ns: int | None = None,
+        follow_symlinks: bool = True,
+    ) -> None: ...
+
+
+class _Writing:
+    """What branches and batches have in common beyond the native module."""
+
+    def write_text(
+        self: _Writable,
+        path: StrPath,
+        data: str,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> int:
+        """Write a whole file as text, UTF-8 unless told otherwise; returns its characters."""
+        text = data if newline in (None, "", "\n") else data.replace("\n", newline)
+        self.write_bytes(path, text.encode(encoding or "utf-8", errors or "strict"))
+        return len(data)
+
+    def chmod(self: _Writable, path: StrPath, mode: int, *, follow_symlinks: bool = True) -> None:
+        """Change the permission bits."""
+        self.set_attrs(path, mode=mode, follow_symlinks=follow_symlinks)
+
+    def chown(
+        self: _Writable, path: StrPath, uid: int, gid: int, *, follow_symlinks: bool = True
+    ) -> None:
+        """Change the owner; -1 leaves one as it is."""
+        self.set_attrs(
+            path,
+            uid=None if uid == -1 else uid,
+            gid=None if gid == -1 else gid,
+            follow_symlinks=follow_symlinks,
+        )
+
+    def utime(
+        self: _Writable,
+        path: StrPath,
+        times: tuple[float, float] | None = None,
+        *,
+        ns: tuple[int, int] | None = None,
+        follow_symlinks: bool = True,
+    ) -> None:
+        """Set the time of modification, to now unless given; as ``os.utime``.
+
+        The time of access, the first of the two, is not kept.
+        """
+        if times is not None and ns is not None:
+            raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
+        if ns is not None:
+            mtime = ns[1]
+        elif times is not None:
+            mtime = round(times[1] * 1e9)
+        else:
+            mtime = time.time_ns()
+        self.set_attrs(path, mtime_ns=mtime, follow_symlinks=follow_symlinks)
+
+
+class Batch(_Writing, _native.Batch):
+    """Changes of one branch that are committed together: all of them show at once, or none does.
+
+    A ``with`` block commits them at its end, and throws them away if an exception leaves it. Until
+    then the branch shows nothing of them; what is wrong with one of them, the commit tells.
+
+    >>> import alknet_fs
+    >>> branch = alknet_fs.memory().branch()
+    >>> with branch.batch() as batch:
+    ...     batch.makedirs("/src")
+    ...     _ = batch.write_text("/src/a.py", "a = 1")
+    ...     _ = batch.write_text("/src/b.py", "b = 2")
+    ...     print(branch.exists("/src"), len(batch))
+    False 4
+    >>> branch.listdir("/src")
+    ['a.py', 'b.py']
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Commit, unless that was done, or abort if the block was left by an exception."""
+        if kind is not None:
+            self.abort()
+        elif not self.closed:
+            self.commit()
+
+
+class Branch(_Reading, _Writing, _native.Branch):
     """A tree of files that can be forked, read and changed.
 
     Every call sees the branch as it is at that moment, and every call that changes something is
@@ -199,54 +302,9 @@ class Branch(_Reading, _native.Branch):
         """
         return Branch(self._fork(name, snapshot))
 
-    def write_text(
-        self,
-        path: StrPath,
-        data: str,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> int:
-        """Write a whole file as text, UTF-8 unless told otherwise; returns its characters."""
-        if newline not in (None, "", "\n"):
-            data = data.replace("\n", newline)
-        self.write_bytes(path, data.encode(encoding or "utf-8", errors or "strict"))
-        return len(data)
-
-    def chmod(self, path: StrPath, mode: int, *, follow_symlinks: bool = True) -> None:
-        """Change the permission bits."""
-        self.set_attrs(path, mode=mode, follow_symlinks=follow_symlinks)
-
-    def chown(self, path: StrPath, uid: int, gid: int, *, follow_symlinks: bool = True) -> None:
-        """Change the owner; -1 leaves one as it is."""
-        self.set_attrs(
-            path,
-            uid=None if uid == -1 else uid,
-            gid=None if gid == -1 else gid,
-            follow_symlinks=follow_symlinks,
-        )
-
-    def utime(
-        self,
-        path: StrPath,
-        times: tuple[float, float] | None = None,
-        *,
-        ns: tuple[int, int] | None = None,
-        follow_symlinks: bool = True,
-    ) -> None:
-        """Set the time of modification, to now unless given; as ``os.utime``.
-
-        The time of access, the first of the two, is not kept.
-        """
-        if times is not None and ns is not None:
-            raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
-        if ns is not None:
-            mtime = ns[1]
-        elif times is not None:
-            mtime = round(times[1] * 1e9)
-        else:
-            mtime = time.time_ns()
-        self.set_attrs(path, mtime_ns=mtime, follow_symlinks=follow_symlinks)
+    def batch(self) -> Batch:
+        """Begin a batch of changes that are committed together."""
+        return Batch(self)
 
     def open_file(
         self,
