@@ -79,11 +79,15 @@ fn use_wheel(workspace: &Workspace, python: &Path, package: &Path) -> Result<()>
         .run()
 }
 
-/// Returns the interpreter of an environment with the tools of `requirements-dev.txt`.
+/// The tools, and the libraries that the package is tested with.
+const REQUIREMENTS: [&str; 2] = ["requirements-dev.txt", "requirements-integrations.txt"];
+
+/// Returns the interpreter of an environment with all [`REQUIREMENTS`].
 fn environment(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
     let folder = venv(workspace);
     let python = program(&folder, "python");
-    let wanted = fs::read_to_string(package.join("requirements-dev.txt"))?;
+    let wanted = REQUIREMENTS.map(|name| fs::read_to_string(package.join(name)));
+    let wanted = wanted.into_iter().collect::<Result<String, _>>()?;
     let stamp = folder.join("installed.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
@@ -102,12 +106,13 @@ fn environment(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
             .args([&folder])
             .run()?;
     }
-    workspace
+    let mut install = workspace
         .command(&python)
-        .args(["-m", "pip", "install", "--quiet", "--requirement"])
-        .args(["requirements-dev.txt"])
-        .dir(package)
-        .run()?;
+        .args(["-m", "pip", "install", "--quiet"]);
+    for name in REQUIREMENTS {
+        install = install.args(["--requirement", name]);
+    }
+    install.dir(package).run()?;
     fs::write(stamp, wanted)?;
     report::ok("the Python environment");
     Ok(python)
