@@ -1,5 +1,6 @@
 //! A branch: reading it as it is now, and changing it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use alknet_fs_core::branch;
@@ -39,6 +40,11 @@ impl Branch {
             inner: Arc::clone(&self.inner),
             id: self.bucket,
         }
+    }
+
+    /// Returns the store's directory, or nothing for a store in memory.
+    pub fn store_path(&self) -> Option<&Path> {
+        self.inner.path()
     }
 
     /// Returns the branch's name, parent and age as they are now.

@@ -236,7 +236,7 @@ impl Store {
 
     /// Returns the store's directory, or nothing for a store in memory.
     pub fn path(&self) -> Option<&Path> {
-        self.inner.disk.as_ref().map(|disk| disk.path.as_path())
+        self.inner.path()
     }
 
     /// Finds a bucket by its name. The handle stays with the bucket when it is renamed.
@@ -338,6 +338,11 @@ impl std::fmt::Debug for Store {
 }
 
 impl Inner {
+    /// The store's directory, or nothing for a store in memory.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.disk.as_ref().map(|disk| disk.path.as_path())
+    }
+
     /// Begins a write transaction of the store's durability.
     pub(crate) fn write(&self) -> Result<Box<dyn WriteTxn>> {
         self.tree.write(self.options.durability)

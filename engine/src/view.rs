@@ -1,6 +1,7 @@
 //! Reading a branch, or a snapshot, at one point in time.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use alknet_fs_content::ContentReader;
@@ -79,6 +80,11 @@ impl View {
 
     pub(crate) fn with<R>(&self, read: impl FnOnce(&dyn ReadTxn, &Chain) -> R) -> R {
         read(&**self.txn.lock(), &self.chain)
+    }
+
+    /// Returns the store's directory, or nothing for a store in memory.
+    pub fn store_path(&self) -> Option<&Path> {
+        self.inner.path()
     }
 
     /// Returns what is at a path; a link at its end is followed.

@@ -3,7 +3,7 @@
 import { constants, type PathLike, type TimeLike } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-import { aborted, failure, wrongType, wrongValue } from './errors.js';
+import { aborted, failure, outOfRange, wrongType, wrongValue } from './errors.js';
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -23,7 +23,7 @@ export function toPath(path: PathLike, name = 'path'): string {
     throw wrongType(name, 'of type string or an instance of Buffer or URL', path);
   }
   if (text.includes('\0')) {
-    throw wrongValue(name, 'must be a string, Uint8Array, or URL without null bytes');
+    throw wrongValue(name, 'must be a string, Uint8Array, or URL without null bytes', path);
   }
   return text;
 }
@@ -72,9 +72,47 @@ export function toFlags(flags: string | number | null | undefined, otherwise: st
     bits |= on(constants.O_TRUNC) ? TRUNCATE : 0;
     return bits;
   }
-  const bits = FLAGS[flags ?? otherwise];
+  const name = flags ?? otherwise;
+  const bits = typeof name === 'string' ? FLAGS[name] : undefined;
   if (bits === undefined) {
-    throw wrongValue('flags', `is invalid. Received '${flags}'`);
+    throw wrongValue('flags', 'is invalid', flags);
+  }
+  return bits;
+}
+
+/** Tells whether flags of the native module only read. */
+export function onlyReads(bits: number): boolean {
+  return bits === READ;
+}
+
+/** Checks that a number is whole and lies in a range. */
+export function integer(
+  value: unknown,
+  name: string,
+  min = Number.MIN_SAFE_INTEGER,
+  max = Number.MAX_SAFE_INTEGER,
+): number {
+  if (typeof value !== 'number') {
+    throw wrongType(name, 'of type number', value);
+  }
+  if (!Number.isInteger(value)) {
+    throw outOfRange(name, 'an integer', value);
+  }
+  if (value < min || value > max) {
+    throw outOfRange(name, `>= ${min} && <= ${max}`, value);
+  }
+  return value;
+}
+
+/** Checks the bits that tell how to look or to copy. */
+export function toBits(mode: unknown, otherwise: number): number {
+  const bits = mode ?? otherwise;
+  if (typeof bits !== 'number') {
+    throw wrongType('mode', 'of type number', bits);
+  }
+  if (!Number.isInteger(bits) || bits < 0 || bits > 7) {
+    const error = new RangeError('mode is out of range: >= 0 && <= 7');
+    throw Object.assign(error, { code: 'ERR_OUT_OF_RANGE' });
   }
   return bits;
 }
@@ -84,28 +122,47 @@ export function toMode(mode: string | number | null | undefined): number | undef
   if (mode === null || mode === undefined) {
     return undefined;
   }
-  const number = typeof mode === 'string' ? Number.parseInt(mode, 8) : mode;
-  if (!Number.isInteger(number) || number < 0) {
-    throw wrongValue('mode', `must be a 32-bit unsigned integer or an octal string`);
+  return permissions(mode);
+}
+
+/** As {@link toMode}, of a mode that must be given. */
+export function permissions(mode: unknown): number {
+  if (typeof mode === 'string') {
+    if (!/^[0-7]+$/.test(mode)) {
+      throw wrongValue('mode', 'must be a 32-bit unsigned integer or an octal string', mode);
+    }
+    return Number.parseInt(mode, 8) & 0o7777;
   }
-  return number & 0o7777;
+  return integer(mode, 'mode', 0, 2 ** 32 - 1) & 0o7777;
 }
 
 /** Turns a time into nanoseconds since 1970. */
-export function toTime(time: TimeLike | bigint, name: string): bigint {
+export function toTime(time: TimeLike | bigint, name = 'time'): bigint {
   if (typeof time === 'bigint') {
     return time;
   }
-  const ms = time instanceof Date ? time.getTime() : Number(time) * 1000;
-  if (!Number.isFinite(ms)) {
-    throw wrongType(name, 'of type number, string or Date', time);
+  const text = typeof time === 'string' && time.trim() !== '';
+  const number = typeof time === 'number' || text ? Number(time) : Number.NaN;
+  const seconds = time instanceof Date ? time.getTime() / 1000 : number;
+  if (!Number.isFinite(seconds)) {
+    throw wrongType(name, 'an instance of Date or an Time in seconds', time);
   }
-  const seconds = Math.floor(ms / 1000);
-  return BigInt(seconds) * 1_000_000_000n + BigInt(Math.round((ms - seconds * 1000) * 1e6));
+  const whole = Math.floor(seconds);
+  // To the microsecond, which is what a double of today's seconds holds.
+  return BigInt(whole) * 1_000_000_000n + BigInt(Math.round((seconds - whole) * 1e6)) * 1000n;
+}
+
+/** Turns the length of a file into a number that is not negative. */
+export function toLength(length: number | null | undefined): number {
+  return Math.max(integer(length ?? 0, 'len'), 0);
 }
 
 /** Turns what is to be written into bytes. */
-export function toBytes(data: unknown, encoding?: BufferEncoding | null): Uint8Array {
+export function toBytes(
+  data: unknown,
+  encoding?: BufferEncoding | null,
+  name = 'data',
+): Uint8Array {
   if (typeof data === 'string') {
     return Buffer.from(data, encoding ?? 'utf8');
   }
@@ -115,22 +172,45 @@ export function toBytes(data: unknown, encoding?: BufferEncoding | null): Uint8A
   if (ArrayBuffer.isView(data)) {
     return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   }
-  throw wrongType('data', 'of type string or an instance of Buffer, TypedArray, or DataView', data);
+  throw wrongType(name, 'of type string or an instance of Buffer, TypedArray, or DataView', data);
 }
 
+interface Common {
+  encoding?: BufferEncoding | 'buffer' | null;
+  signal?: AbortSignal;
+}
+
+const NONE: Common = {};
+
 /** Options that may be given as the encoding alone. */
-export function toOptions<T extends object>(
-  options: T | string | null | undefined,
-): T & { encoding?: BufferEncoding | 'buffer' | null; signal?: AbortSignal } {
-  const object = typeof options === 'string' ? { encoding: options } : (options ?? {});
+export function toOptions<T extends object>(options: T | string | null | undefined): T & Common {
+  if (options === null || options === undefined) {
+    return NONE as T & Common;
+  }
+  if (typeof options !== 'object' && typeof options !== 'string') {
+    throw wrongType('options', 'one of type string or object', options);
+  }
+  const object = typeof options === 'string' ? { encoding: options } : options;
   const { encoding, signal } = object as { encoding?: string; signal?: AbortSignal };
   if (encoding && encoding !== 'buffer' && !Buffer.isEncoding(encoding)) {
-    throw wrongValue('encoding', `is invalid encoding. Received '${encoding}'`);
+    throw wrongValue('encoding', 'is invalid encoding', encoding);
   }
+  if (signal !== undefined && !(typeof signal === 'object' && 'aborted' in signal)) {
+    throw wrongType('options.signal', 'an instance of AbortSignal', signal);
+  }
+  return object as T & Common;
+}
+
+/** Stops what is to be stopped. */
+export function check(signal: AbortSignal | null | undefined): void {
   if (signal?.aborted) {
     throw aborted(signal);
   }
-  return object as T & { encoding?: BufferEncoding; signal?: AbortSignal };
+}
+
+/** Makes of bytes what a caller asked for. */
+export function decoded(bytes: Buffer, encoding?: string | null): Buffer | string {
+  return encoding && encoding !== 'buffer' ? bytes.toString(encoding as BufferEncoding) : bytes;
 }
 
 /** Gives text in the encoding that was asked for. */
@@ -138,6 +218,5 @@ export function encoded(text: string, encoding?: string | null): string | Buffer
   if (!encoding || encoding === 'utf8' || encoding === 'utf-8') {
     return text;
   }
-  const bytes = Buffer.from(text);
-  return encoding === 'buffer' ? bytes : bytes.toString(encoding as BufferEncoding);
+  return decoded(Buffer.from(text), encoding);
 }

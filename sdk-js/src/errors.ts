@@ -1,7 +1,7 @@
 /** Errors in Node's shape. */
 
 import { constants } from 'node:os';
-import { getSystemErrorMap } from 'node:util';
+import { getSystemErrorMap, inspect } from 'node:util';
 
 /** An error of the store: as Node's own filesystem errors, with the store's kind of error added. */
 export interface AlkError extends NodeJS.ErrnoException {
@@ -113,28 +113,63 @@ export function rebuild(error: unknown, call?: Call): unknown {
 }
 
 /** Makes the error of an operation that was aborted. */
-export function aborted(signal: AbortSignal): Error {
-  const error = new Error('The operation was aborted', { cause: signal.reason });
-  error.name = 'AbortError';
-  return Object.assign(error, { code: 'ABORT_ERR' });
+export function aborted(signal?: AbortSignal): Error {
+  const cause = signal === undefined ? undefined : { cause: signal.reason };
+  const error = new Error('The operation was aborted', cause);
+  return Object.assign(error, { code: 'ABORT_ERR', name: 'AbortError' });
+}
+
+/** Tells what was given, as Node does. */
+function received(value: unknown): string {
+  if (value === null || value === undefined) {
+    return `Received ${value}`;
+  }
+  if (typeof value === 'function') {
+    return `Received function ${value.name}`;
+  }
+  if (typeof value === 'object') {
+    const name = value.constructor?.name;
+    return name ? `Received an instance of ${name}` : `Received ${inspect(value, { depth: -1 })}`;
+  }
+  let shown = inspect(value, { colors: false });
+  if (shown.length > 28) {
+    shown = `${shown.slice(0, 25)}...`;
+  }
+  return `Received type ${typeof value} (${shown})`;
 }
 
 /** Makes the error of an argument that has the wrong type. */
 export function wrongType(name: string, expected: string, value: unknown): TypeError {
-  const message = `The "${name}" argument must be ${expected}. Received ${typeof value}`;
+  const what = name.includes('.') ? 'property' : 'argument';
+  const message = `The "${name}" ${what} must be ${expected}. ${received(value)}`;
   return Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_TYPE' });
 }
 
 /** Makes the error of an argument that has the wrong value. */
-export function wrongValue(name: string, why: string): TypeError {
-  const message = `The argument '${name}' ${why}`;
+export function wrongValue(name: string, why: string, value: unknown): TypeError {
+  let shown = inspect(value);
+  if (shown.length > 128) {
+    shown = `${shown.slice(0, 128)}...`;
+  }
+  const message = `The argument '${name}' ${why}. Received ${shown}`;
   return Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
 }
 
+/** Makes the error of a number that is too small, too large or broken. */
+export function outOfRange(name: string, expected: string, value: unknown): RangeError {
+  const message = `The value of "${name}" is out of range. It must be ${expected}. Received ${value}`;
+  return Object.assign(new RangeError(message), { code: 'ERR_OUT_OF_RANGE' });
+}
+
 /** Makes an error that Node's own `fs` makes without a system call. */
-export function systemError(code: string, errno: keyof typeof constants.errno, message: string) {
+export function systemError(
+  code: string,
+  errno: keyof typeof constants.errno,
+  text: string,
+  call: { syscall: string; path: string },
+  detail: string,
+) {
+  const message = `${text}: ${call.syscall} returned ${errno} (${detail}) ${call.path}`;
   const error = new Error(message) as NodeJS.ErrnoException;
-  error.code = code;
-  error.errno = constants.errno[errno];
-  return error;
+  return Object.assign(error, { code, errno: constants.errno[errno], name: 'SystemError' }, call);
 }

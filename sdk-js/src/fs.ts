@@ -1,14 +1,19 @@
 /** A tree in the shape of `node:fs`. */
 
 import * as nodefs from 'node:fs';
+import { promisify } from 'node:util';
 
-import { toMode, toOptions, toTime } from './arguments.js';
-import { drive, run } from './calls.js';
-import { aborted, wrongType } from './errors.js';
-import { closeNumber, FileHandle, lookUp, read, register, write } from './handle.js';
-import type { OpenFile, Tree } from './native.js';
+import { check, toOptions } from './arguments.js';
+import * as descriptors from './descriptors.js';
+import { lookUp, register, type Where } from './descriptors.js';
+import { Dir, opendir } from './dir.js';
+import { wrongType } from './errors.js';
+import { type GlobOptions, glob } from './glob.js';
+import { FileHandle, isIterable } from './handle.js';
+import type { OpenFile, Outcome, Tree } from './native.js';
 import * as operations from './operations.js';
 import { BigIntStats, Dirent, Stats } from './stats.js';
+import { streams } from './streams.js';
 
 /** The operations on paths, which have all three forms. */
 const PATHS = [
@@ -18,10 +23,14 @@ const PATHS = [
   'chown',
   'copyFile',
   'cp',
+  'lchmod',
   'lchown',
+  'link',
   'lstat',
   'lutimes',
   'mkdir',
+  'mkdtemp',
+  'opendir',
   'readFile',
   'readdir',
   'readlink',
@@ -30,6 +39,7 @@ const PATHS = [
   'rm',
   'rmdir',
   'stat',
+  'statfs',
   'symlink',
   'truncate',
   'unlink',
@@ -37,44 +47,108 @@ const PATHS = [
   'writeFile',
 ] as const;
 
-type PathName = (typeof PATHS)[number];
-type NumberName =
-  | 'open'
-  | 'close'
-  | 'read'
-  | 'write'
-  | 'fstat'
-  | 'ftruncate'
-  | 'fsync'
-  | 'fdatasync'
-  | 'fchmod'
-  | 'fchown'
-  | 'futimes'
-  | 'exists';
+/** The operations on open files by their numbers. */
+const NUMBERS = [
+  'fchmod',
+  'fchown',
+  'fdatasync',
+  'fstat',
+  'fsync',
+  'ftruncate',
+  'futimes',
+  'read',
+  'readv',
+  'write',
+  'writev',
+] as const;
+
 type Node = typeof nodefs;
+type PathName = (typeof PATHS)[number];
+type NumberName = (typeof NUMBERS)[number] | 'open' | 'close' | 'exists';
+type StreamName = 'createReadStream' | 'createWriteStream' | 'ReadStream' | 'WriteStream';
+type Patterns = string | readonly string[];
 
 /** `fs.promises` of a tree. */
-export type FileSystemPromises = Pick<Node['promises'], PathName | 'constants'> & {
-  open(path: nodefs.PathLike, flags?: string | number, mode?: string | number): Promise<FileHandle>;
+export type FileSystemPromises = Pick<
+  Node['promises'],
+  Exclude<PathName, 'opendir' | 'writeFile' | 'appendFile' | 'readFile'> | 'constants'
+> & {
+  appendFile(
+    path: nodefs.PathLike | FileHandle,
+    data: string | Uint8Array,
+    options?: Parameters<Node['promises']['appendFile']>[2],
+  ): Promise<void>;
+  readFile(
+    path: nodefs.PathLike | FileHandle,
+    options?: { encoding?: null; flag?: nodefs.OpenMode; signal?: AbortSignal } | null,
+  ): Promise<Buffer>;
+  readFile(
+    path: nodefs.PathLike | FileHandle,
+    options:
+      | { encoding: BufferEncoding; flag?: nodefs.OpenMode; signal?: AbortSignal }
+      | BufferEncoding,
+  ): Promise<string>;
+  readFile(
+    path: nodefs.PathLike | FileHandle,
+    options?: Parameters<Node['promises']['readFile']>[1],
+  ): Promise<string | Buffer>;
+  writeFile(
+    path: nodefs.PathLike | FileHandle,
+    data: Parameters<Node['promises']['writeFile']>[1],
+    options?: Parameters<Node['promises']['writeFile']>[2],
+  ): Promise<void>;
+  open(path: nodefs.PathLike, flags?: string | number, mode?: nodefs.Mode): Promise<FileHandle>;
+  opendir(path: nodefs.PathLike, options?: nodefs.OpenDirOptions): Promise<Dir>;
+  /** Finds what matches a pattern, as {@link FileSystem.globSync}. */
+  glob(
+    pattern: Patterns,
+    options: GlobOptions & { withFileTypes: true },
+  ): AsyncGenerator<Dirent, undefined>;
+  glob(pattern: Patterns, options?: GlobOptions): AsyncGenerator<string, undefined>;
 };
+
+/** What ends an operation, with what it gave. */
+type Then<T> = (error: NodeJS.ErrnoException | null, value: T) => void;
 
 /**
  * A tree in the shape of `node:fs`: what it has takes the arguments, gives the results and throws
  * the errors of Node's own. Paths are those of the tree; a relative one starts at its root.
+ *
+ * A file that was opened for writing, by number, handle or stream, shows when it is closed.
  */
 export type FileSystem = Pick<
   Node,
-  PathName | `${PathName}Sync` | NumberName | `${NumberName}Sync` | 'constants'
+  | Exclude<PathName, 'opendir'>
+  | Exclude<`${PathName}Sync`, 'opendirSync'>
+  | NumberName
+  | `${NumberName}Sync`
+  | StreamName
+  | 'openAsBlob'
+  | 'constants'
 > & {
   promises: FileSystemPromises;
   Stats: typeof Stats;
   BigIntStats: typeof BigIntStats;
   Dirent: typeof Dirent;
+  Dir: typeof Dir;
+  opendirSync(path: nodefs.PathLike, options?: nodefs.OpenDirOptions): Dir;
+  opendir(path: nodefs.PathLike, cb: Then<Dir>): void;
+  opendir(path: nodefs.PathLike, options: nodefs.OpenDirOptions, cb: Then<Dir>): void;
+  /** Finds what matches a pattern: `*`, `?`, `[a-z]`, `{a,b}`, and `**` for any directories. */
+  globSync(pattern: Patterns, options: GlobOptions & { withFileTypes: true }): Dirent[];
+  globSync(pattern: Patterns, options?: GlobOptions): string[];
+  glob(pattern: Patterns, cb: Then<string[]>): void;
+  glob(pattern: Patterns, options: GlobOptions, cb: Then<string[] | Dirent[]>): void;
+  readonly F_OK: number;
+  readonly R_OK: number;
+  readonly W_OK: number;
+  readonly X_OK: number;
 };
 
 // biome-ignore lint/suspicious/noExplicitAny: the shapes are those of node:fs, stated in FileSystem.
 type Anything = any;
 type Operation = (tree: Tree, later: boolean, ...args: Anything[]) => Anything;
+type OfNumber = (file: OpenFile, later: boolean, ...args: Anything[]) => Anything;
 type Callback = (error: unknown, ...values: unknown[]) => void;
 
 /** Splits off the callback at the end. */
@@ -86,77 +160,69 @@ function callback(args: unknown[]): [unknown[], Callback] {
   return [args, last as Callback];
 }
 
-/** Calls back outside of the promise, so that what the callback throws is its own. */
-function deliver(promise: Promise<unknown>, cb: Callback, spread: (v: Anything) => unknown[]) {
-  promise.then(
-    (value) => process.nextTick(() => cb(null, ...spread(value))),
-    (error) => process.nextTick(() => cb(error)),
+const one = (value: unknown) => (value === undefined ? [] : [value]);
+
+/**
+ * Starts an operation and calls back, outside of the promise, so that what the callback throws is
+ * its own. Wrong arguments are thrown at once, as Node does.
+ */
+function deliver(
+  operation: () => Outcome<unknown>,
+  cb: Callback,
+  spread: (value: Anything) => unknown[] = one,
+) {
+  let promise: Outcome<unknown>;
+  try {
+    promise = operation();
+  } catch (error) {
+    const { errno, name } = error as NodeJS.ErrnoException;
+    if (errno === undefined && name !== 'AbortError') {
+      throw error;
+    }
+    process.nextTick(cb, error);
+    return;
+  }
+  (promise as Promise<unknown>).then(
+    (value) => process.nextTick(cb, null, ...spread(value)),
+    (error) => process.nextTick(cb, error),
   );
 }
 
-const one = (value: unknown) => (value === undefined ? [] : [value]);
-
-/** The operations on open files by their numbers. */
-const NUMBERS: Record<string, (later: boolean, fd: number, ...args: Anything[]) => Anything> = {
-  close: (later, fd) => closeNumber(fd, later),
-  read: (later, fd, ...args) => read(lookUp(fd, 'read'), later, ...(args as [Anything])),
-  write: (later, fd, ...args) => write(lookUp(fd, 'write'), later, ...(args as [Anything])),
-  fstat: (later, fd, options) => {
-    const numbers = lookUp(fd, 'fstat').stat(later);
-    const made = (numbers: number[]) => operations.stats(numbers, options?.bigint);
-    return later ? (numbers as Promise<number[]>).then(made) : made(numbers as number[]);
-  },
-  ftruncate: (later, fd, size = 0) =>
-    onFile(later, fd, 'ftruncate', (file, later) => file.truncate(Math.max(size ?? 0, 0), later)),
-  fsync: (later, fd) => onFile(later, fd, 'fsync', (file, later) => file.sync(later)),
-  fdatasync: (later, fd) => onFile(later, fd, 'fdatasync', (file, later) => file.sync(later)),
-  fchmod: (later, fd, mode) => {
-    const set = { mode: toMode(mode) };
-    return onFile(later, fd, 'fchmod', (file, later) => file.setAttributes(set, later));
-  },
-  fchown: (later, fd, uid, gid) => {
-    const set = operations.owner(uid, gid);
-    return onFile(later, fd, 'fchown', (file, later) => file.setAttributes(set, later));
-  },
-  futimes: (later, fd, _atime, mtime) => {
-    const set = { mtime: toTime(mtime, 'mtime') };
-    return onFile(later, fd, 'futime', (file, later) => file.setAttributes(set, later));
-  },
-};
-
-function onFile<T>(
-  later: boolean,
-  fd: number,
-  syscall: string,
-  native: (file: OpenFile, later: boolean) => T | Promise<T>,
-) {
-  const file = lookUp(fd, syscall);
-  return run(later, { syscall }, (later) => native(file, later));
-}
-
 /** What takes a path, a `FileHandle` or a number: reading and writing whole files. */
-function whole(name: string, operation: Operation): Operation {
+function whole(name: 'readFile' | 'writeFile' | 'appendFile', operation: Operation): Operation {
   return (tree, later, target, ...args) => {
-    const fd = target instanceof FileHandle ? target.fd : target;
-    if (typeof fd !== 'number') {
+    if (
+      typeof target === 'string' ||
+      !(target instanceof FileHandle || typeof target === 'number')
+    ) {
       return operation(tree, later, target, ...args);
     }
-    const file = lookUp(fd, name === 'readFile' ? 'read' : 'write');
-    if (name === 'readFile') {
-      const { encoding } = toOptions(args[0]);
-      const decode = (bytes: Buffer) =>
-        encoding && encoding !== 'buffer' ? bytes.toString(encoding) : bytes;
-      const bytes = drive(later, operations.readAll(file));
-      return later ? (bytes as Promise<Buffer>).then(decode) : decode(bytes as Buffer);
+    const options = toOptions(name === 'readFile' ? args[0] : args[1]);
+    if (later) {
+      check(options.signal);
     }
-    const { encoding } = toOptions(args[1]);
-    const written = write(file, later, args[0], null, encoding);
-    return later ? (written as Promise<number>).then(() => undefined) : undefined;
+    if (target instanceof FileHandle) {
+      return name === 'readFile'
+        ? target.readFile(args[0])
+        : target.writeFile(args[0] as Anything, args[1] as Anything);
+    }
+    return name === 'readFile'
+      ? descriptors.readText(lookUp(target, 'read'), later, options.encoding)
+      : descriptors.writeAll(lookUp(target, 'write'), later, args[0], options.encoding);
   };
 }
 
+/** What is written at once although it could be stopped, in bytes. */
+const AT_ONCE = 512 * 1024;
+
+function* pieces(data: Uint8Array) {
+  for (let at = 0; at < data.length; at += AT_ONCE) {
+    yield data.subarray(at, at + AT_ONCE);
+  }
+}
+
 /** Writes what an iterable or a stream gives, and commits it at its end. */
-async function writeIterable(
+async function writePieces(
   tree: Tree,
   path: nodefs.PathLike,
   chunks: AsyncIterable<unknown> | Iterable<unknown>,
@@ -164,14 +230,12 @@ async function writeIterable(
   otherwise: string,
 ) {
   const { encoding, flag, mode, signal } = toOptions<Anything>(options);
-  const handle = new FileHandle(await operations.open(tree, true, path, flag ?? otherwise, mode));
+  check(signal);
+  const file = await operations.open(tree, true, path, flag ?? otherwise, mode);
+  const handle = new FileHandle(file);
   try {
-    for await (const chunk of chunks) {
-      if (signal?.aborted) {
-        throw aborted(signal);
-      }
-      await handle.writeFile(chunk, { encoding });
-    }
+    await handle.writeFile(chunks, { encoding, signal });
+    check(signal);
   } catch (error) {
     await handle.abort();
     throw error;
@@ -179,69 +243,154 @@ async function writeIterable(
   await handle.close();
 }
 
-function isIterable(data: unknown): data is AsyncIterable<unknown> {
-  const object = data as { [Symbol.asyncIterator]?: unknown; [Symbol.iterator]?: unknown } | null;
-  return (
-    typeof object === 'object' &&
-    object !== null &&
-    !ArrayBuffer.isView(object) &&
-    (Symbol.asyncIterator in object || Symbol.iterator in object)
-  );
+/** `writeFile` and `appendFile` as promises, which take iterables and signals. */
+function writing(tree: Tree, simple: Operation, otherwise: string) {
+  return async (target: Anything, data: unknown, options?: Anything) => {
+    if (!(target instanceof FileHandle)) {
+      if (isIterable(data)) {
+        return writePieces(tree, target, data, options, otherwise);
+      }
+      const length = (data as { length?: number } | null)?.length ?? 0;
+      if (options?.signal && length > AT_ONCE) {
+        const bytes = typeof data === 'string' ? Buffer.from(data, options.encoding) : data;
+        return writePieces(tree, target, pieces(bytes as Uint8Array), options, otherwise);
+      }
+    }
+    return simple(tree, true, target, data, options);
+  };
+}
+
+/** The forms of `read` and `readSync`: a buffer and where, or options that name it. */
+function reading(args: Anything[]): [NodeJS.ArrayBufferView, ...Anything[]] {
+  const [first, ...rest] = args;
+  if (
+    first === undefined ||
+    first === null ||
+    (typeof first === 'object' && !ArrayBuffer.isView(first))
+  ) {
+    const options = (first ?? {}) as Where & { buffer?: NodeJS.ArrayBufferView };
+    return [options.buffer ?? Buffer.alloc(16384), options];
+  }
+  return [first, ...rest];
 }
 
 /** Makes the face of a tree that looks like `node:fs`. */
 export function fileSystem(tree: Tree): FileSystem {
-  const fs: Record<string, unknown> = { constants: nodefs.constants, Stats, BigIntStats, Dirent };
-  const promises: Record<string, unknown> = { constants: nodefs.constants };
-  fs.promises = promises;
+  const { constants } = nodefs;
+  const { F_OK, R_OK, W_OK, X_OK } = constants;
+  const promises: Record<string, Anything> = { constants };
+  const fs: Record<string, Anything> = {
+    promises,
+    constants,
+    ...{ F_OK, R_OK, W_OK, X_OK },
+    ...{ Stats, BigIntStats, Dirent, Dir },
+    ...streams(tree),
+  };
+  addPaths(tree, fs, promises);
+  addNumbers(fs);
+  addOpen(tree, fs, promises);
+  addGlob(tree, fs, promises);
+  return fs as FileSystem;
+}
 
+function addPaths(tree: Tree, fs: Record<string, Anything>, promises: Record<string, Anything>) {
+  const all: Record<PathName, Operation> = { ...operations, opendir };
   for (const name of PATHS) {
-    const files = ['readFile', 'writeFile', 'appendFile'].includes(name);
-    // biome-ignore lint/performance/noDynamicNamespaceImportAccess: all of them are used.
-    const plain = operations[name] as Operation;
+    const plain = all[name];
+    const files = name === 'readFile' || name === 'writeFile' || name === 'appendFile';
     const operation = files ? whole(name, plain) : plain;
     fs[`${name}Sync`] = (...args: unknown[]) => operation(tree, false, ...args);
     promises[name] = async (...args: unknown[]) => operation(tree, true, ...args);
     fs[name] = (...args: unknown[]) => {
       const [rest, cb] = callback(args);
-      deliver(operation(tree, true, ...rest), cb, one);
+      deliver(() => operation(tree, true, ...rest), cb);
     };
   }
-  for (const [name, otherwise] of [
-    ['writeFile', 'w'],
-    ['appendFile', 'a'],
-  ] as const) {
-    const simple = promises[name] as (...args: unknown[]) => Promise<void>;
-    promises[name] = async (path: Anything, data: unknown, options?: unknown) =>
-      isIterable(data)
-        ? writeIterable(tree, path, data, options, otherwise)
-        : simple(path, data, options);
-  }
-  for (const [name, operation] of Object.entries(NUMBERS)) {
-    fs[`${name}Sync`] = (fd: number, ...args: unknown[]) => operation(false, fd, ...args);
-    fs[name] = (fd: number, ...args: unknown[]) => {
-      if (name === 'close' && args.length === 0) {
-        args.push(() => {});
-      }
-      const [rest, cb] = callback(args);
-      const spread = name === 'read' || name === 'write' ? (n: number) => [n, rest[0]] : one;
-      deliver((async () => operation(true, fd, ...rest))(), cb, spread);
-    };
-  }
+  promises.writeFile = writing(tree, whole('writeFile', operations.writeFile), 'w');
+  promises.appendFile = writing(tree, whole('appendFile', operations.appendFile), 'a');
 
-  const open = async (...args: unknown[]) =>
-    operations.open(tree, true, ...(args as [nodefs.PathLike]));
-  promises.open = async (...args: unknown[]) => new FileHandle(await open(...args));
-  fs.openSync = (...args: unknown[]) =>
-    register(operations.open(tree, false, ...(args as [nodefs.PathLike])) as OpenFile);
+  const { realpathParts } = operations;
+  const { realpath, realpathSync } = fs;
+  fs.realpathSync = (...args: [nodefs.PathLike]) => realpathParts(tree, false, ...args);
+  fs.realpath = (...args: unknown[]) => {
+    const [rest, cb] = callback(args);
+    deliver(() => realpathParts(tree, true, ...(rest as [nodefs.PathLike])), cb);
+  };
+  fs.realpathSync.native = realpathSync;
+  fs.realpath.native = realpath;
+
+  const { exists } = operations;
+  fs.existsSync = (path: nodefs.PathLike) => exists(tree, false, path);
+  const later = async (path: nodefs.PathLike) => exists(tree, true, path);
+  fs.exists = (path: nodefs.PathLike, cb: (exists: boolean) => void) => {
+    callback([cb]);
+    deliver(
+      () => later(path),
+      (_error, value) => cb(value === true),
+    );
+  };
+  fs.exists[promisify.custom] = later;
+  fs.openAsBlob = (path: nodefs.PathLike, options?: { type?: string }) =>
+    operations.openAsBlob(tree, path, options);
+}
+
+/** The names under which `promisify` gives what is called back with more than one value. */
+const SEVERAL: Record<string, [string, string]> = {
+  read: ['bytesRead', 'buffer'],
+  readv: ['bytesRead', 'buffers'],
+  write: ['bytesWritten', 'buffer'],
+  writev: ['bytesWritten', 'buffer'],
+};
+
+function addNumbers(fs: Record<string, Anything>) {
+  for (const name of NUMBERS) {
+    // biome-ignore lint/performance/noDynamicNamespaceImportAccess: all of them are used.
+    const operation = descriptors[name] as OfNumber;
+    const ordered = (args: Anything[]) => (name === 'read' ? reading(args) : args);
+    const syscall = name === 'futimes' ? 'futime' : name.replace(/v$/, '');
+    const start = (fd: number, args: Anything[]) => operation(lookUp(fd, syscall), true, ...args);
+    fs[`${name}Sync`] = (fd: number, ...args: unknown[]) =>
+      operation(lookUp(fd, syscall), false, ...ordered(args));
+    fs[name] = (fd: number, ...args: unknown[]) => {
+      const [rest, cb] = callback(args);
+      const given = ordered(rest);
+      const several = SEVERAL[name] && ((n: number) => [n, given[0]]);
+      deliver(() => start(fd, given), cb, several);
+    };
+    const names = SEVERAL[name];
+    if (names) {
+      fs[name][promisify.custom] = async (fd: number, ...args: unknown[]) => {
+        const given = ordered(args);
+        return { [names[0]]: await start(fd, given), [names[1]]: given[0] };
+      };
+    }
+  }
+  fs.closeSync = (fd: number) => descriptors.close(false, fd);
+  fs.close = (fd: number, cb: Callback = () => {}) => {
+    callback([cb]);
+    deliver(() => descriptors.close(true, fd), cb);
+  };
+}
+
+function addOpen(tree: Tree, fs: Record<string, Anything>, promises: Record<string, Anything>) {
+  type Arguments = [nodefs.PathLike, string?, string?];
+  promises.open = async (...args: Arguments) =>
+    new FileHandle(await operations.open(tree, true, ...args));
+  fs.openSync = (...args: Arguments) => register(operations.open(tree, false, ...args) as OpenFile);
   fs.open = (...args: unknown[]) => {
     const [rest, cb] = callback(args);
-    deliver(open(...rest).then(register), cb, one);
+    const opened = () => operations.open(tree, true, ...(rest as Arguments)) as Promise<OpenFile>;
+    deliver(() => opened().then(register), cb);
   };
-  fs.existsSync = (path: nodefs.PathLike) => operations.exists(tree, false, path);
-  fs.exists = (path: nodefs.PathLike, cb: (exists: boolean) => void) => {
-    const found = Promise.resolve(operations.exists(tree, true, path));
-    deliver(found, (_error, value) => cb(value === true), one);
+}
+
+function addGlob(tree: Tree, fs: Record<string, Anything>, promises: Record<string, Anything>) {
+  fs.globSync = (pattern: Patterns, options?: GlobOptions) => glob(tree, false, pattern, options);
+  fs.glob = (...args: unknown[]) => {
+    const [rest, cb] = callback(args);
+    deliver(() => glob(tree, true, ...(rest as [Patterns])), cb);
   };
-  return fs as FileSystem;
+  promises.glob = async function* (pattern: Patterns, options?: GlobOptions) {
+    yield* await glob(tree, true, pattern, options);
+  };
 }

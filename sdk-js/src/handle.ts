@@ -1,127 +1,32 @@
-/** Open files: `FileHandle`, and file descriptors as numbers. */
+/** `FileHandle`, as of `node:fs/promises`. */
 
 import { EventEmitter } from 'node:events';
-import type { TimeLike } from 'node:fs';
+import type { ReadStream, TimeLike, WriteStream } from 'node:fs';
+import { createInterface, type Interface } from 'node:readline';
+import { ReadableStream } from 'node:stream/web';
 
-import { toBytes, toMode, toOptions, toTime } from './arguments.js';
-import { drive, run } from './calls.js';
-import { failure, wrongType } from './errors.js';
-import type { OpenFile, Outcome } from './native.js';
-import { owner, readAll, stats } from './operations.js';
+import { check, toOptions } from './arguments.js';
+import { run } from './calls.js';
+import * as descriptors from './descriptors.js';
+import { forget, type Position, register, type Where } from './descriptors.js';
+import type { OpenFile } from './native.js';
 import type { BigIntStats, Stats } from './stats.js';
+import { type ReadOptions, readHandle, type WriteOptions, writeHandle } from './streams.js';
 
-type Position = number | bigint | null | undefined;
-
-/** Which part of a buffer, and where in the file. */
-export interface Where {
-  offset?: number | null;
-  length?: number | null;
-  position?: Position;
-}
-
-/** The files that have a number. Numbers are far from those of the operating system. */
-const files = new Map<number, OpenFile>();
-const FIRST = 1 << 30;
-let last = FIRST;
-
-/** Gives an open file a number. */
-export function register(file: OpenFile): number {
-  last += 1;
-  files.set(last, file);
-  return last;
-}
-
-/** Finds an open file by its number. */
-export function lookUp(fd: number, syscall: string): OpenFile {
-  const file = files.get(fd);
-  if (file === undefined) {
-    throw failure('EBADF', 'BadHandle', { syscall });
-  }
-  return file;
-}
-
-/** Closes the file of a number. */
-export function closeNumber(fd: number, later: boolean): Outcome<void> {
-  const file = lookUp(fd, 'close');
-  files.delete(fd);
-  return run(later, { syscall: 'close' }, (later) => file.close(later));
-}
-
-function at(position: Position): number | undefined {
-  const number = Number(position ?? -1);
-  return number < 0 ? undefined : number;
-}
-
-function view(buffer: NodeJS.ArrayBufferView): Uint8Array {
-  return new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength);
-}
-
-/** Cuts out the part of a buffer that offset and length name. */
-function part(buffer: NodeJS.ArrayBufferView, offset?: number | null, length?: number | null) {
-  const bytes = view(buffer);
-  const start = offset ?? 0;
-  const count = length ?? bytes.length - start;
-  if (start < 0 || count < 0 || start + count > bytes.length) {
-    const message = `The value of "length" is out of range. It must be <= ${bytes.length - start}. Received ${count}`;
-    throw Object.assign(new RangeError(message), { code: 'ERR_OUT_OF_RANGE' });
-  }
-  return bytes.subarray(start, start + count);
-}
-
-/** Reads as `fs.read` does, with its two forms of arguments. */
-export function read(
-  file: OpenFile,
-  later: boolean,
-  buffer: NodeJS.ArrayBufferView,
-  offset?: number | null | Where,
-  length?: number | null,
-  position?: Position,
-): Outcome<number> {
-  if (!ArrayBuffer.isView(buffer)) {
-    throw wrongType('buffer', 'an instance of Buffer, TypedArray, or DataView', buffer);
-  }
-  if (typeof offset === 'object' && offset !== null) {
-    return read(file, later, buffer, offset.offset, offset.length, offset.position);
-  }
-  const bytes = part(buffer, offset, length);
-  return run(later, { syscall: 'read' }, (later) => file.read(bytes, at(position), later));
-}
-
-/** Writes as `fs.write` does, with its three forms of arguments; returns how many bytes. */
-export function write(
-  file: OpenFile,
-  later: boolean,
-  data: NodeJS.ArrayBufferView | string,
-  offset?: number | null | { offset?: number; length?: number; position?: Position },
-  length?: number | string | null,
-  position?: Position,
-): Outcome<number> {
-  let bytes: Uint8Array;
-  let where: number | undefined;
-  if (typeof data === 'string') {
-    bytes = toBytes(data, length as BufferEncoding | undefined);
-    where = at(offset as number | null | undefined);
-  } else if (typeof offset === 'object' && offset !== null) {
-    bytes = part(data, offset.offset, offset.length);
-    where = at(offset.position);
-  } else {
-    bytes = part(data, offset, length as number | null | undefined);
-    where = at(position);
-  }
-  const written = run(later, { syscall: 'write' }, (later) => file.write(bytes, where, later));
-  return later ? (written as Promise<void>).then(() => bytes.length) : bytes.length;
-}
+type Text = { encoding?: BufferEncoding | null; signal?: AbortSignal } | BufferEncoding | null;
 
 /**
  * An open file, as `FileHandle` of `node:fs/promises`.
  *
  * What is written shows in the branch after {@link close}. One that is let go without it, or
- * {@link abort | aborted}, changes nothing.
+ * {@link abort | aborted}, or left by `await using`, changes nothing.
  */
-export class FileHandle extends EventEmitter {
+export class FileHandle extends EventEmitter implements AsyncDisposable {
   readonly #file: OpenFile;
   #fd?: number;
-  #closed = false;
+  #closing?: Promise<void>;
+  /** Operations that are on their way; the file closes after them. */
+  readonly #busy = new Set<Promise<unknown>>();
 
   /** @internal */
   constructor(file: OpenFile) {
@@ -129,13 +34,26 @@ export class FileHandle extends EventEmitter {
     this.#file = file;
   }
 
-  /** A number for the file, for the functions that take one. */
+  /** A number for the file, for the functions that take one; -1 when it is closed. */
   get fd(): number {
-    if (this.#closed) {
+    if (this.#closing) {
       return -1;
     }
     this.#fd ??= register(this.#file);
     return this.#fd;
+  }
+
+  async #use<T>(syscall: string, operation: (file: OpenFile) => T | Promise<T>): Promise<T> {
+    if (this.#closing) {
+      throw Object.assign(new Error('file closed'), { code: 'EBADF', syscall });
+    }
+    const busy = Promise.resolve(operation(this.#file));
+    this.#busy.add(busy);
+    try {
+      return await busy;
+    } finally {
+      this.#busy.delete(busy);
+    }
   }
 
   /** Reads into a buffer, or into one that it makes. */
@@ -155,120 +73,187 @@ export class FileHandle extends EventEmitter {
     length?: number | null,
     position?: Position,
   ): Promise<{ bytesRead: number; buffer: NodeJS.ArrayBufferView }> {
-    if (ArrayBuffer.isView(first)) {
-      const bytesRead = await read(this.#file, true, first, offset, length, position);
-      return { bytesRead, buffer: first };
-    }
-    const buffer = first?.buffer ?? Buffer.alloc(16384);
-    const bytesRead = await read(this.#file, true, buffer, first ?? {});
-    return { bytesRead, buffer };
+    return this.#use('read', async (file) => {
+      if (ArrayBuffer.isView(first)) {
+        const bytesRead = await descriptors.read(file, true, first, offset, length, position);
+        return { bytesRead, buffer: first };
+      }
+      const buffer = first?.buffer ?? Buffer.alloc(16384);
+      const bytesRead = await descriptors.read(file, true, buffer, first ?? {});
+      return { bytesRead, buffer };
+    });
+  }
+
+  /** Fills several buffers in one read. */
+  async readv<T extends readonly NodeJS.ArrayBufferView[]>(buffers: T, position?: number | null) {
+    return this.#use('read', async (file) => {
+      const bytesRead = await descriptors.readv(file, true, buffers, position);
+      return { bytesRead, buffers };
+    });
+  }
+
+  /** Reads from the position to the end. */
+  readFile(
+    options?: { encoding?: null; signal?: AbortSignal } | null,
+  ): Promise<Buffer<ArrayBufferLike>>;
+  readFile(
+    options: { encoding: BufferEncoding; signal?: AbortSignal } | BufferEncoding,
+  ): Promise<string>;
+  async readFile(options?: Text): Promise<string | Buffer> {
+    const { encoding, signal } = toOptions(options);
+    return this.#use('read', async (file) => {
+      check(signal);
+      const read = await descriptors.readText(file, true, encoding);
+      check(signal);
+      return read;
+    });
+  }
+
+  /** Reads line by line. */
+  readLines(options?: ReadOptions): Interface {
+    return createInterface({ input: this.createReadStream(options), crlfDelay: Infinity });
+  }
+
+  /** A stream of the bytes from the position on. It leaves the file open. */
+  readableWebStream(): ReadableStream<Uint8Array> {
+    const read = (buffer: Uint8Array) =>
+      this.#use('read', (file) => descriptors.read(file, true, buffer));
+    return new ReadableStream({
+      type: 'bytes',
+      autoAllocateChunkSize: 64 * 1024,
+      async pull(controller) {
+        const request = controller.byobRequest as unknown as {
+          view: Uint8Array;
+          respond(n: number): void;
+        };
+        const n = await read(request.view);
+        if (n === 0) {
+          controller.close();
+        }
+        request.respond(n);
+      },
+    });
+  }
+
+  /** A stream that reads; it closes the file unless `autoClose` is false. */
+  createReadStream(options?: ReadOptions): ReadStream {
+    return readHandle(this, this.#file, options);
+  }
+
+  /** A stream that writes; its end closes the file, and an error leaves nothing of it. */
+  createWriteStream(options?: WriteOptions): WriteStream {
+    return writeHandle(this, this.#file, options);
   }
 
   async write<T extends NodeJS.ArrayBufferView | string>(
     data: T,
-    offset?: number | null | { offset?: number; length?: number; position?: Position },
+    offset?: number | null | Where,
     length?: number | string | null,
     position?: Position,
   ): Promise<{ bytesWritten: number; buffer: T }> {
-    const bytesWritten = await write(this.#file, true, data, offset, length, position);
-    return { bytesWritten, buffer: data };
+    return this.#use('write', async (file) => {
+      const bytesWritten = await descriptors.write(file, true, data, offset, length, position);
+      return { bytesWritten, buffer: data };
+    });
   }
 
-  async readv<T extends NodeJS.ArrayBufferView>(buffers: T[], position?: number | null) {
-    let bytesRead = 0;
-    for (const buffer of buffers) {
-      const from = typeof position === 'number' ? position + bytesRead : null;
-      const n = await read(this.#file, true, buffer, 0, buffer.byteLength, from);
-      bytesRead += n;
-      if (n < buffer.byteLength) {
-        break;
+  /** Writes several buffers in one write. */
+  async writev<T extends readonly NodeJS.ArrayBufferView[]>(buffers: T, position?: number | null) {
+    return this.#use('write', async (file) => {
+      const bytesWritten = await descriptors.writev(file, true, buffers, position);
+      return { bytesWritten, buffers };
+    });
+  }
+
+  /** Writes at the position: bytes, text, or what an iterable or a stream gives. */
+  async writeFile(data: unknown, options?: Text): Promise<void> {
+    const { encoding, signal } = toOptions(options);
+    await this.#use('write', async (file) => {
+      if (!isIterable(data)) {
+        check(signal);
+        await descriptors.writeAll(file, true, data, encoding);
+        return;
       }
-    }
-    return { bytesRead, buffers };
-  }
-
-  async writev<T extends NodeJS.ArrayBufferView>(buffers: T[], position?: number | null) {
-    let bytesWritten = 0;
-    for (const buffer of buffers) {
-      const to = typeof position === 'number' ? position + bytesWritten : null;
-      bytesWritten += await write(this.#file, true, buffer, 0, buffer.byteLength, to);
-    }
-    return { bytesWritten, buffers };
-  }
-
-  /** Reads from the position to the end. */
-  async readFile(options?: { encoding?: BufferEncoding | null; signal?: AbortSignal } | string) {
-    const { encoding } = toOptions(options);
-    const bytes = await drive(true, readAll(this.#file));
-    return encoding ? bytes.toString(encoding as BufferEncoding) : bytes;
-  }
-
-  /** Writes at the position. */
-  async writeFile(data: unknown, options?: { encoding?: BufferEncoding | null } | string) {
-    const { encoding } = toOptions(options);
-    const bytes = toBytes(data, encoding as BufferEncoding | undefined);
-    await write(this.#file, true, bytes);
+      for await (const chunk of data) {
+        check(signal);
+        await descriptors.writeAll(file, true, chunk, encoding);
+      }
+    });
   }
 
   /** Writes at the position, which of a file opened for appending is its end. */
-  async appendFile(data: unknown, options?: { encoding?: BufferEncoding | null } | string) {
+  async appendFile(data: unknown, options?: Text): Promise<void> {
     await this.writeFile(data, options);
   }
 
-  async stat(options?: { bigint?: boolean }): Promise<Stats | BigIntStats> {
-    return stats(await this.#file.stat(true), options?.bigint);
+  stat(options?: { bigint?: false } | null): Promise<Stats>;
+  stat(options: { bigint: true }): Promise<BigIntStats>;
+  async stat(options?: { bigint?: boolean } | null): Promise<Stats | BigIntStats> {
+    return this.#use('fstat', (file) => descriptors.fstat(file, true, options));
   }
 
-  async truncate(size: number | null = 0): Promise<void> {
-    const length = Math.max(size ?? 0, 0);
-    await run(true, { syscall: 'ftruncate' }, () => this.#file.truncate(length, true));
+  async truncate(size?: number | null): Promise<void> {
+    await this.#use('ftruncate', (file) => descriptors.ftruncate(file, true, size));
   }
 
   /** Makes what was written survive a power cut, without committing it. */
   async sync(): Promise<void> {
-    await run(true, { syscall: 'fsync' }, () => this.#file.sync(true));
+    await this.#use('fsync', (file) => descriptors.fsync(file, true));
   }
 
   /** As {@link sync}. */
   async datasync(): Promise<void> {
-    await this.sync();
+    await this.#use('fdatasync', (file) => descriptors.fdatasync(file, true));
   }
 
   async chmod(mode: string | number): Promise<void> {
-    const set = { mode: toMode(mode) };
-    await run(true, { syscall: 'fchmod' }, () => this.#file.setAttributes(set, true));
+    await this.#use('fchmod', (file) => descriptors.fchmod(file, true, mode));
   }
 
   async chown(uid: number, gid: number): Promise<void> {
-    const set = owner(uid, gid);
-    await run(true, { syscall: 'fchown' }, () => this.#file.setAttributes(set, true));
+    await this.#use('fchown', (file) => descriptors.fchown(file, true, uid, gid));
   }
 
-  async utimes(_atime: TimeLike, mtime: TimeLike): Promise<void> {
-    const set = { mtime: toTime(mtime, 'mtime') };
-    await run(true, { syscall: 'futime' }, () => this.#file.setAttributes(set, true));
+  async utimes(atime: TimeLike, mtime: TimeLike): Promise<void> {
+    await this.#use('futime', (file) => descriptors.futimes(file, true, atime, mtime));
   }
 
-  /** Commits what was written. */
-  async close(): Promise<void> {
-    if (this.#closed) {
-      return;
-    }
-    await run(true, { syscall: 'close' }, () => this.#file.close(true));
-    this.#ended();
+  /** Commits what was written, after the operations that are on their way. */
+  close(): Promise<void> {
+    this.#closing ??= this.#end((file) => file.close(true));
+    return this.#closing;
   }
 
   /** Closes the file and throws away what was written. */
-  async abort(): Promise<void> {
-    await run(true, { syscall: 'close' }, () => this.#file.abort(true));
-    this.#ended();
+  abort(): Promise<void> {
+    this.#closing ??= this.#end((file) => file.abort(true));
+    return this.#closing;
   }
 
-  #ended() {
-    this.#closed = true;
+  async #end(end: (file: OpenFile) => void | Promise<void>): Promise<void> {
     if (this.#fd !== undefined) {
-      files.delete(this.#fd);
+      forget(this.#fd);
     }
-    this.emit('close');
+    await Promise.allSettled(this.#busy);
+    try {
+      await run(true, { syscall: 'close' }, () => end(this.#file));
+    } finally {
+      this.emit('close');
+    }
   }
+
+  /** Leaving a block closes the file, and throws away what was written and not closed. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.abort();
+  }
+}
+
+/** Tells whether something is written piece by piece. */
+export function isIterable(data: unknown): data is AsyncIterable<unknown> | Iterable<unknown> {
+  return (
+    typeof data === 'object' &&
+    data !== null &&
+    !ArrayBuffer.isView(data) &&
+    (Symbol.asyncIterator in data || Symbol.iterator in data)
+  );
 }

@@ -58,6 +58,8 @@ export interface OpenFile {
 }
 
 export interface Tree {
+  /** The directory of the store; nothing for a store in memory. */
+  home(): string | null;
   stat(path: string, links: boolean, later: boolean): Outcome<number[]>;
   entry(path: string, links: boolean, later: boolean): Outcome<Entry>;
   exists(path: string, later: boolean): Outcome<boolean>;

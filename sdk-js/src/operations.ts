@@ -1,20 +1,44 @@
 /** What `node:fs` does, as operations that run on the calling thread or as promises. */
 
+import { Blob } from 'node:buffer';
+import { randomInt } from 'node:crypto';
+import * as nodefs from 'node:fs';
 import {
+  type BigIntStatsFs,
   type CopyOptions,
   type CopySyncOptions,
   constants,
   type MakeDirectoryOptions,
   type PathLike,
+  type RmDirOptions,
   type RmOptions,
+  type StatsFs,
   type TimeLike,
 } from 'node:fs';
+import { freemem, totalmem } from 'node:os';
+import { posix } from 'node:path';
 
-import { encoded, toBytes, toFlags, toMode, toOptions, toPath, toTime } from './arguments.js';
+import {
+  check,
+  decoded,
+  encoded,
+  integer,
+  onlyReads,
+  permissions,
+  toBits,
+  toBytes,
+  toFlags,
+  toLength,
+  toMode,
+  toOptions,
+  toPath,
+  toTime,
+} from './arguments.js';
 import { drive, run, type Step, type Steps, step } from './calls.js';
-import { failure, systemError, wrongValue } from './errors.js';
-import type { OpenFile, Outcome, Tree } from './native.js';
-import { BigIntStats, Dirent, Stats } from './stats.js';
+import { DirectoryFile } from './directory.js';
+import { failure, systemError, wrongType } from './errors.js';
+import type { Listing, OpenFile, Outcome, Tree } from './native.js';
+import { BigIntStats, BLOCK, Dirent, Stats } from './stats.js';
 
 type Encoding = { encoding?: BufferEncoding | 'buffer' | null } | string | null;
 type FileOptions =
@@ -78,13 +102,14 @@ export function exists(tree: Tree, later: boolean, path: PathLike): Outcome<bool
   return run(later, undefined, (later) => tree.exists(name, later));
 }
 
-export function access(tree: Tree, later: boolean, path: PathLike, mode = constants.F_OK) {
+export function access(tree: Tree, later: boolean, path: PathLike, mode?: number) {
   const name = toPath(path);
+  const bits = toBits(mode, constants.F_OK);
   const call = { syscall: 'access', path: name };
   const steps = function* (): Steps<void> {
     const numbers = yield* step(call, (later) => tree.stat(name, true, later));
     const found = new Stats(numbers);
-    if (mode & constants.X_OK && found.isFile() && (found.mode & 0o111) === 0) {
+    if (bits & constants.X_OK && found.isFile() && (found.mode & 0o111) === 0) {
       throw failure('EACCES', 'PermissionDenied', call);
     }
   };
@@ -94,18 +119,17 @@ export function access(tree: Tree, later: boolean, path: PathLike, mode = consta
 export function readFile(tree: Tree, later: boolean, path: PathLike, options?: FileOptions) {
   const { encoding, flag, signal } = toOptions(options);
   const name = toPath(path);
-  const decode = (bytes: Buffer) =>
-    encoding && (encoding as string) !== 'buffer' ? bytes.toString(encoding) : bytes;
-  const call = { syscall: 'open', path: name };
-  if (flag !== undefined && flag !== 'r') {
-    return drive(later, readOpened(tree, name, flag, decode));
+  if (flag !== undefined && flag !== null && flag !== 'r') {
+    return drive(later, readOpened(tree, name, flag, encoding));
   }
+  const call = { syscall: 'open', path: name };
   if (later) {
+    check(signal);
     const bytes = run(true, call, () => tree.read(name, true)) as Promise<Buffer>;
     return bytes.then(
       (bytes) => {
-        toOptions({ signal });
-        return decode(bytes);
+        check(signal);
+        return decoded(bytes, encoding);
       },
       (error) => {
         throw readingDirectory(error);
@@ -113,7 +137,7 @@ export function readFile(tree: Tree, later: boolean, path: PathLike, options?: F
     );
   }
   try {
-    return decode(run(false, call, () => tree.read(name, false)) as Buffer);
+    return decoded(run(false, call, () => tree.read(name, false)) as Buffer, encoding);
   } catch (error) {
     throw readingDirectory(error);
   }
@@ -127,17 +151,18 @@ function readingDirectory(error: unknown): unknown {
   return error;
 }
 
-function* readOpened<R>(
+function* readOpened(
   tree: Tree,
   path: string,
   flag: string | number,
-  decode: (bytes: Buffer) => R,
-): Steps<R> {
+  encoding?: string | null,
+): Steps<Buffer | string> {
   const call = { syscall: 'open', path };
-  const file = yield* step(call, (later) => tree.open(path, toFlags(flag, 'r'), undefined, later));
+  const bits = toFlags(flag, 'r');
+  const file = yield* step(call, (later) => tree.open(path, bits, undefined, later));
   const bytes = yield* readAll(file);
   yield* step({ syscall: 'close' }, (later) => file.close(later));
-  return decode(bytes);
+  return decoded(bytes, encoding);
 }
 
 /** Reads from the position to the end. */
@@ -165,11 +190,14 @@ function writeWith(
   options: FileOptions | undefined,
   otherwise: string,
 ) {
-  const { encoding, flag, mode } = toOptions(options);
+  const { encoding, flag, mode, signal } = toOptions(options);
   const name = toPath(path);
   const bytes = toBytes(data, encoding as BufferEncoding | null | undefined);
   const flags = toFlags(flag, otherwise);
   const bits = toMode(mode);
+  if (later) {
+    check(signal);
+  }
   const call = { syscall: 'open', path: name };
   return run(later, call, (later) => tree.write(name, bytes, flags, bits, later));
 }
@@ -205,7 +233,18 @@ export function open(
   const bits = toFlags(flags, 'r');
   const permissions = toMode(mode);
   const call = { syscall: 'open', path: name };
-  return run(later, call, (later) => tree.open(name, bits, permissions, later));
+  const directory = (error: unknown): OpenFile => {
+    if (onlyReads(bits) && code(error) === 'EISDIR') {
+      return new DirectoryFile(tree, name);
+    }
+    throw error;
+  };
+  try {
+    const file = run(later, call, (later) => tree.open(name, bits, permissions, later));
+    return later ? (file as Promise<OpenFile>).catch(directory) : file;
+  } catch (error) {
+    return directory(error);
+  }
 }
 
 type ReaddirOptions =
@@ -220,18 +259,23 @@ export function readdir(tree: Tree, later: boolean, path: PathLike, options?: Re
     const { names, kinds } = yield* step({ syscall: 'scandir', path: name }, (later) =>
       recursive ? tree.listAll(name, later) : tree.list(name, later),
     );
-    if (!withFileTypes) {
-      const plain = !encoding || encoding === 'utf8' || encoding === 'utf-8';
-      return plain ? names : names.map((name) => encoded(name, encoding));
+    if (withFileTypes) {
+      return dirents(name, { names, kinds }, encoding);
     }
-    return names.map((relative, at) => {
-      const slash = relative.lastIndexOf('/');
-      const base = name.endsWith('/') ? name.slice(0, -1) : name;
-      const parent = slash < 0 ? name : `${base}/${relative.slice(0, slash)}`;
-      return new Dirent(encoded(relative.slice(slash + 1), encoding), parent, kinds[at] as number);
-    });
+    const plain = !encoding || encoding === 'utf8' || encoding === 'utf-8';
+    return plain ? names : names.map((name) => encoded(name, encoding));
   };
   return drive(later, steps());
+}
+
+/** Makes entries of names that are relative to a directory. */
+export function dirents(name: string, { names, kinds }: Listing, encoding?: string | null) {
+  const base = name.endsWith('/') ? name.slice(0, -1) : name;
+  return names.map((relative, at) => {
+    const slash = relative.lastIndexOf('/');
+    const parent = slash < 0 ? name : `${base}/${relative.slice(0, slash)}`;
+    return new Dirent(encoded(relative.slice(slash + 1), encoding), parent, kinds[at] as number);
+  });
 }
 
 export function mkdir(
@@ -243,6 +287,7 @@ export function mkdir(
   const given = typeof options === 'object' ? (options ?? {}) : { mode: options };
   const { recursive, mode } = given as MakeDirectoryOptions;
   const name = toPath(path);
+  flagOption('recursive', recursive);
   const bits = toMode(mode);
   const call = { syscall: 'mkdir', path: name };
   if (!recursive) {
@@ -252,8 +297,12 @@ export function mkdir(
     try {
       return (yield* step(call, (later) => tree.mkdirAll(name, bits, later))) ?? undefined;
     } catch (error) {
-      if (code(error) === 'ENOTDIR' && (yield* step(call, (later) => tree.exists(name, later)))) {
+      const there = yield* step(call, (later) => tree.exists(name, later));
+      if (code(error) === 'ENOTDIR' && there) {
         throw failure('EEXIST', 'NotADirectory', call);
+      }
+      if (code(error) === 'EEXIST' && !there) {
+        throw failure('ENOENT', 'NotFound', call);
       }
       throw error;
     }
@@ -261,9 +310,21 @@ export function mkdir(
   return drive(later, steps());
 }
 
-export function rmdir(tree: Tree, later: boolean, path: PathLike) {
+export function rmdir(tree: Tree, later: boolean, path: PathLike, options?: RmDirOptions) {
   const name = toPath(path);
-  return run(later, { syscall: 'rmdir', path: name }, (later) => tree.removeDir(name, later));
+  const call = { syscall: 'rmdir', path: name };
+  flagOption('recursive', options?.recursive);
+  if (!options?.recursive) {
+    return run(later, call, (later) => tree.removeDir(name, later));
+  }
+  const steps = function* (): Steps<void> {
+    const found = yield* step(call, (later) => tree.stat(name, false, later));
+    if (found[0] !== 1) {
+      throw failure('ENOTDIR', 'NotADirectory', call);
+    }
+    yield* step(call, (later) => tree.removeAll(name, later));
+  };
+  return drive(later, steps());
 }
 
 export function unlink(tree: Tree, later: boolean, path: PathLike) {
@@ -273,7 +334,9 @@ export function unlink(tree: Tree, later: boolean, path: PathLike) {
 
 export function rm(tree: Tree, later: boolean, path: PathLike, options?: RmOptions) {
   const name = toPath(path);
-  const call = { syscall: 'rm', path: name };
+  flagOption('force', options?.force);
+  flagOption('recursive', options?.recursive);
+  const call = { syscall: 'lstat', path: name };
   const steps = function* (): Steps<void> {
     try {
       if (options?.recursive) {
@@ -286,9 +349,8 @@ export function rm(tree: Tree, later: boolean, path: PathLike, options?: RmOptio
         return;
       }
       if (!options?.recursive && code(error) === 'EISDIR') {
-        const message = `Path is a directory: rm returned EISDIR (is a directory) ${name}`;
-        const made = systemError('ERR_FS_EISDIR', 'EISDIR', message);
-        throw Object.assign(made, call);
+        const call = { syscall: 'rm', path: name };
+        throw systemError('ERR_FS_EISDIR', 'EISDIR', 'Path is a directory', call, 'is a directory');
       }
       throw error;
     }
@@ -303,33 +365,32 @@ export function rename(tree: Tree, later: boolean, from: PathLike, to: PathLike)
   return run(later, call, (later) => tree.rename(path, dest, true, later));
 }
 
-export function copyFile(tree: Tree, later: boolean, from: PathLike, to: PathLike, mode = 0) {
+export function copyFile(tree: Tree, later: boolean, from: PathLike, to: PathLike, mode?: number) {
   const path = toPath(from, 'src');
   const dest = toPath(to, 'dest');
-  return drive(later, copyOne(tree, path, dest, (mode & constants.COPYFILE_EXCL) !== 0));
+  const exclusive = (toBits(mode, 0) & constants.COPYFILE_EXCL) !== 0;
+  return drive(later, copyOne(tree, path, dest, exclusive));
 }
 
 function* copyOne(tree: Tree, path: string, dest: string, exclusive: boolean): Steps<void> {
   const call = { syscall: 'copyfile', path, dest };
   const source = yield* step(call, (later) => tree.canonicalize(path, later));
   const found = yield* step(call, (later) => tree.stat(source, false, later));
-  if (found[0] !== 0) {
-    throw failure('EISDIR', 'IsADirectory', call);
-  }
   let target = dest;
+  let there: number | undefined;
   try {
     target = yield* step(call, (later) => tree.canonicalize(dest, later));
-    const there = yield* step(call, (later) => tree.stat(target, false, later));
-    if (exclusive) {
-      throw failure('EEXIST', 'AlreadyExists', call);
-    }
-    if (there[0] !== 0) {
-      throw failure('EISDIR', 'IsADirectory', call);
-    }
+    there = (yield* step(call, (later) => tree.stat(target, false, later)))[0];
   } catch (error) {
     if (code(error) !== 'ENOENT') {
       throw error;
     }
+  }
+  if (there !== undefined && exclusive) {
+    throw failure('EEXIST', 'AlreadyExists', call);
+  }
+  if (found[0] !== 0 || (there !== undefined && there !== 0)) {
+    throw failure('EISDIR', 'IsADirectory', call);
   }
   yield* step(call, (later) => tree.copy(source, target, later));
 }
@@ -346,11 +407,13 @@ function* look(tree: Tree, path: string, links: boolean): Steps<number | undefin
   }
 }
 
-function cpError(name: string, errno: 'EINVAL' | 'EISDIR' | 'ENOTDIR' | 'EEXIST', message: string) {
-  return Object.assign(systemError(name, errno, message), { syscall: 'cp' });
+type CpCode = 'EINVAL' | 'EISDIR' | 'ENOTDIR' | 'EEXIST';
+
+function cpError(name: string, errno: CpCode, text: string, path: string, detail: string) {
+  return systemError(name, errno, text, { syscall: 'cp', path }, detail);
 }
 
-/** Copies with all below. Links stay as they are written, and times are kept. */
+/** Copies with all below; times are kept. */
 export function cp(
   tree: Tree,
   later: boolean,
@@ -369,7 +432,7 @@ function* cpSteps(
   dest: string,
   options: CopyOptions | CopySyncOptions,
 ): Steps<void> {
-  const { filter, dereference = false, recursive = false } = options;
+  const { filter, dereference = false, recursive = false, verbatimSymlinks = false } = options;
   const { force = true, errorOnExist = false } = options;
   if (filter) {
     const wanted = yield ((_later) => filter(path, dest)) as Step<boolean>;
@@ -383,50 +446,81 @@ function* cpSteps(
   );
   const kind = numbers[0];
   const there = yield* look(tree, dest, dereference);
+  checkCp(path, dest, kind === 1, there);
   if (kind === 1) {
     if (!recursive) {
-      const message = `Recursive option not enabled, cannot copy a directory: ${path}`;
-      throw cpError('ERR_FS_EISDIR', 'EISDIR', message);
-    }
-    if (there !== undefined && there !== 1) {
-      const message = `cannot overwrite non-directory ${dest} with directory ${path}`;
-      throw cpError('ERR_FS_CP_DIR_TO_NON_DIR', 'EISDIR', message);
-    }
-    if (`${dest}/`.startsWith(`${path}/`)) {
-      const message = `cannot copy ${path} to a subdirectory of self ${dest}`;
-      throw cpError('ERR_FS_CP_EINVAL', 'EINVAL', message);
-    }
-    const parent = dest.replace(/\/+[^/]*\/*$/, '') || '/';
-    if (there === undefined && !filter && !dereference) {
-      yield* step(call, (later) => tree.mkdirAll(parent, undefined, later));
-      yield* step(call, (later) => tree.copy(path, dest, later));
-      return;
-    }
-    if (there === undefined) {
-      yield* step(call, (later) => tree.mkdirAll(dest, numbers[1], later));
+      const detail = `${path} is a directory (not copied)`;
+      throw cpError('ERR_FS_EISDIR', 'EISDIR', 'Path is a directory', path, detail);
     }
     const { names } = yield* step({ syscall: 'scandir', path }, (later) => tree.list(path, later));
+    if (there === undefined) {
+      const parent = posix.dirname(posix.normalize(dest));
+      yield* step(call, (later) => tree.mkdirAll(parent, undefined, later));
+      const simple = !filter && !dereference;
+      if (simple && (verbatimSymlinks || !(yield* hasLinks(tree, path)))) {
+        yield* step(call, (later) => tree.copy(path, dest, later));
+        return;
+      }
+      yield* step(call, (later) => tree.mkdir(dest, numbers[1], later));
+    }
     for (const name of names) {
-      yield* cpSteps(tree, `${path}/${name}`, `${dest}/${name}`, options);
+      yield* cpSteps(tree, posix.join(path, name), posix.join(dest, name), options);
     }
     return;
-  }
-  if (there === 1) {
-    const message = `cannot overwrite directory ${dest} with non-directory ${path}`;
-    throw cpError('ERR_FS_CP_NON_DIR_TO_DIR', 'ENOTDIR', message);
   }
   if (there !== undefined && !force) {
     if (errorOnExist) {
-      throw cpError('ERR_FS_CP_EEXIST', 'EEXIST', `${dest} already exists`);
+      const detail = `${dest} already exists`;
+      throw cpError('ERR_FS_CP_EEXIST', 'EEXIST', 'Target already exists', dest, detail);
     }
     return;
   }
-  const source = dereference ? yield* step(call, (later) => tree.canonicalize(path, later)) : path;
   if (there === undefined) {
-    const parent = dest.replace(/\/+[^/]*\/*$/, '') || '/';
+    const parent = posix.dirname(posix.normalize(dest));
     yield* step(call, (later) => tree.mkdirAll(parent, undefined, later));
   }
+  if (kind === 2 && !verbatimSymlinks) {
+    const target = yield* step(call, (later) => tree.readLink(path, later));
+    if (!target.startsWith('/')) {
+      if (there !== undefined) {
+        yield* step(call, (later) => tree.remove(dest, later));
+      }
+      const absolute = posix.join(posix.dirname(path), target);
+      yield* step(call, (later) => tree.symlink(absolute, dest, later));
+      return;
+    }
+  }
+  const source = dereference ? yield* step(call, (later) => tree.canonicalize(path, later)) : path;
   yield* step(call, (later) => tree.copy(source, dest, later));
+}
+
+/** Finds what cannot be copied to where it is to go. */
+function checkCp(path: string, dest: string, isDirectory: boolean, there: number | undefined) {
+  if (there !== undefined && path === dest) {
+    const detail = 'src and dest cannot be the same';
+    throw cpError('ERR_FS_CP_EINVAL', 'EINVAL', 'Invalid src or dest', dest, detail);
+  }
+  if (isDirectory && there !== undefined && there !== 1) {
+    const text = 'Cannot overwrite non-directory with directory';
+    const detail = `cannot overwrite non-directory ${dest} with directory ${path}`;
+    throw cpError('ERR_FS_CP_DIR_TO_NON_DIR', 'EISDIR', text, dest, detail);
+  }
+  if (!isDirectory && there === 1) {
+    const text = 'Cannot overwrite directory with non-directory';
+    const detail = `cannot overwrite directory ${dest} with non-directory ${path}`;
+    throw cpError('ERR_FS_CP_NON_DIR_TO_DIR', 'ENOTDIR', text, dest, detail);
+  }
+  if (isDirectory && `${dest}/`.startsWith(`${path}/`)) {
+    const detail = `cannot copy ${path} to a subdirectory of self ${dest}`;
+    throw cpError('ERR_FS_CP_EINVAL', 'EINVAL', 'Invalid src or dest', dest, detail);
+  }
+}
+
+/** Tells whether there is a link below, whose text a copy has to change. */
+function* hasLinks(tree: Tree, path: string): Steps<boolean> {
+  const call = { syscall: 'scandir', path };
+  const { kinds } = yield* step(call, (later) => tree.listAll(path, later));
+  return kinds.includes(2);
 }
 
 export function symlink(tree: Tree, later: boolean, target: PathLike, path: PathLike) {
@@ -456,14 +550,41 @@ export function realpath(tree: Tree, later: boolean, path: PathLike, options?: E
   return drive(later, steps());
 }
 
-export function chmod(tree: Tree, later: boolean, path: PathLike, mode: string | number) {
+/** As {@link realpath}; an error tells the first part of the path that is not there. */
+export function realpathParts(tree: Tree, later: boolean, path: PathLike, options?: Encoding) {
+  const { encoding } = toOptions(options);
   const name = toPath(path);
-  const set = { mode: toMode(mode) };
-  if (set.mode === undefined) {
-    throw wrongValue('mode', 'must be a number or an octal string');
-  }
-  const call = { syscall: 'chmod', path: name };
-  return run(later, call, (later) => tree.setAttributes(name, set, true, later));
+  const steps = function* (): Steps<string | Buffer> {
+    try {
+      const real = (later: boolean) => tree.canonicalize(name, later);
+      return encoded(yield* step({ syscall: 'lstat', path: name }, real), encoding);
+    } catch {
+      let found = '/';
+      for (const part of posix.resolve('/', name).split('/').slice(1)) {
+        const path = posix.join(found, part);
+        yield* step({ syscall: 'lstat', path }, (later) => tree.stat(path, false, later));
+        const call = { syscall: 'stat', path };
+        found = yield* step(call, (later) => tree.canonicalize(path, later));
+      }
+      return encoded(found, encoding);
+    }
+  };
+  return drive(later, steps());
+}
+
+export function chmod(tree: Tree, later: boolean, path: PathLike, mode: string | number) {
+  return permit(tree, later, path, mode, true);
+}
+
+export function lchmod(tree: Tree, later: boolean, path: PathLike, mode: string | number) {
+  return permit(tree, later, path, mode, false);
+}
+
+function permit(tree: Tree, later: boolean, path: PathLike, mode: string | number, links: boolean) {
+  const name = toPath(path);
+  const set = { mode: permissions(mode) };
+  const call = { syscall: links ? 'chmod' : 'lchmod', path: name };
+  return run(later, call, (later) => tree.setAttributes(name, set, links, later));
 }
 
 export function chown(tree: Tree, later: boolean, path: PathLike, uid: number, gid: number) {
@@ -483,6 +604,9 @@ function own(tree: Tree, later: boolean, path: PathLike, uid: number, gid: numbe
 
 /** An owner and a group to set; -1 leaves one as it is. */
 export function owner(uid: number, gid: number) {
+  const largest = 2 ** 32 - 1;
+  integer(uid, 'uid', -1, largest);
+  integer(gid, 'gid', -1, largest);
   return { ...(uid === -1 ? {} : { uid }), ...(gid === -1 ? {} : { gid }) };
 }
 
@@ -516,14 +640,91 @@ function touch(
   links: boolean,
 ) {
   const name = toPath(path);
-  toTime(atime, 'atime');
-  const set = { mtime: toTime(mtime, 'mtime') };
+  toTime(atime);
+  const set = { mtime: toTime(mtime) };
   const call = { syscall: links ? 'utime' : 'lutime', path: name };
   return run(later, call, (later) => tree.setAttributes(name, set, links, later));
 }
 
-export function truncate(tree: Tree, later: boolean, path: PathLike, size: number | null = 0) {
+export function truncate(tree: Tree, later: boolean, path: PathLike, size?: number | null) {
   const name = toPath(path);
+  const length = toLength(size);
   const call = { syscall: 'open', path: name };
-  return run(later, call, (later) => tree.truncate(name, Math.max(size ?? 0, 0), later));
+  return run(later, call, (later) => tree.truncate(name, length, later));
+}
+
+/** Fails: a store has no hard links. */
+export function link(tree: Tree, later: boolean, from: PathLike, to: PathLike) {
+  const path = toPath(from, 'existingPath');
+  const dest = toPath(to, 'newPath');
+  const call = { syscall: 'link', path, dest };
+  const steps = function* (): Steps<void> {
+    yield* step(call, (later) => tree.stat(path, false, later));
+    throw failure('EPERM', 'Unsupported', call);
+  };
+  return drive(later, steps());
+}
+
+const LETTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789';
+
+export function mkdtemp(tree: Tree, later: boolean, prefix: PathLike, options?: Encoding) {
+  const { encoding } = toOptions(options);
+  const start = toPath(prefix, 'prefix');
+  const call = { syscall: 'mkdtemp', path: `${start}XXXXXX` };
+  const steps = function* (): Steps<string | Buffer> {
+    for (;;) {
+      const letters = Array.from({ length: 6 }, () => LETTERS[randomInt(LETTERS.length)]);
+      const path = start + letters.join('');
+      try {
+        yield* step(call, (later) => tree.mkdir(path, 0o700, later));
+        return encoded(path, encoding);
+      } catch (error) {
+        if (code(error) !== 'EEXIST') {
+          throw error;
+        }
+      }
+    }
+  };
+  return drive(later, steps());
+}
+
+/** Tells of the disk that the store lies on; of a store in memory, of the memory. */
+export function statfs(tree: Tree, later: boolean, path: PathLike, options?: StatOptions) {
+  const name = toPath(path);
+  const call = { syscall: 'statfs', path: name };
+  const steps = function* (): Steps<StatsFs | BigIntStatsFs> {
+    yield* step(call, (later) => tree.stat(name, true, later));
+    const home = tree.home();
+    const bigint = options?.bigint === true;
+    if (home !== null) {
+      return yield ((later) =>
+        later
+          ? nodefs.promises.statfs(home, { bigint })
+          : nodefs.statfsSync(home, { bigint })) as Step<StatsFs | BigIntStatsFs>;
+    }
+    const number = (n: number) => (bigint ? BigInt(Math.floor(n)) : Math.floor(n));
+    const free = number(freemem() / BLOCK);
+    return {
+      type: number(0),
+      bsize: number(BLOCK),
+      blocks: number(totalmem() / BLOCK),
+      bfree: free,
+      bavail: free,
+      files: number(0),
+      ffree: number(0),
+    } as StatsFs | BigIntStatsFs;
+  };
+  return drive(later, steps());
+}
+
+/** The whole file at once, as `openAsBlob`. */
+export async function openAsBlob(tree: Tree, path: PathLike, options?: { type?: string }) {
+  const bytes = (await readFile(tree, true, path)) as Buffer;
+  return new Blob([bytes], options);
+}
+
+function flagOption(name: string, value: unknown) {
+  if (value !== undefined && typeof value !== 'boolean') {
+    throw wrongType(`options.${name}`, 'of type boolean', value);
+  }
 }

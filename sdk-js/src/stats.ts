@@ -3,7 +3,8 @@
 import { constants } from 'node:fs';
 
 const TYPES = [constants.S_IFREG, constants.S_IFDIR, constants.S_IFLNK];
-const BLOCK = 4096;
+/** The size of a block, in bytes. */
+export const BLOCK = 4096;
 
 /** The name of what tells an entry's type, out of the way of the names that Node has. */
 const TYPE = Symbol('type');

@@ -100,6 +100,13 @@ impl Tree {
 /// Reading.
 #[napi]
 impl Tree {
+    /// The directory of the store; nothing for a store in memory.
+    #[napi]
+    pub fn home(&self) -> Option<String> {
+        let path = either!(&self.source, tree => tree.store_path())?;
+        Some(path.to_string_lossy().into_owned())
+    }
+
     #[napi]
     pub fn stat(
         &self,
