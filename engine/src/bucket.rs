@@ -175,11 +175,22 @@ impl Bucket {
 
     /// Returns the newest events that pass a filter, newest first.
     pub fn log(&self, filter: &EventFilter, limit: usize) -> Result<Vec<Event>> {
+        self.log_before(Cursor(u64::MAX), filter, limit)
+    }
+
+    /// Returns the newest events before a position that pass a filter, newest first: with the
+    /// cursor of the last event of one page, the next page.
+    pub fn log_before(
+        &self,
+        before: Cursor,
+        filter: &EventFilter,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
         const WINDOW: u64 = 64;
         let txn = self.inner.tree.read()?;
         let pruned = txn.bucket(self.id)?.map_or(Cursor::START, |b| b.pruned);
         let mut out = Vec::new();
-        let mut end = txn.last_cursor()?.offset() + 1;
+        let mut end = txn.last_cursor()?.offset().min(before.offset()) + 1;
         while end > 0 && out.len() < limit {
             let start = end.saturating_sub(WINDOW);
             let after = match start {
@@ -189,7 +200,8 @@ impl Bucket {
             let events = txn.events(Some(self.id), after.max(pruned), WINDOW as usize + 1)?;
             let wanted = events
                 .into_iter()
-                .filter(|e| e.cursor.offset() < end && filter.passes(&e.branch, &e.change));
+                .filter(|e| e.cursor.offset() < end && e.cursor < before)
+                .filter(|e| filter.passes(&e.branch, &e.change));
             let mut wanted: Vec<_> = wanted.collect();
             wanted.reverse();
             out.extend(wanted);

@@ -199,3 +199,29 @@ fn an_import_leaves_the_store_itself_out() {
     let refused = import(store.path().unwrap()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
 }
+
+#[test]
+fn the_log_goes_on_before_a_position() {
+    let (_dir, store, main) = on_disk();
+    for n in 0..5 {
+        let mut batch = main.batch();
+        batch.write(format!("/{n}-a"), "").unwrap();
+        batch.write(format!("/{n}-b"), "").unwrap();
+        batch.commit().unwrap();
+    }
+    let bucket = store.bucket("default").unwrap();
+    let filter = alknet_fs::EventFilter::all();
+    let whole = bucket.log(&filter, 100).unwrap();
+    assert!(whole.len() >= 10);
+    let mut pages = Vec::new();
+    let mut before = alknet_fs::Cursor(u64::MAX);
+    loop {
+        let page = bucket.log_before(before, &filter, 3).unwrap();
+        let Some(last) = page.last() else {
+            break;
+        };
+        before = last.cursor;
+        pages.extend(page);
+    }
+    assert_eq!(pages, whole);
+}

@@ -25,15 +25,31 @@ export function toPath(path: PathLike, name = 'path'): string {
   if (text.includes('\0')) {
     throw wrongValue(name, 'must be a string, Uint8Array, or URL without null bytes', path);
   }
+  return wellFormed(text, name);
+}
+
+/** Refuses halves of surrogate pairs, which no encoding keeps apart. */
+function wellFormed(text: string, name: string): string {
+  if (!text.isWellFormed()) {
+    throw wrongValue(name, 'must be well-formed Unicode', text);
+  }
   return text;
 }
 
-const READ = 1;
-const WRITE = 2;
-const APPEND = 4;
-const CREATE = 8;
-const EXCLUSIVE = 16;
-const TRUNCATE = 32;
+/** Takes a name or another text. */
+export function toText(value: unknown, name: string): string {
+  if (typeof value !== 'string') {
+    throw wrongType(name, 'of type string', value);
+  }
+  return wellFormed(value, name);
+}
+
+export const READ = 1;
+export const WRITE = 2;
+export const APPEND = 4;
+export const CREATE = 8;
+export const EXCLUSIVE = 16;
+export const TRUNCATE = 32;
 
 const FLAGS: Record<string, number> = {
   r: READ,

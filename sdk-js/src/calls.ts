@@ -17,13 +17,14 @@ export function* step<T>(call: Call, native: Step<T>): Steps<T> {
 
 /** Makes one native call, with errors in Node's shape. */
 export function run<T>(later: boolean, call: Call | undefined, native: Step<T>): Outcome<T> {
-  if (later) {
-    return (native(true) as Promise<T>).catch((error) => {
+  try {
+    const outcome = native(later);
+    if (!later) {
+      return outcome;
+    }
+    return (outcome as Promise<T>).catch((error) => {
       throw rebuild(error, call);
     });
-  }
-  try {
-    return native(false);
   } catch (error) {
     throw rebuild(error, call);
   }
@@ -62,4 +63,14 @@ async function driveLater<R>(steps: Steps<R>): Promise<R> {
     next = steps.next(value);
   }
   return next.value;
+}
+
+/** Makes a native call on the calling thread; errors tell of what the store names. */
+export function now<T>(native: Step<T>): T {
+  return run(false, undefined, native) as T;
+}
+
+/** Makes a native call as a promise; errors tell of what the store names. */
+export async function later<T>(native: Step<T>): Promise<T> {
+  return run(true, undefined, native);
 }

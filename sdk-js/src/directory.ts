@@ -1,7 +1,7 @@
 /** A directory that is open for reading, of which a descriptor can be had. */
 
 import { failure } from './errors.js';
-import type { Attributes, OpenFile, Outcome, Tree } from './native.js';
+import type { Attributes, Entry, OpenFile, Outcome, Tree } from './native.js';
 
 const directory = () => failure('EISDIR', 'IsADirectory', { syscall: 'read' });
 const unwritable = (syscall: string) => failure('EBADF', 'BadHandle', { syscall });
@@ -44,8 +44,22 @@ export class DirectoryFile implements OpenFile {
     return nothing(later);
   }
 
+  position() {
+    return 0;
+  }
+
+  seek() {}
+
+  entry() {
+    return this.#tree.entry(this.#path, true, false) as Entry;
+  }
+
   close(later: boolean) {
     return nothing(later);
+  }
+
+  commit(later: boolean): Outcome<null> {
+    return later ? Promise.resolve(null) : null;
   }
 
   abort(later: boolean) {

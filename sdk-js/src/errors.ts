@@ -29,7 +29,7 @@ const NODES = new Set([
 
 /** What an error tells of the call that failed. */
 export interface Call {
-  syscall: string;
+  syscall?: string;
   path?: string;
   dest?: string;
 }
@@ -50,7 +50,10 @@ for (const [code, text] of getSystemErrorMap().values()) {
 }
 
 function compose(code: string, kind: string, errno: number, text: string, call: Call): AlkError {
-  let message = `${code}: ${text}, ${call.syscall}`;
+  let message = `${code}: ${text}`;
+  if (call.syscall !== undefined) {
+    message += `, ${call.syscall}`;
+  }
   if (call.path !== undefined) {
     message += ` '${call.path}'`;
   }
@@ -60,7 +63,9 @@ function compose(code: string, kind: string, errno: number, text: string, call: 
   const error = new Error(message) as AlkError;
   error.errno = -errno;
   error.code = code;
-  error.syscall = call.syscall;
+  if (call.syscall !== undefined) {
+    error.syscall = call.syscall;
+  }
   if (call.path !== undefined) {
     error.path = call.path;
   }
@@ -88,6 +93,16 @@ function unpack(error: unknown): Packed | undefined {
   return JSON.parse(error.message);
 }
 
+/** Turns the native module's refusal of an argument's type into Node's. */
+function refused(error: unknown): unknown {
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  if (code !== 'InvalidArg' && !code?.endsWith('Expected')) {
+    return error;
+  }
+  const made = new TypeError(`An argument has the wrong type. ${(error as Error).message}`);
+  return Object.assign(made, { code: 'ERR_INVALID_ARG_TYPE' });
+}
+
 /**
  * Makes the error that Node would have thrown from one of the native module. Without a call, the
  * operation and the path are those that the store names.
@@ -95,7 +110,7 @@ function unpack(error: unknown): Packed | undefined {
 export function rebuild(error: unknown, call?: Call): unknown {
   const packed = unpack(error);
   if (packed === undefined) {
-    return error;
+    return refused(error);
   }
   const { kind, code } = packed;
   const known = constants.errno as Record<string, number>;
@@ -104,7 +119,10 @@ export function rebuild(error: unknown, call?: Call): unknown {
   if (packed.source !== null) {
     text += ` (${packed.source})`;
   }
-  const where = call ?? { syscall: packed.op ?? 'open', path: packed.path ?? undefined };
+  const where = call ?? {
+    ...(packed.op && { syscall: packed.op }),
+    path: packed.path ?? undefined,
+  };
   const made = compose(code, kind, known[code] ?? packed.errno, text, where);
   if (packed.detail !== null) {
     hide(made, 'detail', packed.detail);

@@ -6,10 +6,10 @@ import { createInterface, type Interface } from 'node:readline';
 import { ReadableStream } from 'node:stream/web';
 
 import { check, toOptions } from './arguments.js';
-import { run } from './calls.js';
+import { now, run } from './calls.js';
 import * as descriptors from './descriptors.js';
 import { forget, type Position, register, type Where } from './descriptors.js';
-import type { OpenFile } from './native.js';
+import type { Closed, Entry, OpenFile } from './native.js';
 import type { BigIntStats, Stats } from './stats.js';
 import { type ReadOptions, readHandle, type WriteOptions, writeHandle } from './streams.js';
 
@@ -216,6 +216,30 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
 
   async utimes(atime: TimeLike, mtime: TimeLike): Promise<void> {
     await this.#use('futime', (file) => descriptors.futimes(file, true, atime, mtime));
+  }
+
+  /** Where the next read or write without a position goes on; Node's own handles do not tell. */
+  get position(): number {
+    return now(() => this.#file.position());
+  }
+
+  set position(position: number) {
+    now(() => this.#file.seek(position));
+  }
+
+  /** All that the store knows of the file; with what was written and set since it was opened. */
+  async entry(): Promise<Entry> {
+    return this.#use('fstat', (file) => now(() => file.entry()));
+  }
+
+  /** As {@link close}, and tells what that committed: nothing where the file was only read. */
+  async commit(): Promise<Closed | undefined> {
+    let closed: Closed | null = null;
+    this.#closing ??= this.#end(async (file) => {
+      closed = await file.commit(true);
+    });
+    await this.#closing;
+    return closed ?? undefined;
   }
 
   /** Commits what was written, after the operations that are on their way. */

@@ -4,18 +4,51 @@
  * @packageDocumentation
  */
 
+export type { Attributes } from './attributes.js';
+export { Batch, type Data, type PutOptions } from './batch.js';
 export type { AlkError } from './errors.js';
 export type { FileSystem, FileSystemPromises } from './fs.js';
 export { FileHandle } from './handle.js';
-export type { BranchInfo, Entry } from './native.js';
+export type {
+  BranchInfo,
+  Closed,
+  Difference,
+  Entry,
+  EventFilter,
+  ExportReport,
+  FsckReport,
+  GcReport,
+  GcSchedule,
+  ImportReport,
+  NamedEntry,
+  PathEntry,
+  Problem,
+  Progress,
+  SessionInfo,
+  Sharing,
+  SnapshotInfo,
+  StoreEvent,
+  StoreStats,
+  TreeSharing,
+} from './native.js';
+export { Reader } from './reader.js';
+export { Session, type SessionOptions } from './session.js';
 export { BigIntStats, Dirent, Stats } from './stats.js';
 export {
   Branch,
   Bucket,
+  type ExportOptions,
+  type FileOptions,
+  type GcOptions,
+  type ImportOptions,
+  type LogOptions,
   memory,
   type OpenOptions,
   open,
   openSync,
+  ReadableTree,
   Store,
   View,
 } from './store.js';
+export type { TaskOptions } from './task.js';
+export { Watcher, type WatchOptions } from './watch.js';

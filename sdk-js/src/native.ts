@@ -34,15 +34,378 @@ export interface Entry {
   ctime: bigint;
 }
 
+/** An entry with its name in a directory. */
+export interface NamedEntry extends Entry {
+  name: string;
+}
+
+/** An entry with its path. */
+export interface PathEntry extends Entry {
+  path: string;
+}
+
 /** What is known of a branch. */
 export interface BranchInfo {
   name: string;
+  /** When it was made, in nanoseconds since 1970. */
+  created: bigint;
   /** The branch it was forked from. */
   parent?: string;
   /** Whether later writes to the parent show through. */
   live: boolean;
   /** The number of its snapshots. */
   snapshots: number;
+}
+
+/** What is known of a snapshot. */
+export interface SnapshotInfo {
+  name: string;
+  /** When it was taken, in nanoseconds since 1970. */
+  created: bigint;
+}
+
+/** How a path differs between two trees. */
+export interface Difference {
+  path: string;
+  /**
+   * `'added'`: only the second tree has it; `'deleted'`: only the first has it; `'renamed'`: a file
+   * or link that the first has elsewhere, with the same content.
+   */
+  what: 'added' | 'deleted' | 'modified' | 'renamed';
+  /** Of what was renamed: where the first tree has it. */
+  from?: string;
+  /** What the first tree has. */
+  old?: Entry;
+  /** What the second tree has. */
+  new?: Entry;
+}
+
+/** What closing a file that was written committed. */
+export interface Closed {
+  /** The path, links resolved. */
+  path: string;
+  /** The BLAKE3 hash of the content, in 64 hexadecimal digits. */
+  hash: string;
+  /** In bytes. */
+  size: number;
+}
+
+/** One committed change. What does not apply to its `op` is absent. */
+export interface StoreEvent {
+  /** The position of the event: a watcher that starts after it continues with the next one. */
+  cursor: number;
+  /** When, in nanoseconds since 1970. */
+  at: bigint;
+  /** Who. */
+  author: string;
+  bucket: string;
+  /** The name that the branch had then. */
+  branch: string;
+  /** The number of the write session that was closed. */
+  session?: number;
+  op:
+    | 'create'
+    | 'modify'
+    | 'attributes'
+    | 'remove'
+    | 'rename'
+    | 'fork'
+    | 'rename_branch'
+    | 'delete_branch'
+    | 'snapshot'
+    | 'delete_snapshot'
+    | 'restore';
+  path?: string;
+  /** Where a renamed entry was before. */
+  from?: string;
+  /** The kind of the entry after the change, or before it where it was removed. */
+  kind?: Entry['kind'];
+  /** The hash of the content before the change. */
+  old?: string;
+  /** The hash of the content after the change. */
+  new?: string;
+  /** The size after the change, in bytes. */
+  size?: number;
+  /** The other name that the `op` speaks of: of a snapshot, or of another branch. */
+  name?: string;
+}
+
+/** Which events: those that pass every part that is given. */
+export interface EventFilter {
+  /** Only those of this branch. */
+  branch?: string;
+  /** Only those at this path and at any depth below it. */
+  under?: string;
+  /** Only those at this path and of the names directly in it. */
+  directlyIn?: string;
+  /**
+   * Only those whose path matches one of these: `*` and `?` stop at `/`, `**` does not, and a
+   * pattern without a `/` matches the name in any directory.
+   */
+  globs?: string[];
+}
+
+/** What is known of an open write session. */
+export interface SessionInfo {
+  /** Its number, by which it is resumed or aborted. */
+  id: number;
+  bucket: string;
+  branch: string;
+  /** The path that it will write. */
+  path: string;
+  owner: string;
+  /** Whether it holds the path's exclusive lock. */
+  exclusive: boolean;
+  /** Where its bytes are: in the database or in a file. */
+  staging: 'rows' | 'file';
+  /** How many bytes are staged. */
+  staged: number;
+  /** The size of the version that it started from, in bytes; absent for an empty file. */
+  base?: number;
+  /** When it was opened, in nanoseconds since 1970. */
+  created: bigint;
+  /** When it last wrote, about, in nanoseconds since 1970. */
+  touched: bigint;
+  /** Whether a living process works on it; one that is not alive can be resumed. */
+  alive: boolean;
+}
+
+/** What a store holds. */
+export interface StoreStats {
+  buckets: number;
+  branches: number;
+  snapshots: number;
+  /** Open write sessions. */
+  sessions: number;
+  /** Contents, each counted once however many files have it. */
+  contents: number;
+  /** Their sizes, in bytes. */
+  contentBytes: number;
+  /** Of these, kept inside the database. */
+  inlineContents: number;
+  /** Of these, kept as files. */
+  fileContents: number;
+  /** Of these, kept as deltas over others. */
+  deltaContents: number;
+  /** Bytes of the database file; 0 in memory. */
+  databaseBytes: number;
+  /** Of these, bytes that are free and that later writes use again. */
+  freeBytes: number;
+  /** Bytes of the database's write-ahead log. */
+  walBytes: number;
+  /** Bytes of content files, hash trees and deltas. */
+  blobBytes: number;
+  /** Bytes staged by large write sessions. */
+  stagedBytes: number;
+  /** All bytes that the store takes on disk. */
+  storedBytes: number;
+}
+
+/** Something that is wrong with a store. */
+export interface Problem {
+  /** What it is about: a path, a hash, a branch, a table. */
+  subject: string;
+  detail: string;
+  /** Where a damaged content is used, as `BUCKET/BRANCH:PATH`; a few of them. */
+  uses: string[];
+  /** In how many more places it is used. */
+  moreUses: number;
+}
+
+/** What a check found. */
+export interface FsckReport {
+  /** Entries looked at, in all branches and snapshots. */
+  entries: number;
+  contents: number;
+  /** Bytes read and compared with their hash. */
+  bytes: number;
+  /** Files that nothing owns: harmless leftovers of crashes, which {@link Store.gc} removes. */
+  orphans: number;
+  orphanBytes: number;
+  /** What is wrong; empty for a healthy store. */
+  problems: Problem[];
+}
+
+/** What a collection removed, or would remove. Sizes are in bytes. */
+export interface GcReport {
+  events: number;
+  /** Versions of entries that no branch and no snapshot shows. */
+  versions: number;
+  /** Contents that nothing has referred to for the grace period. */
+  contents: number;
+  contentBytes: number;
+  /** Contents that nothing refers to and whose grace period is not over. */
+  waiting: number;
+  waitingBytes: number;
+  /** Deltas that were rewritten in full, because only they kept a base alive. */
+  flattened: number;
+  /** Files that were removed from the disk. */
+  files: number;
+  fileBytes: number;
+  /** Whether removing files was put off because a view was open. */
+  filesDeferred: boolean;
+}
+
+/** When garbage is collected. */
+export interface GcSchedule {
+  /** Five cron fields in local time, or an interval such as `@every 6h`. */
+  when: string;
+  /** When next, in nanoseconds since 1970. */
+  next: bigint;
+}
+
+/** What one of several trees holds, and how much of it others of them hold too. */
+export interface TreeSharing {
+  /** `BRANCH` or `BRANCH@SNAPSHOT`. */
+  tree: string;
+  files: number;
+  /** The sum of the sizes of the files. */
+  bytes: number;
+  /** The files whose content, as a whole, another tree has too. */
+  sharedFiles: number;
+  /** The bytes that the tree's contents take in the store, each content once. */
+  stored: number;
+  /** Of those, the bytes that another tree needs too. */
+  shared: number;
+}
+
+/** How much content trees have in common. */
+export interface Sharing {
+  /** Each tree, in the order asked for. */
+  trees: TreeSharing[];
+  /** The bytes that all the trees together take, each content once. */
+  stored: number;
+  /** The bytes that the trees would take as plain copies. */
+  apart: number;
+}
+
+/** What an import did. */
+export interface ImportReport {
+  /** Regular files in the source, those not counted that were left out. */
+  files: number;
+  dirs: number;
+  symlinks: number;
+  /** Bytes in the source's regular files. */
+  bytes: number;
+  /** Entries that were already as in the source. */
+  unchanged: number;
+  unchangedFiles: number;
+  /** Files whose bytes were read. */
+  filesRead: number;
+  bytesRead: number;
+  /** Entries removed because the source lacks them. */
+  removed: number;
+  /** What was left out because it cannot be represented or read, or is the store itself. */
+  skipped: { path: string; reason: string }[];
+}
+
+/** What an export wrote. */
+export interface ExportReport {
+  files: number;
+  dirs: number;
+  symlinks: number;
+  bytes: number;
+}
+
+/** How far long work has come. Totals are 0 until they are known. */
+export interface Progress {
+  /** Entries done, or what else the operation says that it counts. */
+  files: number;
+  totalFiles: number;
+  bytes: number;
+  totalBytes: number;
+}
+
+export interface Named {
+  name: string;
+  entry: Entry;
+}
+
+export interface TaskHandle {
+  cancel(): void;
+  progress(): Progress | null;
+}
+
+export interface BatchHandle {
+  len(): number;
+  contentBytes(): number;
+  put(
+    path: string,
+    data: Uint8Array,
+    attributes: Attributes,
+    create: boolean,
+    replace: boolean,
+    later: boolean,
+  ): Outcome<void>;
+  mkdir(path: string, attributes: Attributes, later: boolean): Outcome<void>;
+  mkdirAll(path: string, attributes: Attributes, later: boolean): Outcome<void>;
+  symlink(target: string, path: string, attributes: Attributes, later: boolean): Outcome<void>;
+  remove(path: string, later: boolean): Outcome<void>;
+  removeDir(path: string, later: boolean): Outcome<void>;
+  removeAll(path: string, later: boolean): Outcome<void>;
+  rename(from: string, to: string, later: boolean): Outcome<void>;
+  copy(from: string, to: string, later: boolean): Outcome<void>;
+  setAttributes(
+    path: string,
+    attributes: Attributes,
+    links: boolean,
+    later: boolean,
+  ): Outcome<void>;
+  commit(later: boolean): Outcome<void>;
+  abort(): void;
+}
+
+export interface SessionOptions {
+  create?: boolean;
+  createNew?: boolean;
+  truncate?: boolean;
+  exclusive?: boolean;
+  owner?: string;
+  mode?: number;
+}
+
+export interface SessionHandle {
+  id(): number;
+  path(): string;
+  size(): number;
+  read(offset: number, len: number, later: boolean): Outcome<Buffer>;
+  readInto(buffer: Uint8Array, offset: number, later: boolean): Outcome<number>;
+  write(data: Uint8Array, offset: number, later: boolean): Outcome<void>;
+  append(data: Uint8Array, later: boolean): Outcome<number>;
+  truncate(size: number, later: boolean): Outcome<void>;
+  sync(later: boolean): Outcome<void>;
+  close(attributes: Attributes, later: boolean): Outcome<Closed>;
+  abort(later: boolean): Outcome<void>;
+  detach(later: boolean): Outcome<number>;
+}
+
+export interface ReaderHandle {
+  size(): number;
+  hash(): string;
+  form(): 'inline' | 'file' | 'delta';
+  read(offset: number, len: number, later: boolean): Outcome<Buffer>;
+  readInto(buffer: Uint8Array, offset: number, later: boolean): Outcome<number>;
+  close(): void;
+}
+
+export interface Delivery {
+  events: StoreEvent[];
+  cursor: number;
+  error?: string;
+}
+
+export interface WatchHandle {
+  cursor(): number;
+  poll(): StoreEvent | null;
+  wait(): void;
+  stop(): void;
+}
+
+export interface CollectOptions {
+  grace?: number;
+  dryRun?: boolean;
+  keepEvents?: number;
+  keepEventsFor?: number;
 }
 
 export interface OpenFile {
@@ -53,7 +416,11 @@ export interface OpenFile {
   truncate(size: number, later: boolean): Outcome<void>;
   sync(later: boolean): Outcome<void>;
   setAttributes(attributes: Attributes, later: boolean): Outcome<void>;
+  position(): number;
+  seek(position: number): void;
+  entry(): Entry;
   close(later: boolean): Outcome<void>;
+  commit(later: boolean): Outcome<Closed | null>;
   abort(later: boolean): Outcome<void>;
 }
 
@@ -76,6 +443,43 @@ export interface Tree {
     mode: number | undefined,
     later: boolean,
   ): Outcome<void>;
+  entries(path: string, later: boolean): Outcome<Named[]>;
+  walk(path: string, later: boolean): Outcome<Named[]>;
+  glob(path: string, pattern: string, later: boolean): Outcome<Named[]>;
+  reader(path: string, later: boolean): Outcome<ReaderHandle>;
+  content(hash: string, later: boolean): Outcome<ReaderHandle>;
+  verify(path: string, later: boolean): Outcome<void>;
+  treeHash(later: boolean): Outcome<string>;
+  export(
+    from: string,
+    target: string,
+    overwrite: boolean,
+    sync: boolean,
+    task: TaskHandle,
+    later: boolean,
+  ): Outcome<ExportReport>;
+  close(): void;
+  put(
+    path: string,
+    data: Uint8Array,
+    attributes: Attributes,
+    create: boolean,
+    replace: boolean,
+    later: boolean,
+  ): Outcome<void>;
+  mkdirWith(path: string, attributes: Attributes, later: boolean): Outcome<void>;
+  hardLink(target: string, path: string, later: boolean): Outcome<void>;
+  import(
+    source: string,
+    to: string,
+    exclude: string[],
+    remove: boolean,
+    task: TaskHandle,
+    later: boolean,
+  ): Outcome<ImportReport>;
+  batch(): BatchHandle;
+  openSession(path: string, options: SessionOptions, later: boolean): Outcome<SessionHandle>;
+  sessions(later: boolean): Outcome<SessionInfo[]>;
   mkdir(path: string, mode: number | undefined, later: boolean): Outcome<void>;
   mkdirAll(path: string, mode: number | undefined, later: boolean): Outcome<string | null>;
   symlink(target: string, path: string, later: boolean): Outcome<void>;
@@ -92,10 +496,12 @@ export interface Tree {
   ): Outcome<void>;
   truncate(path: string, size: number, later: boolean): Outcome<void>;
   name(): string;
+  info(later: boolean): Outcome<BranchInfo>;
+  bucket(): BucketHandle;
   fork(snapshot: string | undefined, name: string, later: boolean): Outcome<Tree>;
   view(snapshot: string | undefined, later: boolean): Outcome<Tree>;
   snapshot(name: string, later: boolean): Outcome<void>;
-  snapshots(later: boolean): Outcome<string[]>;
+  snapshots(later: boolean): Outcome<SnapshotInfo[]>;
   deleteSnapshot(name: string, later: boolean): Outcome<void>;
   restore(snapshot: string, later: boolean): Outcome<void>;
   renameTo(name: string, later: boolean): Outcome<void>;
@@ -105,7 +511,22 @@ export interface BucketHandle {
   name(): string;
   branch(name: string): Tree;
   branches(later: boolean): Outcome<BranchInfo[]>;
+  view(tree: string, later: boolean): Outcome<Tree>;
+  fork(from: string, name: string, later: boolean): Outcome<Tree>;
   deleteBranch(name: string, later: boolean): Outcome<void>;
+  diff(from: string, to: string, under: string, later: boolean): Outcome<Difference[]>;
+  log(
+    filter: EventFilter,
+    before: number | undefined,
+    limit: number,
+    later: boolean,
+  ): Outcome<StoreEvent[]>;
+  pruneEvents(
+    atMost: number | undefined,
+    notBefore: bigint | undefined,
+    later: boolean,
+  ): Outcome<number>;
+  sharing(trees: string[], task: TaskHandle, later: boolean): Outcome<Sharing>;
 }
 
 export interface StoreHandle {
@@ -115,6 +536,22 @@ export interface StoreHandle {
   createBucket(name: string, later: boolean): Outcome<BucketHandle>;
   renameBucket(name: string, to: string, later: boolean): Outcome<void>;
   deleteBucket(name: string, later: boolean): Outcome<void>;
+  close(later: boolean): Outcome<void>;
+  sessions(later: boolean): Outcome<SessionInfo[]>;
+  resumeSession(id: number, later: boolean): Outcome<SessionHandle>;
+  abortSession(id: number, force: boolean, later: boolean): Outcome<void>;
+  watch(
+    options: { bucket?: string; filter: EventFilter; after?: number },
+    deliver: (delivery: Delivery) => void,
+  ): WatchHandle;
+  stats(later: boolean): Outcome<StoreStats>;
+  fsck(fast: boolean, task: TaskHandle, later: boolean): Outcome<FsckReport>;
+  gc(options: CollectOptions, task: TaskHandle, later: boolean): Outcome<GcReport>;
+  scheduleGc(when: string, options: CollectOptions, later: boolean): Outcome<void>;
+  unscheduleGc(later: boolean): Outcome<boolean>;
+  gcSchedule(later: boolean): Outcome<GcSchedule | null>;
+  gcIfDue(task: TaskHandle, later: boolean): Outcome<GcReport | null>;
+  compact(later: boolean): Outcome<number>;
 }
 
 export interface NativeOptions {
@@ -128,6 +565,9 @@ interface Native {
   StoreHandle: {
     open(path: string | undefined, options: NativeOptions, later: boolean): Outcome<StoreHandle>;
   };
+  TaskHandle: new (follow: boolean) => TaskHandle;
+  /** In builds for tests only. */
+  panic?: (later: boolean) => Outcome<void>;
 }
 
 /** The platform, as it is named in the files and packages of native modules. */

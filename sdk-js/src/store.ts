@@ -1,16 +1,52 @@
 /** Stores, buckets, branches and views. */
 
-import { run } from './calls.js';
+import type { PathLike } from 'node:fs';
+
+import {
+  APPEND,
+  CREATE,
+  EXCLUSIVE,
+  READ,
+  TRUNCATE,
+  toBytes,
+  toPath,
+  toText,
+  WRITE,
+} from './arguments.js';
+import { type Attributes, toAttributes, toObject } from './attributes.js';
+import { Batch, type Data, type PutOptions } from './batch.js';
+import { later, now } from './calls.js';
+import { wrongType } from './errors.js';
 import { type FileSystem, fileSystem } from './fs.js';
+import { FileHandle } from './handle.js';
 import {
   type BranchInfo,
   type BucketHandle,
+  type CollectOptions,
+  type Difference,
   type Entry,
+  type EventFilter,
+  type ExportReport,
+  type FsckReport,
+  type GcReport,
+  type GcSchedule,
+  type ImportReport,
+  type Named,
+  type NamedEntry,
   native,
-  type Outcome,
+  type PathEntry,
+  type SessionInfo,
+  type Sharing,
+  type SnapshotInfo,
+  type StoreEvent,
   type StoreHandle,
+  type StoreStats,
   type Tree,
 } from './native.js';
+import { Reader } from './reader.js';
+import { Session, type SessionOptions, toSessionOptions } from './session.js';
+import { type TaskOptions, task } from './task.js';
+import { Watcher, type WatchOptions } from './watch.js';
 
 /** How to open a store. */
 export interface OpenOptions {
@@ -30,44 +66,144 @@ export interface OpenOptions {
   busyTimeout?: number;
 }
 
+/** How to collect garbage. */
+export interface GcOptions {
+  /**
+   * For how long content must have been known to be unreferenced before it is removed, in
+   * milliseconds; otherwise an hour. A collection finds out what is; so with any other time than 0,
+   * it takes a second one to remove it.
+   */
+  grace?: number;
+  /** How many of its newest events each bucket keeps, about; otherwise all. */
+  keepEvents?: number;
+  /** How old events get before they go, in milliseconds; otherwise they stay. */
+  keepEventsFor?: number;
+}
+
+/** How to open a file with a position; all flags are off unless stated, as those of `open(2)`. */
+export interface FileOptions {
+  read?: boolean;
+  write?: boolean;
+  /** Whether every write goes to the end. */
+  append?: boolean;
+  create?: boolean;
+  /** Whether the file must be new, when it is opened and when it is closed. */
+  createNew?: boolean;
+  truncate?: boolean;
+  /** The permission bits of a file that is new; otherwise `0o644`. */
+  mode?: number;
+}
+
+/** Which events of the log. */
+export interface LogOptions extends EventFilter {
+  /** At most so many; otherwise 100. */
+  limit?: number;
+  /** Only those before this {@link StoreEvent.cursor | position}: for the next page. */
+  before?: number;
+}
+
+/** What to import, and how. */
+export interface ImportOptions extends TaskOptions {
+  /** Where to; otherwise the root. It is made if it is missing. */
+  to?: PathLike;
+  /** What to leave out: patterns as those of {@link EventFilter.globs}. */
+  exclude?: string[];
+  /** Whether entries that the source lacks are removed from the branch. */
+  delete?: boolean;
+}
+
+/** What to export, and how. */
+export interface ExportOptions extends TaskOptions {
+  /** What; otherwise the root. */
+  from?: PathLike;
+  /** Whether the target may have entries: files of the same name are replaced, others stay. */
+  overwrite?: boolean;
+  /** Whether the files are safe from a power cut when the export returns. */
+  sync?: boolean;
+}
+
 function convert(options: OpenOptions) {
-  const { create = true, author, durability, busyTimeout } = options;
+  const { create = true, author, durability, busyTimeout } = toObject(options);
   return {
     ...(create === true
       ? {}
       : { mode: create === 'new' ? ('create' as const) : ('open' as const) }),
-    ...(author === undefined ? {} : { author }),
+    ...(author === undefined ? {} : { author: toText(author, 'author') }),
     ...(busyTimeout === undefined ? {} : { busyTimeout }),
     relaxed: durability === 'relaxed',
   };
 }
 
-function now<T>(step: (later: boolean) => Outcome<T>): T {
-  return run(false, undefined, step) as T;
+function toFilter(options: EventFilter | undefined): EventFilter {
+  const { branch, under, directlyIn, globs } = toObject(options);
+  return {
+    ...(branch === undefined ? {} : { branch: toText(branch, 'branch') }),
+    ...(under === undefined ? {} : { under: toPath(under, 'under') }),
+    ...(directlyIn === undefined ? {} : { directlyIn: toPath(directlyIn, 'directlyIn') }),
+    ...(globs === undefined ? {} : { globs: toTexts(globs, 'globs') }),
+  };
 }
 
-async function later<T>(step: (later: boolean) => Outcome<T>): Promise<T> {
-  return run(true, undefined, step);
+function toTexts(values: string[], name: string): string[] {
+  if (!Array.isArray(values)) {
+    throw wrongType(name, 'an instance of Array', values);
+  }
+  return values.map((value) => toText(value, name));
 }
+
+function toCollect(options: (GcOptions & { dryRun?: boolean }) | undefined): CollectOptions {
+  const { grace, keepEvents, keepEventsFor, dryRun } = toObject(options);
+  return {
+    ...(grace === undefined ? {} : { grace }),
+    ...(keepEvents === undefined ? {} : { keepEvents }),
+    ...(keepEventsFor === undefined ? {} : { keepEventsFor }),
+    ...(dryRun === undefined ? {} : { dryRun }),
+  };
+}
+
+function toBits(options: FileOptions): number {
+  const { read, write, append, create, createNew, truncate } = toObject(options);
+  return (
+    (read ? READ : 0) |
+    (write ? WRITE : 0) |
+    (append ? APPEND : 0) |
+    (create || createNew ? CREATE : 0) |
+    (createNew ? EXCLUSIVE : 0) |
+    (truncate ? TRUNCATE : 0)
+  );
+}
+
+function optional(value: string | undefined, name: string): string | undefined {
+  return value === undefined ? undefined : toText(value, name);
+}
+
+const withPaths = (found: Named[]): PathEntry[] =>
+  found.map(({ name, entry }) => ({ path: name, ...entry }));
 
 /** Opens the store in a directory. */
 export async function open(path: string, options: OpenOptions = {}): Promise<Store> {
-  return new Store(
-    await later((later) => native().StoreHandle.open(path, convert(options), later)),
-  );
+  const [where, how] = [toPath(path), convert(options)];
+  return new Store(await later((later) => native().StoreHandle.open(where, how, later)));
 }
 
 /** As {@link open}, on the calling thread. */
 export function openSync(path: string, options: OpenOptions = {}): Store {
-  return new Store(now((later) => native().StoreHandle.open(path, convert(options), later)));
+  const [where, how] = [toPath(path), convert(options)];
+  return new Store(now((later) => native().StoreHandle.open(where, how, later)));
 }
 
 /** Makes a store in memory, which is gone with the last thing that was taken from it. */
 export function memory(options: Omit<OpenOptions, 'create'> = {}): Store {
-  return new Store(now((later) => native().StoreHandle.open(undefined, convert(options), later)));
+  const how = convert(options);
+  return new Store(now((later) => native().StoreHandle.open(undefined, how, later)));
 }
 
-/** A store: buckets, in a directory or in memory. */
+/**
+ * A store: buckets, in a directory or in memory.
+ *
+ * With `using` or `await using` it is closed at the end of the block. Otherwise {@link close} it, or
+ * leave it to the end of the process: nothing that was committed depends on it.
+ */
 export class Store {
   readonly #native: StoreHandle;
 
@@ -78,12 +214,37 @@ export class Store {
 
   /** The directory; nothing for a store in memory. */
   get path(): string | undefined {
-    return this.#native.path() ?? undefined;
+    return now(() => this.#native.path()) ?? undefined;
+  }
+
+  /**
+   * Closes the store: whatever was taken from it fails from now on. Files and sessions that are
+   * being written are aborted.
+   */
+  async close(): Promise<void> {
+    await later((later) => this.#native.close(later));
+  }
+
+  /** As {@link close}, on the calling thread. */
+  closeSync(): void {
+    now((later) => this.#native.close(later));
+  }
+
+  [Symbol.dispose](): void {
+    this.closeSync();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 
   /** Finds a bucket; without a name, the one that every store is made with. */
   bucket(name = 'default'): Bucket {
-    return new Bucket(now(() => this.#native.bucket(name)));
+    const text = toText(name, 'name');
+    return new Bucket(
+      now(() => this.#native.bucket(text)),
+      this.#native,
+    );
   }
 
   /** Lists the names of all buckets. */
@@ -91,28 +252,158 @@ export class Store {
     return later((later) => this.#native.buckets(later));
   }
 
-  /** Makes a bucket with an empty branch `main`. */
-  async createBucket(name: string): Promise<Bucket> {
-    return new Bucket(await later((later) => this.#native.createBucket(name, later)));
+  /** As {@link buckets}, on the calling thread. */
+  bucketsSync(): string[] {
+    return now((later) => this.#native.buckets(later));
   }
 
+  /** Makes a bucket with an empty branch `main`. */
+  async createBucket(name: string): Promise<Bucket> {
+    const text = toText(name, 'name');
+    const bucket = await later((later) => this.#native.createBucket(text, later));
+    return new Bucket(bucket, this.#native);
+  }
+
+  /** As {@link createBucket}, on the calling thread. */
+  createBucketSync(name: string): Bucket {
+    const text = toText(name, 'name');
+    return new Bucket(
+      now((later) => this.#native.createBucket(text, later)),
+      this.#native,
+    );
+  }
+
+  /** Gives a bucket another name. */
   async renameBucket(name: string, to: string): Promise<void> {
-    await later((later) => this.#native.renameBucket(name, to, later));
+    const [from, target] = [toText(name, 'name'), toText(to, 'to')];
+    await later((later) => this.#native.renameBucket(from, target, later));
   }
 
   /** Deletes a bucket with all in it. */
   async deleteBucket(name: string): Promise<void> {
-    await later((later) => this.#native.deleteBucket(name, later));
+    const text = toText(name, 'name');
+    await later((later) => this.#native.deleteBucket(text, later));
   }
+
+  /** Watches the events of all buckets. */
+  watch(options?: WatchOptions): Watcher {
+    return watch(this.#native, undefined, options);
+  }
+
+  /** Lists all open write sessions from the oldest. */
+  async sessions(): Promise<SessionInfo[]> {
+    return later((later) => this.#native.sessions(later));
+  }
+
+  /** As {@link sessions}, on the calling thread. */
+  sessionsSync(): SessionInfo[] {
+    return now((later) => this.#native.sessions(later));
+  }
+
+  /** Takes over an open write session whose process is gone, with all that it had written. */
+  async resumeSession(id: number): Promise<Session> {
+    return new Session(await later((later) => this.#native.resumeSession(id, later)));
+  }
+
+  /** As {@link resumeSession}, on the calling thread. */
+  resumeSessionSync(id: number): Session {
+    return new Session(now((later) => this.#native.resumeSession(id, later)));
+  }
+
+  /**
+   * Throws away an open write session, whoever opened it; one that a living process works on only
+   * with `force`.
+   */
+  async abortSession(id: number, options?: { force?: boolean }): Promise<void> {
+    const { force = false } = toObject(options);
+    await later((later) => this.#native.abortSession(id, force, later));
+  }
+
+  /** Counts what the store holds. The cost follows the number of contents. */
+  async stats(): Promise<StoreStats> {
+    return later((later) => this.#native.stats(later));
+  }
+
+  /**
+   * Checks the whole store; what is wrong is in the report. With `fast`, the structure only, without
+   * reading the contents.
+   */
+  async fsck(options?: { fast?: boolean } & TaskOptions): Promise<FsckReport> {
+    const given = toObject(options);
+    return task(given, (task, later) => this.#native.fsck(given.fast === true, task, later));
+  }
+
+  /**
+   * Removes what nothing refers to any more. Safe while others read and write. With `dryRun`, only
+   * tells what it would remove.
+   */
+  async gc(options?: GcOptions & { dryRun?: boolean } & TaskOptions): Promise<GcReport> {
+    const collect = toCollect(options);
+    return task(toObject(options), (task, later) => this.#native.gc(collect, task, later));
+  }
+
+  /**
+   * Sets when garbage is collected: five cron fields in local time, such as `0 3 * * *`, or an
+   * interval, such as `@every 6h`. The store keeps it, and {@link gcIfDue} follows it.
+   */
+  async scheduleGc(when: string, options?: GcOptions): Promise<void> {
+    const [text, collect] = [toText(when, 'when'), toCollect(options)];
+    await later((later) => this.#native.scheduleGc(text, collect, later));
+  }
+
+  /** Ends the schedule; tells whether there was one. */
+  async unscheduleGc(): Promise<boolean> {
+    return later((later) => this.#native.unscheduleGc(later));
+  }
+
+  /** Tells the schedule. */
+  async gcSchedule(): Promise<GcSchedule | undefined> {
+    return (await later((later) => this.#native.gcSchedule(later))) ?? undefined;
+  }
+
+  /**
+   * Collects garbage if the schedule says that it is time and no other process does. Meant to be
+   * called now and then by programs that run for long.
+   */
+  async gcIfDue(options?: TaskOptions): Promise<GcReport | undefined> {
+    const report = await task(toObject(options), (task, later) =>
+      this.#native.gcIfDue(task, later),
+    );
+    return report ?? undefined;
+  }
+
+  /**
+   * Gives the free space inside the database back to the disk; tells how many bytes that were.
+   * Writers of all processes wait meanwhile.
+   */
+  async compact(): Promise<number> {
+    return later((later) => this.#native.compact(later));
+  }
+}
+
+function watch(
+  store: StoreHandle,
+  bucket: string | undefined,
+  options: WatchOptions | undefined,
+): Watcher {
+  const { after, signal } = toObject(options);
+  const what = {
+    ...(bucket === undefined ? {} : { bucket }),
+    ...(after === undefined ? {} : { after }),
+    filter: toFilter(options),
+  };
+  return new Watcher((deliver) => store.watch(what, deliver), signal);
 }
 
 /** A bucket: branches that share content and history. */
 export class Bucket {
   readonly #native: BucketHandle;
+  readonly #store: StoreHandle;
 
   /** @internal */
-  constructor(handle: BucketHandle) {
+  constructor(handle: BucketHandle, store: StoreHandle) {
     this.#native = handle;
+    this.#store = store;
   }
 
   /** The bucket's name as it is now. */
@@ -122,7 +413,11 @@ export class Bucket {
 
   /** Finds a branch; without a name, the one that every bucket is made with. */
   branch(name = 'main'): Branch {
-    return new Branch(now(() => this.#native.branch(name)));
+    const text = toText(name, 'name');
+    return new Branch(
+      now(() => this.#native.branch(text)),
+      this.#store,
+    );
   }
 
   /** Lists all branches from the oldest. */
@@ -130,13 +425,108 @@ export class Bucket {
     return later((later) => this.#native.branches(later));
   }
 
+  /** As {@link branches}, on the calling thread. */
+  branchesSync(): BranchInfo[] {
+    return now((later) => this.#native.branches(later));
+  }
+
+  /** Opens a view of `BRANCH` as it is now, or of `BRANCH@SNAPSHOT`. */
+  view(tree: string): View {
+    const text = toText(tree, 'tree');
+    return new View(now((later) => this.#native.view(text, later)));
+  }
+
+  /** Forks a branch off `BRANCH`, whose later writes show in it, or off `BRANCH@SNAPSHOT`. */
+  async fork(from: string, name: string): Promise<Branch> {
+    const [source, text] = [toText(from, 'from'), toText(name, 'name')];
+    const fork = await later((later) => this.#native.fork(source, text, later));
+    return new Branch(fork, this.#store);
+  }
+
+  /** As {@link fork}, on the calling thread. */
+  forkSync(from: string, name: string): Branch {
+    const [source, text] = [toText(from, 'from'), toText(name, 'name')];
+    return new Branch(
+      now((later) => this.#native.fork(source, text, later)),
+      this.#store,
+    );
+  }
+
   /** Deletes a branch with its snapshots. */
   async deleteBranch(name: string): Promise<void> {
-    await later((later) => this.#native.deleteBranch(name, later));
+    const text = toText(name, 'name');
+    await later((later) => this.#native.deleteBranch(text, later));
+  }
+
+  /**
+   * Compares two trees, each `BRANCH` or `BRANCH@SNAPSHOT`, at and below a path. The cost follows
+   * what they do not share.
+   */
+  async diff(from: string, to: string, options?: { under?: PathLike }): Promise<Difference[]> {
+    const [first, second] = [toText(from, 'from'), toText(to, 'to')];
+    const under = toPath(toObject(options).under ?? '/', 'under');
+    return later((later) => this.#native.diff(first, second, under, later));
+  }
+
+  /** As {@link diff}, on the calling thread. */
+  diffSync(from: string, to: string, options?: { under?: PathLike }): Difference[] {
+    const [first, second] = [toText(from, 'from'), toText(to, 'to')];
+    const under = toPath(toObject(options).under ?? '/', 'under');
+    return now((later) => this.#native.diff(first, second, under, later));
+  }
+
+  /** Lists the newest events, newest first. */
+  async log(options?: LogOptions): Promise<StoreEvent[]> {
+    const filter = toFilter(options);
+    const { limit = 100, before } = toObject(options);
+    return later((later) => this.#native.log(filter, before, limit, later));
+  }
+
+  /** Goes through the log from the newest event, page by page. */
+  async *history(options?: Omit<LogOptions, 'limit'>): AsyncGenerator<StoreEvent, void> {
+    const limit = 256;
+    let before = toObject(options).before;
+    for (;;) {
+      const page = await this.log({
+        ...options,
+        limit,
+        ...(before === undefined ? {} : { before }),
+      });
+      yield* page;
+      before = page.at(-1)?.cursor;
+      if (page.length < limit) {
+        return;
+      }
+    }
+  }
+
+  /** Watches the events of the bucket. */
+  watch(options?: WatchOptions): Watcher {
+    return watch(this.#store, this.name, options);
+  }
+
+  /**
+   * Removes old events, where both are given by the stricter; tells how many. Watchers that had not
+   * seen them get an error of kind `Lagged`.
+   *
+   * @param options - `atMost`: about how many of the newest stay. `notBefore`: a Date, or
+   * nanoseconds since 1970; events before it go.
+   */
+  async pruneEvents(options: { atMost?: number; notBefore?: Date | bigint }): Promise<number> {
+    const { atMost, notBefore } = toObject(options);
+    const { mtime } = toAttributes(notBefore === undefined ? {} : { mtime: notBefore });
+    return later((later) => this.#native.pruneEvents(atMost, mtime, later));
+  }
+
+  /** Finds out how much content trees share, each `BRANCH` or `BRANCH@SNAPSHOT`. */
+  async sharing(trees: string[], options?: TaskOptions): Promise<Sharing> {
+    const names = toTexts(trees, 'trees');
+    return task(toObject(options), (task, later) => this.#native.sharing(names, task, later));
   }
 }
 
-abstract class Readable {
+/** What branches and views have in common: a tree of files that can be read. */
+export abstract class ReadableTree {
   /** @internal */
   protected readonly native: Tree;
   /** The tree in the shape of `node:fs`. */
@@ -149,61 +539,461 @@ abstract class Readable {
   }
 
   /** Tells all that is known of a path; links at its end are followed unless said otherwise. */
-  async entry(path: string, options: { follow?: boolean } = {}): Promise<Entry> {
-    return later((later) => this.native.entry(path, options.follow !== false, later));
+  async entry(path: PathLike, options?: { follow?: boolean }): Promise<Entry> {
+    const [name, follow] = [toPath(path), toObject(options).follow !== false];
+    return later((later) => this.native.entry(name, follow, later));
+  }
+
+  /** As {@link entry}, on the calling thread. */
+  entrySync(path: PathLike, options?: { follow?: boolean }): Entry {
+    const [name, follow] = [toPath(path), toObject(options).follow !== false];
+    return now((later) => this.native.entry(name, follow, later));
+  }
+
+  /** Tells whether something is at a path, links followed. */
+  async exists(path: PathLike): Promise<boolean> {
+    const name = toPath(path);
+    return later((later) => this.native.exists(name, later));
+  }
+
+  /** As {@link exists}, on the calling thread. */
+  existsSync(path: PathLike): boolean {
+    const name = toPath(path);
+    return now((later) => this.native.exists(name, later));
+  }
+
+  /** Lists a directory by name, with all that is known of each entry. Links are not followed. */
+  async list(path: PathLike = '/'): Promise<NamedEntry[]> {
+    const name = toPath(path);
+    const found = await later((later) => this.native.entries(name, later));
+    return found.map(({ name, entry }) => ({ name, ...entry }));
+  }
+
+  /** As {@link list}, on the calling thread. */
+  listSync(path: PathLike = '/'): NamedEntry[] {
+    const name = toPath(path);
+    const found = now((later) => this.native.entries(name, later));
+    return found.map(({ name, entry }) => ({ name, ...entry }));
+  }
+
+  /** Lists everything below a directory, each directory before its entries, by name. */
+  async walk(path: PathLike = '/'): Promise<PathEntry[]> {
+    const name = toPath(path);
+    return withPaths(await later((later) => this.native.walk(name, later)));
+  }
+
+  /** As {@link walk}, on the calling thread. */
+  walkSync(path: PathLike = '/'): PathEntry[] {
+    const name = toPath(path);
+    return withPaths(now((later) => this.native.walk(name, later)));
+  }
+
+  /**
+   * Finds what matches a pattern below a directory: `*` and `?` stop at `/`, `**` does not, and a
+   * pattern without a `/` matches names at any depth.
+   */
+  async glob(pattern: string, options?: { cwd?: PathLike }): Promise<PathEntry[]> {
+    const [text, name] = [toText(pattern, 'pattern'), toPath(toObject(options).cwd ?? '/', 'cwd')];
+    return withPaths(await later((later) => this.native.glob(name, text, later)));
+  }
+
+  /** As {@link glob}, on the calling thread. */
+  globSync(pattern: string, options?: { cwd?: PathLike }): PathEntry[] {
+    const [text, name] = [toText(pattern, 'pattern'), toPath(toObject(options).cwd ?? '/', 'cwd')];
+    return withPaths(now((later) => this.native.glob(name, text, later)));
+  }
+
+  /** Opens a file by flags of its own, where `fs.promises.open` takes those of Node. */
+  async openFile(path: PathLike, options: FileOptions = { read: true }): Promise<FileHandle> {
+    const name = toPath(path);
+    const { mode } = toObject(options);
+    const bits = toBits(options);
+    return new FileHandle(await later((later) => this.native.open(name, bits, mode, later)));
+  }
+
+  /** Opens the version of a file that is there now, for reading by ranges. */
+  async reader(path: PathLike): Promise<Reader> {
+    const name = toPath(path);
+    return new Reader(await later((later) => this.native.reader(name, later)));
+  }
+
+  /** As {@link reader}, on the calling thread. */
+  readerSync(path: PathLike): Reader {
+    const name = toPath(path);
+    return new Reader(now((later) => this.native.reader(name, later)));
+  }
+
+  /** Opens a content by its hash, whatever path it has. */
+  async content(hash: string): Promise<Reader> {
+    const text = toText(hash, 'hash');
+    return new Reader(await later((later) => this.native.content(text, later)));
+  }
+
+  /** As {@link content}, on the calling thread. */
+  contentSync(hash: string): Reader {
+    const text = toText(hash, 'hash');
+    return new Reader(now((later) => this.native.content(text, later)));
+  }
+
+  /** Reads a file again and checks every byte against its hash. */
+  async verify(path: PathLike): Promise<void> {
+    const name = toPath(path);
+    await later((later) => this.native.verify(name, later));
+  }
+
+  /**
+   * Hashes the whole tree: names, kinds, modes, contents and link texts, not times or owners. Two
+   * trees with equal hashes hold the same files.
+   */
+  async treeHash(): Promise<string> {
+    return later((later) => this.native.treeHash(later));
+  }
+
+  /** As {@link treeHash}, on the calling thread. */
+  treeHashSync(): string {
+    return now((later) => this.native.treeHash(later));
+  }
+
+  /**
+   * Writes a directory of the tree, or a single file, with modes, times and links into a directory
+   * of the operating system, which is made if it is missing.
+   */
+  async export(target: string | URL, options?: ExportOptions): Promise<ExportReport> {
+    const given = toObject(options);
+    const [from, to] = [toPath(given.from ?? '/', 'from'), toPath(target, 'target')];
+    const { overwrite = false, sync = false } = given;
+    return task(given, (task, later) => this.native.export(from, to, overwrite, sync, task, later));
   }
 }
 
-/** A branch or a snapshot at one moment; it never changes, and cannot be changed. */
-export class View extends Readable {}
+/**
+ * A branch or a snapshot at one moment; it never changes, and cannot be changed.
+ *
+ * One that is held for long keeps the database's log from shrinking: {@link close} it, or take it
+ * with `using`.
+ */
+export class View extends ReadableTree {
+  /** Lets the view go. */
+  close(): void {
+    now(() => this.native.close());
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+}
 
 /** A branch: a tree of files that forks at once and shares what is unchanged. */
-export class Branch extends Readable {
+export class Branch extends ReadableTree {
+  readonly #store: StoreHandle;
+
+  /** @internal */
+  constructor(tree: Tree, store: StoreHandle) {
+    super(tree);
+    this.#store = store;
+  }
+
   /** The branch's name as it is now. */
   get name(): string {
     return now(() => this.native.name());
+  }
+
+  /** The bucket that the branch is in. */
+  get bucket(): Bucket {
+    return new Bucket(
+      now(() => this.native.bucket()),
+      this.#store,
+    );
+  }
+
+  /** Tells what is known of the branch. */
+  async info(): Promise<BranchInfo> {
+    return later((later) => this.native.info(later));
+  }
+
+  /** As {@link info}, on the calling thread. */
+  infoSync(): BranchInfo {
+    return now((later) => this.native.info(later));
   }
 
   /**
    * Forks a branch. Later writes to this one show in the fork where that has not changed the
    * file, unless it is forked off a snapshot.
    */
-  async fork(name: string, options: { snapshot?: string } = {}): Promise<Branch> {
-    return new Branch(await later((later) => this.native.fork(options.snapshot, name, later)));
+  async fork(name: string, options?: { snapshot?: string }): Promise<Branch> {
+    const text = toText(name, 'name');
+    const snapshot = optional(toObject(options).snapshot, 'snapshot');
+    const fork = await later((later) => this.native.fork(snapshot, text, later));
+    return new Branch(fork, this.#store);
   }
 
   /** As {@link fork}, on the calling thread. */
-  forkSync(name: string, options: { snapshot?: string } = {}): Branch {
-    return new Branch(now((later) => this.native.fork(options.snapshot, name, later)));
+  forkSync(name: string, options?: { snapshot?: string }): Branch {
+    const text = toText(name, 'name');
+    const snapshot = optional(toObject(options).snapshot, 'snapshot');
+    return new Branch(
+      now((later) => this.native.fork(snapshot, text, later)),
+      this.#store,
+    );
   }
 
   /** Opens a view of the branch as it is now, or of one of its snapshots. */
   view(snapshot?: string): View {
-    return new View(now((later) => this.native.view(snapshot, later)));
+    const text = optional(snapshot, 'snapshot');
+    return new View(now((later) => this.native.view(text, later)));
   }
 
   /** Takes a snapshot of all that the branch shows. */
   async snapshot(name: string): Promise<void> {
-    await later((later) => this.native.snapshot(name, later));
+    const text = toText(name, 'name');
+    await later((later) => this.native.snapshot(text, later));
   }
 
-  /** Lists the names of the branch's snapshots from the oldest. */
-  async snapshots(): Promise<string[]> {
+  /** As {@link snapshot}, on the calling thread. */
+  snapshotSync(name: string): void {
+    const text = toText(name, 'name');
+    now((later) => this.native.snapshot(text, later));
+  }
+
+  /** Lists the branch's snapshots from the oldest. */
+  async snapshots(): Promise<SnapshotInfo[]> {
     return later((later) => this.native.snapshots(later));
+  }
+
+  /** As {@link snapshots}, on the calling thread. */
+  snapshotsSync(): SnapshotInfo[] {
+    return now((later) => this.native.snapshots(later));
   }
 
   /** Forgets a snapshot's name; branches forked off it keep what they show. */
   async deleteSnapshot(name: string): Promise<void> {
-    await later((later) => this.native.deleteSnapshot(name, later));
+    const text = toText(name, 'name');
+    await later((later) => this.native.deleteSnapshot(text, later));
   }
 
   /** Makes the branch look as it did at one of its snapshots. */
   async restore(snapshot: string): Promise<void> {
-    await later((later) => this.native.restore(snapshot, later));
+    const text = toText(snapshot, 'snapshot');
+    await later((later) => this.native.restore(text, later));
+  }
+
+  /** As {@link restore}, on the calling thread. */
+  restoreSync(snapshot: string): void {
+    const text = toText(snapshot, 'snapshot');
+    now((later) => this.native.restore(text, later));
   }
 
   /** Gives the branch another name. */
   async rename(name: string): Promise<void> {
-    await later((later) => this.native.renameTo(name, later));
+    const text = toText(name, 'name');
+    await later((later) => this.native.renameTo(text, later));
+  }
+
+  /**
+   * Tells what another tree of the bucket, `BRANCH` or `BRANCH@SNAPSHOT`, has otherwise than this
+   * branch: what it added, deleted, modified and renamed.
+   */
+  async diff(to: string, options?: { under?: PathLike }): Promise<Difference[]> {
+    return this.bucket.diff(this.name, to, options);
+  }
+
+  /** As {@link diff}, on the calling thread. */
+  diffSync(to: string, options?: { under?: PathLike }): Difference[] {
+    return this.bucket.diffSync(this.name, to, options);
+  }
+
+  /** Lists the newest events of the branch, newest first. */
+  async log(options?: Omit<LogOptions, 'branch'>): Promise<StoreEvent[]> {
+    return this.bucket.log({ ...toObject(options), branch: this.name });
+  }
+
+  /** Goes through the branch's log from the newest event, page by page. */
+  history(options?: Omit<LogOptions, 'branch' | 'limit'>): AsyncGenerator<StoreEvent, void> {
+    return this.bucket.history({ ...toObject(options), branch: this.name });
+  }
+
+  /**
+   * Watches the commits of the branch, by the name that it has now. What a live fork inherits are
+   * its parent's events: watch the parent, or the bucket.
+   */
+  watch(options?: Omit<WatchOptions, 'branch'>): Watcher {
+    return this.bucket.watch({ ...toObject(options), branch: this.name });
+  }
+
+  /** Lists the open write sessions of the branch from the oldest. */
+  async sessions(): Promise<SessionInfo[]> {
+    return later((later) => this.native.sessions(later));
+  }
+
+  /** As {@link sessions}, on the calling thread. */
+  sessionsSync(): SessionInfo[] {
+    return now((later) => this.native.sessions(later));
+  }
+
+  /** Opens a file for writing. Nothing changes in the branch until the session is closed. */
+  async openSession(path: PathLike, options?: SessionOptions): Promise<Session> {
+    const [name, how] = [toPath(path), toSessionOptions(options)];
+    return new Session(await later((later) => this.native.openSession(name, how, later)));
+  }
+
+  /** As {@link openSession}, on the calling thread. */
+  openSessionSync(path: PathLike, options?: SessionOptions): Session {
+    const [name, how] = [toPath(path), toSessionOptions(options)];
+    return new Session(now((later) => this.native.openSession(name, how, later)));
+  }
+
+  /**
+   * Begins a batch of changes that are committed together. With a function, the batch is committed
+   * when that has returned, and dropped if it throws.
+   *
+   * ```ts
+   * await branch.batch(async (batch) => {
+   *   await batch.mkdir('/src');
+   *   await batch.write('/src/a.ts', 'export {};');
+   * });
+   * ```
+   */
+  batch(): Batch;
+  batch<R>(change: (batch: Batch) => R | Promise<R>): Promise<R>;
+  batch<R>(change?: (batch: Batch) => R | Promise<R>): Batch | Promise<R> {
+    const batch = new Batch(now(() => this.native.batch()));
+    return change === undefined ? batch : this.#batched(batch, change);
+  }
+
+  async #batched<R>(batch: Batch, change: (batch: Batch) => R | Promise<R>): Promise<R> {
+    try {
+      const result = await change(batch);
+      await batch.commit();
+      return result;
+    } finally {
+      await batch.abort();
+    }
+  }
+
+  /** As {@link batch} with a function, on the calling thread. */
+  batchSync<R>(change: (batch: Batch) => R): R {
+    const batch = new Batch(now(() => this.native.batch()));
+    try {
+      const result = change(batch);
+      batch.commitSync();
+      return result;
+    } finally {
+      batch.abortSync();
+    }
+  }
+
+  /** Writes a whole file with attributes, in one commit. */
+  async put(path: PathLike, data: Data, options?: PutOptions): Promise<void> {
+    const [name, bytes, set] = [toPath(path), toBytes(data), toAttributes(options)];
+    const { create = true, replace = true } = toObject(options);
+    await later((later) => this.native.put(name, bytes, set, create, replace, later));
+  }
+
+  /** As {@link put}, on the calling thread. */
+  putSync(path: PathLike, data: Data, options?: PutOptions): void {
+    const [name, bytes, set] = [toPath(path), toBytes(data), toAttributes(options)];
+    const { create = true, replace = true } = toObject(options);
+    now((later) => this.native.put(name, bytes, set, create, replace, later));
+  }
+
+  /** Makes a directory with attributes, in one commit. */
+  async mkdir(path: PathLike, attributes?: Attributes): Promise<void> {
+    const [name, set] = [toPath(path), toAttributes(attributes)];
+    await later((later) => this.native.mkdirWith(name, set, later));
+  }
+
+  /** As {@link mkdir}, on the calling thread. */
+  mkdirSync(path: PathLike, attributes?: Attributes): void {
+    const [name, set] = [toPath(path), toAttributes(attributes)];
+    now((later) => this.native.mkdirWith(name, set, later));
+  }
+
+  /**
+   * Moves a file, link or directory, in one commit; what was at the target is replaced unless
+   * `replace` is false.
+   */
+  async move(from: PathLike, to: PathLike, options?: { replace?: boolean }): Promise<void> {
+    const [source, target] = [toPath(from, 'from'), toPath(to, 'to')];
+    const { replace = true } = toObject(options);
+    await later((later) => this.native.rename(source, target, replace, later));
+  }
+
+  /** As {@link move}, on the calling thread. */
+  moveSync(from: PathLike, to: PathLike, options?: { replace?: boolean }): void {
+    const [source, target] = [toPath(from, 'from'), toPath(to, 'to')];
+    const { replace = true } = toObject(options);
+    now((later) => this.native.rename(source, target, replace, later));
+  }
+
+  /**
+   * Copies a file, link or directory with all below it, in one commit; the contents are shared.
+   * Tells how many entries were made.
+   */
+  async copy(from: PathLike, to: PathLike): Promise<number> {
+    const [source, target] = [toPath(from, 'from'), toPath(to, 'to')];
+    return later((later) => this.native.copy(source, target, later));
+  }
+
+  /** As {@link copy}, on the calling thread. */
+  copySync(from: PathLike, to: PathLike): number {
+    const [source, target] = [toPath(from, 'from'), toPath(to, 'to')];
+    return now((later) => this.native.copy(source, target, later));
+  }
+
+  /**
+   * Removes whatever is at a path, a directory with all below it, in one commit. Tells how many
+   * entries.
+   */
+  async removeAll(path: PathLike): Promise<number> {
+    const name = toPath(path);
+    return later((later) => this.native.removeAll(name, later));
+  }
+
+  /** As {@link removeAll}, on the calling thread. */
+  removeAllSync(path: PathLike): number {
+    const name = toPath(path);
+    return now((later) => this.native.removeAll(name, later));
+  }
+
+  /** Changes attributes, in one commit; links at the end of the path are followed. */
+  async setAttributes(
+    path: PathLike,
+    attributes: Attributes,
+    options?: { follow?: boolean },
+  ): Promise<void> {
+    const [name, set] = [toPath(path), toAttributes(attributes)];
+    const follow = toObject(options).follow !== false;
+    await later((later) => this.native.setAttributes(name, set, follow, later));
+  }
+
+  /** As {@link setAttributes}, on the calling thread. */
+  setAttributesSync(path: PathLike, attributes: Attributes, options?: { follow?: boolean }): void {
+    const [name, set] = [toPath(path), toAttributes(attributes)];
+    const follow = toObject(options).follow !== false;
+    now((later) => this.native.setAttributes(name, set, follow, later));
+  }
+
+  /** Refuses to make a hard link: contents are shared, so a {@link copy} costs no space. */
+  async link(target: PathLike, path: PathLike): Promise<never> {
+    const [existing, name] = [toPath(target, 'target'), toPath(path)];
+    return later((later) => this.native.hardLink(existing, name, later)) as Promise<never>;
+  }
+
+  /**
+   * Imports a directory of the operating system with modes, owners, times and links. It is
+   * committed in batches: after an error, importing again continues from there. Importing again
+   * reads only what changed.
+   */
+  async import(source: string | URL, options?: ImportOptions): Promise<ImportReport> {
+    const given = toObject(options);
+    const [from, to] = [toPath(source, 'source'), toPath(given.to ?? '/', 'to')];
+    const exclude = toTexts(given.exclude ?? [], 'exclude');
+    return task(given, (task, later) =>
+      this.native.import(from, to, exclude, given.delete === true, task, later),
+    );
   }
 }

@@ -1,6 +1,11 @@
 //! Values on their way between the engine and JavaScript.
 
-use alknet_fs::{Entry, Error, ErrorKind, Follow, Kind, Node, SetAttrs, Timestamp};
+use std::time::Duration;
+
+use alknet_fs::{
+    Closed, Cursor, Difference, Entry, Error, ErrorKind, EventFilter, Follow, Kind, Node, PutMode,
+    SetAttrs, Timestamp, TreePath,
+};
 use napi::bindgen_prelude::{BigInt, BufferSlice, ToNapiValue, TypeName};
 use napi::{Env, ValueType};
 use napi_derive::napi;
@@ -108,31 +113,162 @@ impl From<&Entry> for EntryInfo {
     }
 }
 
+/// An entry with its name or its path.
+#[napi(object)]
+pub struct NamedEntry {
+    pub name: String,
+    pub entry: EntryInfo,
+}
+
+impl NamedEntry {
+    pub(crate) fn new(name: &str, entry: &Entry) -> Self {
+        Self {
+            name: name.to_owned(),
+            entry: entry.into(),
+        }
+    }
+}
+
+/// How a path differs between two trees.
+#[napi(object)]
+pub struct DifferenceInfo {
+    pub path: String,
+    pub what: String,
+    pub from: Option<String>,
+    pub old: Option<EntryInfo>,
+    pub new: Option<EntryInfo>,
+}
+
+impl DifferenceInfo {
+    pub(crate) fn new((path, difference): (TreePath, Difference)) -> Self {
+        let (what, from, old, new) = match difference {
+            Difference::Added { new } => ("added", None, None, Some(new)),
+            Difference::Deleted { old } => ("deleted", None, Some(old), None),
+            Difference::Modified { old, new } => ("modified", None, Some(old), Some(new)),
+            Difference::Renamed { from, old, new } => ("renamed", Some(from), Some(old), Some(new)),
+        };
+        Self {
+            path: path.as_str().to_owned(),
+            what: what.to_owned(),
+            from: from.map(|from| from.as_str().to_owned()),
+            old: old.as_ref().map(EntryInfo::from),
+            new: new.as_ref().map(EntryInfo::from),
+        }
+    }
+}
+
+/// What a close committed.
+#[napi(object)]
+pub struct ClosedInfo {
+    pub path: String,
+    pub hash: String,
+    pub size: f64,
+}
+
+impl From<Closed> for ClosedInfo {
+    fn from(closed: Closed) -> Self {
+        Self {
+            path: closed.path.as_str().to_owned(),
+            hash: closed.hash.to_hex(),
+            size: closed.size as f64,
+        }
+    }
+}
+
+/// Which events.
+#[napi(object)]
+pub struct FilterOptions {
+    pub branch: Option<String>,
+    pub under: Option<String>,
+    pub directly_in: Option<String>,
+    pub globs: Option<Vec<String>>,
+}
+
+impl FilterOptions {
+    pub(crate) fn filter(self) -> Result<EventFilter, Error> {
+        let mut filter = EventFilter::all();
+        if let Some(branch) = self.branch {
+            filter = filter.branch(branch);
+        }
+        if let Some(path) = self.under {
+            filter = filter.under(TreePath::parse(&path)?);
+        }
+        if let Some(path) = self.directly_in {
+            filter = filter.directly_in(TreePath::parse(&path)?);
+        }
+        match self.globs {
+            None => Ok(filter),
+            Some(globs) => filter.globs(globs),
+        }
+    }
+}
+
 /// Attributes to set; what is absent stays.
 #[napi(object)]
 #[derive(Default)]
 pub struct Attributes {
-    pub mode: Option<u32>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
+    pub mode: Option<f64>,
+    pub uid: Option<f64>,
+    pub gid: Option<f64>,
     pub mtime: Option<BigInt>,
 }
 
 impl Attributes {
     pub(crate) fn set(self) -> Result<SetAttrs, Error> {
-        let mtime = self.mtime.map(|time| match time.get_i64() {
-            (nanos, true) => Ok(Timestamp(nanos)),
-            (_, false) => Err(Error::with_detail(
-                ErrorKind::InvalidInput,
-                "a time lies between the years 1677 and 2262",
-            )),
-        });
         Ok(SetAttrs {
-            mode: self.mode,
-            uid: self.uid,
-            gid: self.gid,
-            mtime: mtime.transpose()?,
+            mode: bits(self.mode, "mode")?,
+            uid: bits(self.uid, "uid")?,
+            gid: bits(self.gid, "gid")?,
+            mtime: self.mtime.map(|mtime| timestamp(&mtime)).transpose()?,
         })
+    }
+}
+
+/// Nanoseconds since 1970 as JavaScript has them.
+pub(crate) fn timestamp(time: &BigInt) -> Result<Timestamp, Error> {
+    match time.get_i64() {
+        (nanos, true) => Ok(Timestamp(nanos)),
+        (_, false) => Err(Error::with_detail(
+            ErrorKind::InvalidInput,
+            "a time lies between the years 1677 and 2262",
+        )),
+    }
+}
+
+/// A number of 32 bits as JavaScript has it.
+pub(crate) fn bits(number: Option<f64>, name: &str) -> Result<Option<u32>, Error> {
+    let Some(number) = number else {
+        return Ok(None);
+    };
+    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+        return Ok(Some(number as u32));
+    }
+    let detail = format!("{number} is no {name}");
+    Err(Error::with_detail(ErrorKind::InvalidInput, detail))
+}
+
+/// Milliseconds as JavaScript has them.
+pub(crate) fn milliseconds(number: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(number / 1000.0).map_err(|_| {
+        let detail = format!("{number} is no time in milliseconds");
+        Error::with_detail(ErrorKind::InvalidInput, detail)
+    })
+}
+
+pub(crate) fn cursor(number: f64) -> Result<Cursor, Error> {
+    whole(number, "position in the log").map(Cursor)
+}
+
+/// Whether a file that is put may be there, and may be new.
+pub(crate) fn put_mode(create: bool, replace: bool) -> Result<PutMode, Error> {
+    match (create, replace) {
+        (true, true) => Ok(PutMode::CreateOrReplace),
+        (true, false) => Ok(PutMode::CreateNew),
+        (false, true) => Ok(PutMode::ReplaceExisting),
+        (false, false) => Err(Error::with_detail(
+            ErrorKind::InvalidInput,
+            "a file that is neither created nor replaced cannot be put",
+        )),
     }
 }
 
@@ -152,10 +288,15 @@ pub struct Listing {
 
 /// An offset or a size as JavaScript has it.
 pub(crate) fn length(number: f64) -> Result<u64, Error> {
+    whole(number, "offset or length in bytes")
+}
+
+/// A whole number as JavaScript has it.
+pub(crate) fn whole(number: f64, what: &str) -> Result<u64, Error> {
     const LARGEST: f64 = 9_007_199_254_740_991.0;
     if number.fract() == 0.0 && (0.0..=LARGEST).contains(&number) {
         return Ok(number as u64);
     }
-    let detail = format!("{number} is no offset or length in bytes");
+    let detail = format!("{number} is no {what}");
     Err(Error::with_detail(ErrorKind::InvalidInput, detail))
 }

@@ -1,13 +1,12 @@
 //! Open files.
 
-use std::sync::Arc;
-
-use alknet_fs::File;
-use napi::bindgen_prelude::Uint8Array;
+use alknet_fs::{Error, File};
+use napi::bindgen_prelude::{ToNapiValue, Uint8Array};
 use napi_derive::napi;
 
-use crate::convert::{Attributes, StatNumbers, length, stat_numbers};
-use crate::job::{Kept, Outcome, run};
+use crate::convert::{Attributes, ClosedInfo, EntryInfo, StatNumbers, length, stat_numbers};
+use crate::handle::Handle;
+use crate::job::{Kept, Outcome, now, run};
 
 /// The flags of an open file, as the TypeScript layer makes them from Node's.
 pub(crate) mod flags {
@@ -42,28 +41,56 @@ pub(crate) mod flags {
 /// A file with a position. One that was written and is not closed changes nothing.
 #[napi]
 pub struct OpenFile {
-    file: Arc<File>,
+    file: Handle<File>,
 }
 
-impl From<File> for OpenFile {
-    fn from(file: File) -> Self {
-        Self {
-            file: Arc::new(file),
-        }
+impl From<Handle<File>> for OpenFile {
+    fn from(file: Handle<File>) -> Self {
+        Self { file }
+    }
+}
+
+impl OpenFile {
+    fn with<T: Send + ToNapiValue + 'static>(
+        &self,
+        later: bool,
+        call: impl FnOnce(&File) -> Result<T, Error> + Send + 'static,
+    ) -> napi::Result<Outcome<T>> {
+        let file = self.file.clone();
+        run(later, move || call(&*file.get()?))
     }
 }
 
 #[napi]
 impl OpenFile {
     #[napi]
-    pub fn path(&self) -> &str {
-        self.file.path().as_str()
+    pub fn path(&self) -> napi::Result<String> {
+        now(|| Ok(self.file.get()?.path().as_str().to_owned()))
+    }
+
+    /// The position in bytes.
+    #[napi]
+    pub fn position(&self) -> napi::Result<f64> {
+        now(|| Ok(self.file.get()?.position() as f64))
+    }
+
+    /// Moves the position.
+    #[napi]
+    pub fn seek(&self, position: f64) -> napi::Result<()> {
+        now(|| {
+            self.file.get()?.set_position(length(position)?);
+            Ok(())
+        })
+    }
+
+    #[napi]
+    pub fn entry(&self) -> napi::Result<EntryInfo> {
+        now(|| Ok(EntryInfo::from(&self.file.get()?.stat())))
     }
 
     #[napi]
     pub fn stat(&self, later: bool) -> napi::Result<Outcome<StatNumbers>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || Ok(stat_numbers(&file.stat())))
+        self.with(later, move |file| Ok(stat_numbers(&file.stat())))
     }
 
     /// Fills a buffer from an offset, or from the position. Returns how many bytes it read.
@@ -74,8 +101,7 @@ impl OpenFile {
         offset: Option<f64>,
         later: bool,
     ) -> napi::Result<Outcome<Kept<f64>>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || {
+        self.with(later, move |file| {
             // SAFETY: whoever reads into a buffer does not look at it before the read is over, as
             // with Node's own files.
             let bytes = unsafe { buffer.as_mut() };
@@ -95,8 +121,7 @@ impl OpenFile {
         offset: Option<f64>,
         later: bool,
     ) -> napi::Result<Outcome<Kept<()>>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || {
+        self.with(later, move |file| {
             match offset {
                 Some(offset) => file.write_at(length(offset)?, &data)?,
                 None => file.write(&data)?,
@@ -107,33 +132,34 @@ impl OpenFile {
 
     #[napi]
     pub fn truncate(&self, size: f64, later: bool) -> napi::Result<Outcome<()>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || file.set_size(length(size)?))
+        self.with(later, move |file| file.set_size(length(size)?))
     }
 
     #[napi]
     pub fn sync(&self, later: bool) -> napi::Result<Outcome<()>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || file.sync())
+        self.with(later, move |file| file.sync())
     }
 
     #[napi]
     pub fn set_attributes(&self, attributes: Attributes, later: bool) -> napi::Result<Outcome<()>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || file.set_attrs(&attributes.set()?))
+        self.with(later, move |file| file.set_attrs(&attributes.set()?))
     }
 
     /// Commits what was written.
     #[napi]
     pub fn close(&self, later: bool) -> napi::Result<Outcome<()>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || file.close().map(drop))
+        self.with(later, |file| file.close().map(drop))
+    }
+
+    /// Commits what was written, and tells what that was.
+    #[napi]
+    pub fn commit(&self, later: bool) -> napi::Result<Outcome<Option<ClosedInfo>>> {
+        self.with(later, |file| Ok(file.close()?.map(ClosedInfo::from)))
     }
 
     /// Throws away what was written.
     #[napi]
     pub fn abort(&self, later: bool) -> napi::Result<Outcome<()>> {
-        let file = Arc::clone(&self.file);
-        run(later, move || file.abort())
+        self.with(later, move |file| file.abort())
     }
 }

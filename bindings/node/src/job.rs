@@ -1,5 +1,6 @@
 //! Where an operation runs, and what becomes of its error.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use alknet_fs::Error;
@@ -22,7 +23,7 @@ impl<T: Send + ToNapiValue + 'static> Task for Job<T> {
     fn compute(&mut self) -> napi::Result<Wrapped<T>> {
         let work = self.0.take();
         let work = work.ok_or_else(|| napi::Error::from_reason("the operation ran already"))?;
-        caught(work).map(Wrapped)
+        now(work).map(Wrapped)
     }
 
     fn resolve(&mut self, _env: Env, output: Wrapped<T>) -> napi::Result<Wrapped<T>> {
@@ -58,33 +59,37 @@ pub(crate) fn run<T: Send + ToNapiValue + 'static>(
     if later {
         Ok(Either::B(AsyncTask::new(Job(Some(Box::new(work))))))
     } else {
-        caught(work).map(Either::A)
+        now(work).map(Either::A)
     }
 }
 
-/// Runs an operation; a panic, which is a bug, becomes an exception too.
-fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(raised),
-        Err(panic) => {
-            let said = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("unknown");
-            let reason = format!("alknet-fs panicked: {said}");
-            Err(napi::Error::new(Status::GenericFailure, reason))
-        }
-    }
+/// Runs an operation on the calling thread; a panic, which is a bug, becomes an exception too.
+pub(crate) fn now<T>(work: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
+    let reason = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => packed(&error),
+        Err(panic) => said(&*panic),
+    };
+    Err(napi::Error::new(Status::GenericFailure, reason))
+}
+
+/// Tells what a panic said.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> String {
+    let said = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    format!("alknet-fs panicked: {said}")
 }
 
 /// Packs an error into the message of a JavaScript one, from which the TypeScript layer makes an
 /// error of Node's shape.
-pub(crate) fn raised(error: Error) -> napi::Error {
+pub(crate) fn packed(error: &Error) -> String {
     let kind = error.kind();
     let detail = (error.detail() != kind.text()).then(|| error.detail());
-    let source = std::error::Error::source(&error).map(ToString::to_string);
-    let packed = json!({
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    json!({
         "kind": kind.name(),
         "code": kind.code(),
         "errno": kind.errno(),
@@ -92,8 +97,8 @@ pub(crate) fn raised(error: Error) -> napi::Error {
         "path": error.subject(),
         "detail": detail,
         "source": source,
-    });
-    napi::Error::new(Status::GenericFailure, packed.to_string())
+    })
+    .to_string()
 }
 
 /// A value with the buffer that the operation used: it is let go on the thread of JavaScript.

@@ -10,8 +10,17 @@
 // repeat a method's types.
 #![allow(unreachable_pub, clippy::use_self)]
 
+mod batch;
+mod bucket;
 mod convert;
 mod file;
+mod handle;
 mod job;
+#[cfg(all(debug_assertions, not(test)))]
+mod panic;
+mod reader;
+mod session;
 mod store;
+mod task;
 mod tree;
+mod watch;

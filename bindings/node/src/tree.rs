@@ -2,23 +2,44 @@
 
 use std::sync::Arc;
 
-use alknet_fs::{Branch, Entry, Error, ErrorKind, PutMode, SetAttrs, View, Walk};
-use napi::bindgen_prelude::Uint8Array;
+use alknet_fs::{
+    Branch, Entry, Error, ErrorKind, ExportOptions, ImportOptions, PutMode, SetAttrs, View, Walk,
+};
+use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
 use napi_derive::napi;
+use parking_lot::Mutex;
 
+use crate::batch::BatchHandle;
+use crate::bucket::{BranchFacts, BucketHandle};
 use crate::convert::{
-    Attributes, Bytes, EntryInfo, Listing, StatNumbers, follow, kind_number, length, stat_numbers,
+    Attributes, Bytes, EntryInfo, Listing, NamedEntry, StatNumbers, follow, kind_number, length,
+    put_mode, stat_numbers,
 };
 use crate::file::{OpenFile, flags};
-use crate::job::{Kept, Outcome, run};
+use crate::handle::Handle;
+use crate::job::{Kept, Outcome, now, run};
+use crate::reader::ReaderHandle;
+use crate::session::{SessionHandle, SessionInfo, SessionOptions};
+use crate::task::TaskHandle;
 
 type Result<T> = std::result::Result<T, Error>;
 
 /// What can be read: a branch as it is at each call, or a view, which never changes.
-#[derive(Clone)]
-enum Source {
+pub(crate) enum Source {
     Branch(Branch),
     View(Arc<View>),
+}
+
+impl From<Branch> for Source {
+    fn from(branch: Branch) -> Self {
+        Self::Branch(branch)
+    }
+}
+
+impl From<View> for Source {
+    fn from(view: View) -> Self {
+        Self::View(Arc::new(view))
+    }
 }
 
 /// Calls the same method of a branch or of a view.
@@ -59,41 +80,61 @@ impl Source {
 /// A tree of files.
 #[napi]
 pub struct Tree {
-    source: Source,
-}
-
-impl From<Branch> for Tree {
-    fn from(branch: Branch) -> Self {
-        Self {
-            source: Source::Branch(branch),
-        }
-    }
-}
-
-impl From<View> for Tree {
-    fn from(view: View) -> Self {
-        Self {
-            source: Source::View(Arc::new(view)),
-        }
-    }
+    source: Handle<Source>,
 }
 
 impl Tree {
-    fn read_with<T: Send + napi::bindgen_prelude::ToNapiValue + 'static>(
+    pub(crate) fn new<T: Send + Sync + 'static>(near: &Handle<T>, source: Source) -> Self {
+        let what = match source {
+            Source::Branch(_) => "branch",
+            Source::View(_) => "view",
+        };
+        Self {
+            source: near.with(what, source),
+        }
+    }
+
+    fn read_with<T: Send + ToNapiValue + 'static>(
         &self,
         later: bool,
         read: impl FnOnce(&Source) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
         let source = self.source.clone();
-        run(later, move || read(&source))
+        run(later, move || read(&*source.get()?))
     }
 
-    fn write_with<T: Send + napi::bindgen_prelude::ToNapiValue + 'static>(
+    fn write_with<T: Send + ToNapiValue + 'static>(
         &self,
         later: bool,
         write: impl FnOnce(&Branch) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
         self.read_with(later, move |source| write(source.branch()?))
+    }
+
+    /// Makes something else that reaches into the store.
+    fn make<T: Send + Sync + 'static, R: From<Handle<T>> + Send + ToNapiValue + 'static>(
+        &self,
+        what: &'static str,
+        later: bool,
+        make: impl FnOnce(&Source) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<R>> {
+        let source = self.source.clone();
+        run(later, move || {
+            let made = make(&*source.get()?)?;
+            Ok(source.with(what, made).into())
+        })
+    }
+
+    fn make_tree<T: Into<Source>>(
+        &self,
+        later: bool,
+        make: impl FnOnce(&Branch) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<Tree>> {
+        let source = self.source.clone();
+        run(later, move || {
+            let made = make(source.get()?.branch()?)?;
+            Ok(Tree::new(&source, made.into()))
+        })
     }
 }
 
@@ -102,9 +143,12 @@ impl Tree {
 impl Tree {
     /// The directory of the store; nothing for a store in memory.
     #[napi]
-    pub fn home(&self) -> Option<String> {
-        let path = either!(&self.source, tree => tree.store_path())?;
-        Some(path.to_string_lossy().into_owned())
+    pub fn home(&self) -> napi::Result<Option<String>> {
+        now(|| {
+            let source = self.source.get()?;
+            let path = either!(&*source, tree => tree.store_path());
+            Ok(path.map(|path| path.to_string_lossy().into_owned()))
+        })
     }
 
     #[napi]
@@ -205,17 +249,142 @@ impl Tree {
         mode: Option<u32>,
         later: bool,
     ) -> napi::Result<Outcome<OpenFile>> {
-        self.read_with(later, move |source| {
-            let file = match source {
-                Source::Branch(branch) => branch.open_file(path, &flags::options(bits, mode)),
-                Source::View(_) if bits & flags::CHANGING != 0 => {
-                    Err(Error::new(ErrorKind::ReadOnly).op("open").path(path))
-                }
-                Source::View(view) => view.open_file(path),
-            };
-            file.map(OpenFile::from)
+        self.make("file", later, move |source| match source {
+            Source::Branch(branch) => branch.open_file(path, &flags::options(bits, mode)),
+            Source::View(_) if bits & flags::CHANGING != 0 => {
+                Err(Error::new(ErrorKind::ReadOnly).op("open").path(path))
+            }
+            Source::View(view) => view.open_file(path),
         })
     }
+
+    #[napi]
+    pub fn entries(&self, path: String, later: bool) -> napi::Result<Outcome<Vec<NamedEntry>>> {
+        self.read_with(later, move |source| {
+            let entries = either!(source, tree => tree.list(path))?;
+            let named = entries.iter().map(|e| NamedEntry::new(&e.name, &e.entry));
+            Ok(named.collect())
+        })
+    }
+
+    /// Lists everything below a path, by whole paths.
+    #[napi]
+    pub fn walk(&self, path: String, later: bool) -> napi::Result<Outcome<Vec<NamedEntry>>> {
+        self.read_with(later, move |source| {
+            let mut found = Vec::new();
+            source.view()?.walk(path, |path, entry| {
+                found.push(NamedEntry::new(path.as_str(), entry));
+                Ok(Walk::Continue)
+            })?;
+            Ok(found)
+        })
+    }
+
+    #[napi]
+    pub fn glob(
+        &self,
+        path: String,
+        pattern: String,
+        later: bool,
+    ) -> napi::Result<Outcome<Vec<NamedEntry>>> {
+        self.read_with(later, move |source| {
+            let found = source.view()?.glob(path, &pattern)?;
+            let named = found
+                .iter()
+                .map(|(path, e)| NamedEntry::new(path.as_str(), e));
+            Ok(named.collect())
+        })
+    }
+
+    #[napi]
+    pub fn reader(&self, path: String, later: bool) -> napi::Result<Outcome<ReaderHandle>> {
+        self.make(
+            "reader",
+            later,
+            move |source| either!(source, tree => tree.open(path)),
+        )
+    }
+
+    /// Opens a content by its hash.
+    #[napi]
+    pub fn content(&self, hash: String, later: bool) -> napi::Result<Outcome<ReaderHandle>> {
+        self.make("reader", later, move |source| {
+            source.view()?.open_content(&hash.parse()?)
+        })
+    }
+
+    #[napi]
+    pub fn verify(&self, path: String, later: bool) -> napi::Result<Outcome<()>> {
+        self.read_with(later, move |source| source.view()?.verify(path))
+    }
+
+    #[napi]
+    pub fn tree_hash(&self, later: bool) -> napi::Result<Outcome<String>> {
+        self.read_with(later, |source| Ok(source.view()?.tree_hash()?.to_hex()))
+    }
+
+    #[napi]
+    pub fn export(
+        &self,
+        from: String,
+        target: String,
+        overwrite: bool,
+        sync: bool,
+        task: &TaskHandle,
+        later: bool,
+    ) -> napi::Result<Outcome<ExportInfo>> {
+        let task = task.task();
+        self.read_with(later, move |source| {
+            let options = ExportOptions::new().overwrite(overwrite).sync(sync);
+            let done = source.view()?.export(from, target, &options, &task)?;
+            Ok(ExportInfo {
+                files: done.files as f64,
+                dirs: done.dirs as f64,
+                symlinks: done.symlinks as f64,
+                bytes: done.bytes as f64,
+            })
+        })
+    }
+
+    /// Lets go what is read.
+    #[napi]
+    pub fn close(&self) -> napi::Result<()> {
+        now(|| {
+            self.source.close();
+            Ok(())
+        })
+    }
+}
+
+/// What an export wrote.
+#[napi(object)]
+pub struct ExportInfo {
+    pub files: f64,
+    pub dirs: f64,
+    pub symlinks: f64,
+    pub bytes: f64,
+}
+
+/// Something that could not be imported.
+#[napi(object)]
+pub struct SkippedInfo {
+    pub path: String,
+    pub reason: String,
+}
+
+/// What an import did.
+#[napi(object)]
+pub struct ImportInfo {
+    pub files: f64,
+    pub dirs: f64,
+    pub symlinks: f64,
+    pub bytes: f64,
+    pub unchanged: f64,
+    pub unchanged_files: f64,
+    pub files_read: f64,
+    pub bytes_read: f64,
+    pub removed: f64,
+    pub skipped: Vec<SkippedInfo>,
 }
 
 /// Changing.
@@ -263,6 +432,116 @@ impl Tree {
             };
             let first = branch.mkdir_all_with(path, &set)?;
             Ok(first.map(|path| path.as_str().to_owned()))
+        })
+    }
+
+    /// Writes a whole file with attributes.
+    #[napi]
+    pub fn put(
+        &self,
+        path: String,
+        data: Uint8Array,
+        attributes: Attributes,
+        create: bool,
+        replace: bool,
+        later: bool,
+    ) -> napi::Result<Outcome<Kept<()>>> {
+        self.write_with(later, move |branch| {
+            let mode = put_mode(create, replace)?;
+            branch.put(path, &*data, &attributes.set()?, mode)?;
+            Ok(Kept::new((), data))
+        })
+    }
+
+    /// Makes a directory with attributes.
+    #[napi]
+    pub fn mkdir_with(
+        &self,
+        path: String,
+        attributes: Attributes,
+        later: bool,
+    ) -> napi::Result<Outcome<()>> {
+        self.write_with(later, move |branch| {
+            branch.mkdir_with(path, &attributes.set()?)
+        })
+    }
+
+    /// Is refused: an entry has one path.
+    #[napi]
+    pub fn hard_link(
+        &self,
+        target: String,
+        path: String,
+        later: bool,
+    ) -> napi::Result<Outcome<()>> {
+        self.write_with(later, move |branch| branch.hard_link(target, path))
+    }
+
+    #[napi]
+    pub fn import(
+        &self,
+        source: String,
+        to: String,
+        exclude: Vec<String>,
+        delete: bool,
+        task: &TaskHandle,
+        later: bool,
+    ) -> napi::Result<Outcome<ImportInfo>> {
+        let task = task.task();
+        self.write_with(later, move |branch| {
+            let options = ImportOptions::new().delete(delete);
+            let options = exclude.into_iter().fold(options, ImportOptions::exclude);
+            let done = branch.import(source, to, &options, &task)?;
+            let skipped = done.skipped.into_iter().map(|skipped| SkippedInfo {
+                path: skipped.path.to_string_lossy().into_owned(),
+                reason: skipped.reason,
+            });
+            Ok(ImportInfo {
+                files: done.files as f64,
+                dirs: done.dirs as f64,
+                symlinks: done.symlinks as f64,
+                bytes: done.bytes as f64,
+                unchanged: done.unchanged as f64,
+                unchanged_files: done.unchanged_files as f64,
+                files_read: done.files_read as f64,
+                bytes_read: done.bytes_read as f64,
+                removed: done.removed as f64,
+                skipped: skipped.collect(),
+            })
+        })
+    }
+
+    #[napi]
+    pub fn batch(&self) -> napi::Result<BatchHandle> {
+        now(|| {
+            let batch = self.source.get()?.branch()?.batch();
+            Ok(self.source.with("batch", Mutex::new(batch)).into())
+        })
+    }
+
+    #[napi]
+    pub fn open_session(
+        &self,
+        path: String,
+        options: SessionOptions,
+        later: bool,
+    ) -> napi::Result<Outcome<SessionHandle>> {
+        self.make("session", later, move |source| {
+            source.branch()?.open_session(path, &options.options()?)
+        })
+    }
+
+    /// Lists the open sessions of the branch.
+    #[napi]
+    pub fn sessions(&self, later: bool) -> napi::Result<Outcome<Vec<SessionInfo>>> {
+        let source = self.source.clone();
+        run(later, move || {
+            let found = source.get()?;
+            let branch = found.branch()?;
+            let (bucket, name) = (branch.bucket().name()?, branch.name()?);
+            let sessions = source.store()?.sessions()?.into_iter();
+            let own = sessions.filter(|s| s.bucket == bucket && s.branch == name);
+            Ok(own.map(SessionInfo::from).collect())
         })
     }
 
@@ -328,15 +607,33 @@ impl Tree {
     }
 }
 
+/// What is known of a snapshot.
+#[napi(object)]
+pub struct SnapshotInfo {
+    pub name: String,
+    pub created: BigInt,
+}
+
 /// Branches and snapshots.
 #[napi]
 impl Tree {
     #[napi]
     pub fn name(&self) -> napi::Result<String> {
-        self.source
-            .branch()
-            .and_then(Branch::name)
-            .map_err(crate::job::raised)
+        now(|| self.source.get()?.branch()?.name())
+    }
+
+    #[napi]
+    pub fn info(&self, later: bool) -> napi::Result<Outcome<BranchFacts>> {
+        self.write_with(later, |branch| branch.info().map(BranchFacts::from))
+    }
+
+    /// The bucket that the branch is in.
+    #[napi]
+    pub fn bucket(&self) -> napi::Result<BucketHandle> {
+        now(|| {
+            let bucket = self.source.get()?.branch()?.bucket();
+            Ok(self.source.with("bucket", bucket).into())
+        })
     }
 
     #[napi]
@@ -346,23 +643,17 @@ impl Tree {
         name: String,
         later: bool,
     ) -> napi::Result<Outcome<Tree>> {
-        self.write_with(later, move |branch| {
-            let fork = match snapshot {
-                None => branch.fork(&name),
-                Some(snapshot) => branch.fork_at(&snapshot, &name),
-            };
-            fork.map(Tree::from)
+        self.make_tree(later, move |branch| match snapshot {
+            None => branch.fork(&name),
+            Some(snapshot) => branch.fork_at(&snapshot, &name),
         })
     }
 
     #[napi]
     pub fn view(&self, snapshot: Option<String>, later: bool) -> napi::Result<Outcome<Tree>> {
-        self.write_with(later, move |branch| {
-            let view = match snapshot {
-                None => branch.view(),
-                Some(snapshot) => branch.view_at(&snapshot),
-            };
-            view.map(Tree::from)
+        self.make_tree(later, move |branch| match snapshot {
+            None => branch.view(),
+            Some(snapshot) => branch.view_at(&snapshot),
         })
     }
 
@@ -372,10 +663,14 @@ impl Tree {
     }
 
     #[napi]
-    pub fn snapshots(&self, later: bool) -> napi::Result<Outcome<Vec<String>>> {
+    pub fn snapshots(&self, later: bool) -> napi::Result<Outcome<Vec<SnapshotInfo>>> {
         self.write_with(later, move |branch| {
-            let snapshots = branch.snapshots()?;
-            Ok(snapshots.into_iter().map(|s| s.name).collect())
+            let snapshots = branch.snapshots()?.into_iter();
+            let snapshots = snapshots.map(|snapshot| SnapshotInfo {
+                name: snapshot.name,
+                created: snapshot.created.0.into(),
+            });
+            Ok(snapshots.collect())
         })
     }
 

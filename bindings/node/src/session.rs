@@ -1,0 +1,206 @@
+//! Write sessions.
+
+use alknet_fs::{Error, OpenOptions, Session, SessionInfo as Info, Staging};
+use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
+use napi_derive::napi;
+
+use crate::convert::{Attributes, Bytes, ClosedInfo, bits, length};
+use crate::handle::Handle;
+use crate::job::{Kept, Outcome, now, run};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// How to open a session.
+#[napi(object)]
+pub struct SessionOptions {
+    pub create: Option<bool>,
+    pub create_new: Option<bool>,
+    pub truncate: Option<bool>,
+    pub exclusive: Option<bool>,
+    pub owner: Option<String>,
+    pub mode: Option<f64>,
+}
+
+impl SessionOptions {
+    pub(crate) fn options(self) -> Result<OpenOptions> {
+        let mut options = OpenOptions::new()
+            .create(self.create.unwrap_or(true))
+            .create_new(self.create_new.unwrap_or(false))
+            .truncate(self.truncate.unwrap_or(false))
+            .exclusive(self.exclusive.unwrap_or(false));
+        if let Some(owner) = self.owner {
+            options = options.owner(owner);
+        }
+        if let Some(mode) = bits(self.mode, "mode")? {
+            options = options.mode(mode);
+        }
+        Ok(options)
+    }
+}
+
+/// What is known of an open session.
+#[napi(object)]
+pub struct SessionInfo {
+    pub id: f64,
+    pub bucket: String,
+    pub branch: String,
+    pub path: String,
+    pub owner: String,
+    pub exclusive: bool,
+    pub staging: String,
+    pub staged: f64,
+    pub base: Option<f64>,
+    pub created: BigInt,
+    pub touched: BigInt,
+    pub alive: bool,
+}
+
+impl From<Info> for SessionInfo {
+    fn from(info: Info) -> Self {
+        let staging = match info.staging {
+            Staging::Rows => "rows",
+            Staging::File => "file",
+        };
+        Self {
+            id: info.id.0 as f64,
+            bucket: info.bucket,
+            branch: info.branch,
+            path: info.path.as_str().to_owned(),
+            owner: info.owner,
+            exclusive: info.exclusive,
+            staging: staging.to_owned(),
+            staged: info.staged as f64,
+            base: info.base.map(|base| base as f64),
+            created: info.created.0.into(),
+            touched: info.touched.0.into(),
+            alive: info.alive,
+        }
+    }
+}
+
+/// A file open for writing. One that is let go without being closed changes nothing.
+#[napi]
+pub struct SessionHandle {
+    session: Handle<Session>,
+}
+
+impl From<Handle<Session>> for SessionHandle {
+    fn from(session: Handle<Session>) -> Self {
+        Self { session }
+    }
+}
+
+impl SessionHandle {
+    fn with<T: Send + ToNapiValue + 'static>(
+        &self,
+        later: bool,
+        call: impl FnOnce(&Session) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<T>> {
+        let session = self.session.clone();
+        run(later, move || call(&*session.get()?))
+    }
+}
+
+#[napi]
+impl SessionHandle {
+    #[napi]
+    pub fn id(&self) -> napi::Result<f64> {
+        now(|| Ok(self.session.get()?.id().0 as f64))
+    }
+
+    #[napi]
+    pub fn path(&self) -> napi::Result<String> {
+        now(|| Ok(self.session.get()?.path().as_str().to_owned()))
+    }
+
+    #[napi]
+    pub fn size(&self) -> napi::Result<f64> {
+        now(|| Ok(self.session.get()?.size() as f64))
+    }
+
+    /// Fills a buffer from an offset. Returns how many bytes it read.
+    #[napi]
+    pub fn read_into(
+        &self,
+        mut buffer: Uint8Array,
+        offset: f64,
+        later: bool,
+    ) -> napi::Result<Outcome<Kept<f64>>> {
+        self.with(later, move |session| {
+            // SAFETY: whoever reads into a buffer does not look at it before the read is over, as
+            // with Node's own files.
+            let bytes = unsafe { buffer.as_mut() };
+            let n = session.read_at(length(offset)?, bytes)?;
+            Ok(Kept::new(n as f64, buffer))
+        })
+    }
+
+    /// Reads up to so many bytes from an offset.
+    #[napi]
+    pub fn read(&self, offset: f64, len: f64, later: bool) -> napi::Result<Outcome<Bytes>> {
+        self.with(later, move |session| {
+            let (offset, len) = (length(offset)?, length(len)?);
+            let len = len.min(session.size().saturating_sub(offset));
+            let mut buffer = vec![0; len as usize];
+            let n = session.read_at(offset, &mut buffer)?;
+            buffer.truncate(n);
+            Ok(Bytes(buffer))
+        })
+    }
+
+    /// Writes all bytes at an offset.
+    #[napi]
+    pub fn write(
+        &self,
+        data: Uint8Array,
+        offset: f64,
+        later: bool,
+    ) -> napi::Result<Outcome<Kept<()>>> {
+        self.with(later, move |session| {
+            session.write_at(length(offset)?, &data)?;
+            Ok(Kept::new((), data))
+        })
+    }
+
+    /// Writes all bytes at the end. Returns where that was.
+    #[napi]
+    pub fn append(&self, data: Uint8Array, later: bool) -> napi::Result<Outcome<Kept<f64>>> {
+        self.with(later, move |session| {
+            let offset = session.append(&data)?;
+            Ok(Kept::new(offset as f64, data))
+        })
+    }
+
+    #[napi]
+    pub fn truncate(&self, size: f64, later: bool) -> napi::Result<Outcome<()>> {
+        self.with(later, move |session| session.truncate(length(size)?))
+    }
+
+    #[napi]
+    pub fn sync(&self, later: bool) -> napi::Result<Outcome<()>> {
+        self.with(later, Session::sync)
+    }
+
+    /// Commits what was written, with attributes.
+    #[napi]
+    pub fn close(&self, attributes: Attributes, later: bool) -> napi::Result<Outcome<ClosedInfo>> {
+        self.with(later, move |session| {
+            session.close_with(&attributes.set()?).map(ClosedInfo::from)
+        })
+    }
+
+    /// Throws away what was written.
+    #[napi]
+    pub fn abort(&self, later: bool) -> napi::Result<Outcome<()>> {
+        self.with(later, Session::abort)
+    }
+
+    /// Leaves the session open in the store.
+    #[napi]
+    pub fn detach(&self, later: bool) -> napi::Result<Outcome<f64>> {
+        let session = self.session.clone();
+        run(later, move || {
+            session.take()?.detach().map(|id| id.0 as f64)
+        })
+    }
+}
