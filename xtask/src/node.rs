@@ -14,12 +14,17 @@ const NODE: (u32, u32) = (20, 19);
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     check_node(workspace)?;
     let package = workspace.root().join("sdk-js");
-    npm(workspace, &package, &["install", "--no-audit", "--no-fund"]).run()?;
+    npm(workspace, &package, INSTALL).run()?;
     build_native(workspace, &package)?;
     npm(workspace, &package, &["run", "--silent", "lint"]).run()?;
     npm(workspace, &package, &["run", "--silent", "build"]).run()?;
-    npm(workspace, &package, &["test", "--silent"]).run()
+    npm(workspace, &package, &["test", "--silent"]).run()?;
+    let integrations = package.join("integrations");
+    npm(workspace, &integrations, INSTALL).run()?;
+    npm(workspace, &integrations, &["test", "--silent"]).run()
 }
+
+const INSTALL: &[&str] = &["install", "--no-audit", "--no-fund"];
 
 fn check_node(workspace: &Workspace) -> Result<()> {
     let (major, minor) = NODE;
