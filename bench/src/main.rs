@@ -102,6 +102,8 @@ enum Group {
     Open,
     /// Peak memory.
     Memory,
+    /// The Python SDK.
+    Python,
 }
 
 impl Group {
@@ -118,6 +120,7 @@ impl Group {
             Self::Tree => rows::tree::run(bench),
             Self::Open => rows::open::run(bench),
             Self::Memory => rows::memory::run(bench),
+            Self::Python => rows::python::run(bench),
         }
     }
 

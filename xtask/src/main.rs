@@ -113,18 +113,7 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().task {
         Task::Test { parts, keep_going } => test(parts, keep_going),
         Task::Bench { arguments } => {
-            let workspace = Workspace::find()?;
-            workspace
-                .cargo([
-                    "run",
-                    "--release",
-                    "--locked",
-                    "--package",
-                    "alknet-fs-bench",
-                    "--",
-                ])
-                .args(arguments)
-                .run()?;
+            bench(&arguments)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -158,6 +147,37 @@ fn test(mut parts: Vec<Part>, keep_going: bool) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn bench(arguments: &[String]) -> Result<()> {
+    let workspace = Workspace::find()?;
+    let mut bench = workspace.cargo([
+        "run",
+        "--release",
+        "--locked",
+        "--package",
+        "alknet-fs-bench",
+        "--",
+    ]);
+    if measures(arguments, "python") {
+        bench = bench.env("ALKFS_BENCH_PYTHON", python::for_benchmarks(&workspace)?);
+    }
+    bench.args(arguments).run()
+}
+
+/// Tells whether the benchmark program will measure a group.
+fn measures(arguments: &[String], group: &str) -> bool {
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
+        return false;
+    }
+    let only = arguments.iter().enumerate().filter_map(|(i, argument)| {
+        match argument.strip_prefix("--only")? {
+            "" => arguments.get(i + 1).map(String::as_str),
+            groups => groups.strip_prefix('='),
+        }
+    });
+    let named: Vec<_> = only.flat_map(|groups| groups.split(',')).collect();
+    named.is_empty() || named.contains(&group)
 }
 
 fn run_rust(workspace: &Workspace, keep_going: bool) -> Result<()> {

@@ -21,7 +21,10 @@ with alknet_fs.open(sys.argv[1]) as store:
 
 pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
     let package = workspace.root().join("sdk-python");
-    let python = environment(workspace, &package)?;
+    // The tools, and the libraries that the package is tested with.
+    let requirements = ["requirements-dev.txt", "requirements-integrations.txt"];
+    let requirements = requirements.map(|name| package.join(name));
+    let python = environment(workspace, &venv(workspace), &requirements)?;
     let tool = |name: &str| tool(workspace, &python, name).dir(&package);
 
     tool("maturin")
@@ -39,24 +42,17 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
         tests = tests.args(["--exitfirst"]);
     }
     tests.run()?;
-    use_wheel(workspace, &python, &package)
+    use_wheel(workspace, &python)
 }
 
 /// Installs the wheel in an empty environment and runs a program there.
-fn use_wheel(workspace: &Workspace, python: &Path, package: &Path) -> Result<()> {
+fn use_wheel(workspace: &Workspace, python: &Path) -> Result<()> {
     let folder = workspace.tools().join("python-package");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let wheels = folder.join("wheels");
-    tool(workspace, python, "maturin")
-        .args(["build", "--locked", "--quiet", "--profile", "dev", "--out"])
-        .args([&wheels])
-        .dir(package)
-        .run()?;
-    let wheel = fs::read_dir(&wheels)?.next();
-    let wheel = wheel.context("maturin built no wheel")??.path();
+    let wheel = wheel(workspace, python, &folder.join("wheels"), "dev")?;
     let empty = folder.join("venv");
     workspace
         .command(python)
@@ -79,15 +75,48 @@ fn use_wheel(workspace: &Workspace, python: &Path, package: &Path) -> Result<()>
         .run()
 }
 
-/// The tools, and the libraries that the package is tested with.
-const REQUIREMENTS: [&str; 2] = ["requirements-dev.txt", "requirements-integrations.txt"];
+/// Builds the wheel, the only one in its folder.
+fn wheel(workspace: &Workspace, python: &Path, folder: &Path, profile: &str) -> Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    tool(workspace, python, "maturin")
+        .args([
+            "build",
+            "--locked",
+            "--quiet",
+            "--profile",
+            profile,
+            "--out",
+        ])
+        .args([folder])
+        .dir(&workspace.root().join("sdk-python"))
+        .run()?;
+    let wheel = fs::read_dir(folder)?.next();
+    Ok(wheel.context("maturin built no wheel")??.path())
+}
 
-/// Returns the interpreter of an environment with all [`REQUIREMENTS`].
-fn environment(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
-    let folder = venv(workspace);
-    let python = program(&folder, "python");
-    let wanted = REQUIREMENTS.map(|name| fs::read_to_string(package.join(name)));
-    let wanted = wanted.into_iter().collect::<Result<String, _>>()?;
+/// Returns an interpreter with the release build of the package and what it is measured beside.
+pub(crate) fn for_benchmarks(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.tools().join("python-bench");
+    let requirements = workspace.root().join("bench/python/requirements.txt");
+    let python = environment(workspace, &folder, &[requirements])?;
+    // Not an editable install: that would put the module where the tests have theirs.
+    let wheel = wheel(workspace, &python, &folder.join("wheels"), "release")?;
+    workspace
+        .command(&python)
+        .args(["-m", "pip", "install", "--quiet", "--no-index"])
+        .args(["--no-deps", "--force-reinstall"])
+        .args([wheel])
+        .run()?;
+    Ok(python)
+}
+
+/// Returns the interpreter of an environment with all that is required, made if need be.
+fn environment(workspace: &Workspace, folder: &Path, requirements: &[PathBuf]) -> Result<PathBuf> {
+    let python = program(folder, "python");
+    let wanted = requirements.iter().map(fs::read_to_string);
+    let wanted = wanted.collect::<Result<String, _>>()?;
     let stamp = folder.join("installed.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
@@ -103,16 +132,16 @@ fn environment(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
         workspace
             .command(found)
             .args(["-m", "venv"])
-            .args([&folder])
+            .args([folder])
             .run()?;
     }
     let mut install = workspace
         .command(&python)
         .args(["-m", "pip", "install", "--quiet"]);
-    for name in REQUIREMENTS {
-        install = install.args(["--requirement", name]);
+    for file in requirements {
+        install = install.args(["--requirement".as_ref(), file.as_os_str()]);
     }
-    install.dir(package).run()?;
+    install.run()?;
     fs::write(stamp, wanted)?;
     report::ok("the Python environment");
     Ok(python)

@@ -7,6 +7,7 @@ pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod open;
 pub(crate) mod put;
+pub(crate) mod python;
 pub(crate) mod read;
 pub(crate) mod rename;
 pub(crate) mod stream;

@@ -1,0 +1,271 @@
+//! The Python SDK: per call beside the engine and beside Python's own files, 64 MiB beside the
+//! engine, and 2,000 durable files beside the SDK of AgentFS.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use alknet_fs::{Branch, OpenOptions};
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::data;
+use crate::fixtures::{PER_DIR, dir_at_depth_2, new_store, open_main, path_at_depth_3, tree_of};
+use crate::harness::{Bench, Times, settle};
+
+/// Names the interpreter that has the SDK and its competitor; `cargo xtask bench` sets it.
+const PYTHON: &str = "ALKFS_BENCH_PYTHON";
+
+/// The files of a round.
+const SLICE: usize = 500;
+
+/// What a call may cost beyond its share of the engine's time.
+const PER_CALL: f64 = 2e-6;
+
+const BLOCK: usize = 1 << 20;
+
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    let mut python = Worker::start()?;
+    calls(bench, &mut python)?;
+    large(bench, &mut python)?;
+    puts(bench, &mut python)
+}
+
+/// A Python process that does what it is asked and tells how long it took.
+struct Worker {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start() -> Result<Self> {
+        let python = env::var_os(PYTHON).with_context(|| {
+            format!("run `cargo xtask bench`, or name a Python with the SDK by {PYTHON}")
+        })?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/worker.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("Python cannot start")?;
+        let stdin = child.stdin.take().context("Python has no input")?;
+        let stdout = child.stdout.take().context("Python has no output")?;
+        Ok(Self {
+            child,
+            stdin,
+            stdout: BufReader::new(stdout),
+        })
+    }
+
+    /// Has something done that takes no time of interest.
+    fn tell(&mut self, what: &str, with: impl Serialize) -> Result<()> {
+        self.ask::<()>(what, with)
+    }
+
+    /// Has something done and returns the seconds it took.
+    fn time(&mut self, what: &str, with: impl Serialize) -> Result<f64> {
+        self.ask(what, with)
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(
+        &mut self,
+        what: &str,
+        with: impl Serialize,
+    ) -> Result<T> {
+        writeln!(self.stdin, "{}", json!({ "do": what, "with": with }))?;
+        self.stdin.flush()?;
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "Python failed at `{what}`");
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Read, stat and exists on 4 KiB, one call each, warm, at depth 3.
+fn calls(bench: &mut Bench, python: &mut Worker) -> Result<()> {
+    let (rounds, count) = bench.pick((160, 4000), (16, 1000));
+    let dir = bench.dir()?;
+    let blocks = data::blocks(1, count);
+    let store = dir.join("store");
+    tree_of(&new_store(&store)?, &blocks)?;
+    // The store closed, so its database holds everything and its write-ahead log nothing.
+    let main = open_main(&store)?;
+    let plain = dir.join("plain");
+    for i in 0..count.div_ceil(PER_DIR) {
+        fs::create_dir_all(plain.join(dir_at_depth_2(i)))?;
+    }
+    for (i, block) in blocks.iter().enumerate() {
+        fs::write(plain.join(path_at_depth_3(i)), block)?;
+    }
+    settle()?;
+    python.tell("open", &store)?;
+    python.tell("chdir", &plain)?;
+    let paths: Vec<_> = data::shuffled(count)
+        .into_iter()
+        .map(path_at_depth_3)
+        .collect();
+    let [mut read, mut stat, mut exists] = <[[Times; 3]; 3]>::default();
+    for round in bench.rounds("calls", rounds) {
+        let at = round * SLICE % count;
+        let paths = &paths[at..at + SLICE];
+        read[0].time(SLICE, || {
+            each(paths, |path| Ok(main.read(path)?.len() == 4096))
+        })?;
+        stat[0].time(SLICE, || {
+            each(paths, |path| Ok(main.stat(path)?.size() == 4096))
+        })?;
+        exists[0].time(SLICE, || each(paths, |path| Ok(main.exists(path)?)))?;
+        let asked = [
+            ("read", &mut read[1]),
+            ("stat", &mut stat[1]),
+            ("exists", &mut exists[1]),
+            ("plain_read", &mut read[2]),
+            ("plain_stat", &mut stat[2]),
+        ];
+        for (what, times) in asked {
+            times.push(python.time(what, paths)? / SLICE as f64);
+        }
+    }
+    let rows = [("read 4 KiB", &read), ("stat", &stat), ("exists", &exists)];
+    for (work, [engine, sdk, _]) in rows {
+        let limit = 1.5 + PER_CALL / engine.stats().median;
+        bench
+            .compare(
+                format!("{work}, one call"),
+                sdk,
+                "the engine",
+                engine,
+                limit,
+            )
+            .note("the target is 1.5 times the engine's time and 2 µs");
+    }
+    let [_, sdk, own] = &read;
+    bench.compare("read 4 KiB, one call", sdk, "`open().read()`", own, 1.0);
+    let [_, sdk, own] = &stat;
+    bench.compare("stat, one call", sdk, "`os.stat`", own, 1.5);
+    Ok(())
+}
+
+fn each(paths: &[String], visit: impl Fn(&String) -> Result<bool>) -> Result<()> {
+    paths.iter().try_for_each(|path| {
+        ensure!(visit(path)?, "{path} is not as it was written");
+        Ok(())
+    })
+}
+
+/// 64 MiB in and out, whole and by blocks.
+fn large(bench: &mut Bench, python: &mut Worker) -> Result<()> {
+    let (rounds, len) = bench.pick((15, 64 << 20), (3, 8 << 20));
+    let dir = bench.dir()?;
+    let store = dir.join("store");
+    let main = new_store(&store)?;
+    python.tell("open", &store)?;
+    let mut data = data::bytes(2, len);
+    let file = dir.join("data");
+    let [mut put, mut write, mut get, mut read] = <[[Times; 2]; 4]>::default();
+    for round in bench.rounds("64 MiB", rounds) {
+        for (ours, turn) in [(true, 0_u64), (false, 1)] {
+            for (whole, kind) in [(true, 0), (false, 2)] {
+                // Bytes that the store holds already would not be stored again.
+                data[..8].copy_from_slice(&(round as u64 * 4 + turn + kind).to_le_bytes());
+                let path = format!("/{round}-{turn}-{kind}");
+                if ours {
+                    fs::write(&file, &data)?;
+                    python.tell("load", &file)?;
+                }
+                settle()?;
+                match (ours, whole) {
+                    (true, true) => put[0].push(python.time("write_whole", &path)?),
+                    (true, false) => write[0].push(python.time("write_blocks", &path)?),
+                    (false, true) => put[1].time(1, || Ok(main.write(&path, data.as_slice())?))?,
+                    (false, false) => write[1].time(1, || write_blocks(&main, &path, &data))?,
+                }
+                ensure!(main.stat(&path)?.size() == len as u64);
+                if ours {
+                    get[0].push(python.time("read_whole", &path)?);
+                    read[0].push(python.time("read_blocks", &path)?);
+                } else {
+                    let found = get[1].time(1, || Ok(main.read(&path)?))?;
+                    ensure!(found == data, "{path} differs");
+                    read[1].time(1, || read_blocks(&main, &path))?;
+                }
+            }
+        }
+    }
+    let rows = [
+        ("write of 64 MiB, one call", &put),
+        ("write of 64 MiB, 1 MiB at a time", &write),
+        ("read of 64 MiB, one call", &get),
+        ("read of 64 MiB, 1 MiB at a time", &read),
+    ];
+    for (work, [sdk, engine]) in rows {
+        bench.compare(work, sdk, "the engine", engine, 1.2);
+    }
+    Ok(())
+}
+
+fn write_blocks(main: &Branch, path: &str, data: &[u8]) -> Result<()> {
+    let session = main.open_session(path, &OpenOptions::new().truncate(true))?;
+    for block in data.chunks(BLOCK) {
+        session.append(block)?;
+    }
+    session.close()?;
+    Ok(())
+}
+
+/// Reads as the SDK does: every block is new memory.
+fn read_blocks(main: &Branch, path: &str) -> Result<()> {
+    let reader = main.open(path)?;
+    let mut at = 0;
+    loop {
+        let mut block = vec![0; BLOCK];
+        match reader.read_at(at, &mut block)? {
+            0 => return Ok(()),
+            n => at += n as u64,
+        }
+    }
+}
+
+/// 2,000 durable files of 4 KiB.
+fn puts(bench: &mut Bench, python: &mut Worker) -> Result<()> {
+    let (rounds, count) = bench.pick((5, 2000), (2, 200));
+    let [mut each, mut batch, mut agentfs] = <[Times; 3]>::default();
+    for round in bench.rounds("durable files", rounds) {
+        let dir = bench.dir()?;
+        fs::write(
+            dir.join("data"),
+            data::bytes(100 + round as u64, count * 4096),
+        )?;
+        python.tell("load", dir.join("data"))?;
+        let asked = [
+            ("put", &mut each),
+            ("put_batch", &mut batch),
+            ("put_agentfs", &mut agentfs),
+        ];
+        for (what, times) in asked {
+            settle()?;
+            times.push(python.time(what, dir.join(what))? / count as f64);
+        }
+    }
+    let baseline = "the Python SDK of AgentFS 0.6.4";
+    for (way, times) in [("in one batch", &batch), ("a commit each", &each)] {
+        let work = format!("durable put of 4 KiB, 2,000 files {way}");
+        bench
+            .compare(work, times, baseline, &agentfs, 0.1)
+            .note("the target is to be 10 times as fast");
+    }
+    Ok(())
+}
