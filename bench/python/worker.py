@@ -98,6 +98,17 @@ class Worker:
             raise ValueError(path)
         return taken
 
+    def plain_read_blocks(self, path):
+        size = 0
+        start = time.perf_counter()
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                size += len(block)
+        taken = time.perf_counter() - start
+        if size != len(self.data):
+            raise ValueError(path)
+        return taken
+
     def put(self, store):
         """Write files of 4 KiB, a commit each."""
         branch = alknet_fs.create(store).branch()

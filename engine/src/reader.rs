@@ -7,7 +7,10 @@ use alknet_fs_content::ContentReader;
 use alknet_fs_core::store::ContentForm;
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 
+use crate::branch::Branch;
 use crate::progress::{Progress, Task};
+use crate::store::IntoPath;
+use crate::view::View;
 
 /// Reads one version of a file, from any offset.
 ///
@@ -107,6 +110,41 @@ impl Reader {
             })?;
         }
         Ok(total_bytes)
+    }
+}
+
+impl View {
+    /// Opens a file that is read whole into memory of the caller's own, where
+    /// [`read`](Self::read) would make some.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    pub fn reader(&self, path: impl IntoPath) -> Result<Reader> {
+        let path = path.into_path().map_err(|e| e.op("read"))?;
+        let opened = self.open_entry(&path).map(|(_, _, reader)| reader);
+        opened.map_err(|e| e.op("read").path(path))
+    }
+}
+
+impl Branch {
+    /// As [`View::reader`], now.
+    ///
+    /// ```
+    /// # fn main() -> alknet_fs::Result<()> {
+    /// # let main = alknet_fs::Store::memory()?.bucket("default")?.main()?;
+    /// main.write("/a", "data")?;
+    /// let reader = main.reader("/a")?;
+    /// let mut memory = vec![0; reader.size() as usize];
+    /// assert_eq!(reader.read_at(0, &mut memory)?, 4);
+    /// assert_eq!(memory, b"data");
+    /// assert_eq!(main.reader("/b").unwrap_err().operation(), Some("read"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reader(&self, path: impl IntoPath) -> Result<Reader> {
+        let path = path.into_path().map_err(|e| e.op("read"))?;
+        let opened = self.open_entry(&path).map(|(_, _, reader)| reader);
+        opened.map_err(|e| e.op("read").path(path))
     }
 }
 

@@ -117,45 +117,34 @@ fn calls(bench: &mut Bench, python: &mut Worker) -> Result<()> {
         .into_iter()
         .map(path_at_depth_3)
         .collect();
-    let [mut read, mut stat, mut exists] = <[[Times; 3]; 3]>::default();
+    let mut engine = <[Times; 3]>::default();
+    let asked = ["read", "stat", "exists", "plain_read", "plain_stat"];
+    let mut python_times = <[Times; 5]>::default();
     for round in bench.rounds("calls", rounds) {
         let at = round * SLICE % count;
         let paths = &paths[at..at + SLICE];
-        read[0].time(SLICE, || {
+        let [read, stat, exists] = &mut engine;
+        read.time(SLICE, || {
             each(paths, |path| Ok(main.read(path)?.len() == 4096))
         })?;
-        stat[0].time(SLICE, || {
+        stat.time(SLICE, || {
             each(paths, |path| Ok(main.stat(path)?.size() == 4096))
         })?;
-        exists[0].time(SLICE, || each(paths, |path| Ok(main.exists(path)?)))?;
-        let asked = [
-            ("read", &mut read[1]),
-            ("stat", &mut stat[1]),
-            ("exists", &mut exists[1]),
-            ("plain_read", &mut read[2]),
-            ("plain_stat", &mut stat[2]),
-        ];
-        for (what, times) in asked {
+        exists.time(SLICE, || each(paths, |path| Ok(main.exists(path)?)))?;
+        for (what, times) in asked.iter().zip(&mut python_times) {
             times.push(python.time(what, paths)? / SLICE as f64);
         }
     }
-    let rows = [("read 4 KiB", &read), ("stat", &stat), ("exists", &exists)];
-    for (work, [engine, sdk, _]) in rows {
+    let [read, stat, exists, own_read, own_stat] = &python_times;
+    let works = ["read 4 KiB, one call", "stat, one call", "exists, one call"];
+    for ((work, sdk), engine) in works.iter().zip([read, stat, exists]).zip(&engine) {
         let limit = 1.5 + PER_CALL / engine.stats().median;
         bench
-            .compare(
-                format!("{work}, one call"),
-                sdk,
-                "the engine",
-                engine,
-                limit,
-            )
+            .compare(*work, sdk, "the engine", engine, limit)
             .note("the target is 1.5 times the engine's time and 2 µs");
     }
-    let [_, sdk, own] = &read;
-    bench.compare("read 4 KiB, one call", sdk, "`open().read()`", own, 1.0);
-    let [_, sdk, own] = &stat;
-    bench.compare("stat, one call", sdk, "`os.stat`", own, 1.5);
+    bench.compare(works[0], read, "`open().read()`", own_read, 1.0);
+    bench.compare(works[1], stat, "`os.stat`", own_stat, 1.5);
     Ok(())
 }
 
@@ -176,6 +165,7 @@ fn large(bench: &mut Bench, python: &mut Worker) -> Result<()> {
     let mut data = data::bytes(2, len);
     let file = dir.join("data");
     let [mut put, mut write, mut get, mut read] = <[[Times; 2]; 4]>::default();
+    let mut own_read = Times::default();
     for round in bench.rounds("64 MiB", rounds) {
         for (ours, turn) in [(true, 0_u64), (false, 1)] {
             for (whole, kind) in [(true, 0), (false, 2)] {
@@ -197,6 +187,7 @@ fn large(bench: &mut Bench, python: &mut Worker) -> Result<()> {
                 if ours {
                     get[0].push(python.time("read_whole", &path)?);
                     read[0].push(python.time("read_blocks", &path)?);
+                    own_read.push(python.time("plain_read_blocks", &file)?);
                 } else {
                     let found = get[1].time(1, || Ok(main.read(&path)?))?;
                     ensure!(found == data, "{path} differs");
@@ -205,15 +196,18 @@ fn large(bench: &mut Bench, python: &mut Worker) -> Result<()> {
             }
         }
     }
+    let [one, blocks] = ["one call", "1 MiB at a time"];
     let rows = [
-        ("write of 64 MiB, one call", &put),
-        ("write of 64 MiB, 1 MiB at a time", &write),
-        ("read of 64 MiB, one call", &get),
-        ("read of 64 MiB, 1 MiB at a time", &read),
+        (format!("write of 64 MiB, {one}"), &put, Some(1.2)),
+        (format!("write of 64 MiB, {blocks}"), &write, Some(1.2)),
+        (format!("read of 64 MiB, {one}"), &get, Some(1.2)),
+        (format!("read of 64 MiB, {blocks}"), &read, None),
     ];
-    for (work, [sdk, engine]) in rows {
-        bench.compare(work, sdk, "the engine", engine, 1.2);
+    for (work, [sdk, engine], target) in rows {
+        bench.compare(work, sdk, "the engine", engine, target);
     }
+    let work = format!("read of 64 MiB, {blocks}");
+    bench.compare(work, &read[0], "`open().read(1 MiB)`", &own_read, None);
     Ok(())
 }
 
@@ -242,7 +236,8 @@ fn read_blocks(main: &Branch, path: &str) -> Result<()> {
 /// 2,000 durable files of 4 KiB.
 fn puts(bench: &mut Bench, python: &mut Worker) -> Result<()> {
     let (rounds, count) = bench.pick((5, 2000), (2, 200));
-    let [mut each, mut batch, mut agentfs] = <[Times; 3]>::default();
+    let asked = ["put", "put_batch", "put_agentfs"];
+    let mut times = <[Times; 3]>::default();
     for round in bench.rounds("durable files", rounds) {
         let dir = bench.dir()?;
         fs::write(
@@ -250,21 +245,17 @@ fn puts(bench: &mut Bench, python: &mut Worker) -> Result<()> {
             data::bytes(100 + round as u64, count * 4096),
         )?;
         python.tell("load", dir.join("data"))?;
-        let asked = [
-            ("put", &mut each),
-            ("put_batch", &mut batch),
-            ("put_agentfs", &mut agentfs),
-        ];
-        for (what, times) in asked {
+        for (what, times) in asked.iter().zip(&mut times) {
             settle()?;
             times.push(python.time(what, dir.join(what))? / count as f64);
         }
     }
+    let [each, batch, agentfs] = &times;
     let baseline = "the Python SDK of AgentFS 0.6.4";
-    for (way, times) in [("in one batch", &batch), ("a commit each", &each)] {
+    for (way, times) in [("in one batch", batch), ("a commit each", each)] {
         let work = format!("durable put of 4 KiB, 2,000 files {way}");
         bench
-            .compare(work, times, baseline, &agentfs, 0.1)
+            .compare(work, times, baseline, agentfs, 0.1)
             .note("the target is to be 10 times as fast");
     }
     Ok(())

@@ -30,18 +30,15 @@ impl File {
         offset: Option<i64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let at = offset.map(self::offset).transpose()?;
-        let bytes = self.0.run(py, |file| {
+        let left = self.0.run(py, |file| {
             let start = at.unwrap_or_else(|| file.position());
-            let left = file.size().saturating_sub(start);
-            let mut buffer = vec![0; len.min(usize::try_from(left).unwrap_or(usize::MAX))];
-            let n = match at {
-                Some(at) => file.read_at(at, &mut buffer)?,
-                None => file.read(&mut buffer)?,
-            };
-            buffer.truncate(n);
-            Ok(buffer)
+            Ok(file.size().saturating_sub(start))
         })?;
-        Ok(PyBytes::new(py, &bytes))
+        let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.0.fill(py, len, |file, buffer| match at {
+            Some(at) => file.read_at(at, buffer),
+            None => file.read(buffer),
+        })
     }
 
     /// Writes all bytes at an offset, or at the position, which moves; of a file opened for

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use alknet_fs::{Error, ErrorKind, Result};
-use pyo3::PyResult;
-use pyo3::marker::Python;
+use pyo3::types::{PyBytes, PyBytesMethods as _};
+use pyo3::{Bound, PyResult, Python};
 
 use crate::error::to_py;
 
@@ -112,6 +112,27 @@ impl<T> Handle<T> {
         self.shared.check().map_err(|e| to_py(py, e))?;
         let inner = self.inner.deref();
         py.detach(|| call(inner)).map_err(|e| to_py(py, e))
+    }
+
+    /// Has the engine fill new bytes, called as [`run`](Self::run) does; it tells how many it filled.
+    pub(crate) fn fill<'py>(
+        &self,
+        py: Python<'py>,
+        len: usize,
+        call: impl FnOnce(&T, &mut [u8]) -> Result<usize> + Send,
+    ) -> PyResult<Bound<'py, PyBytes>>
+    where
+        T: Sync,
+    {
+        let mut filled = 0;
+        let bytes = PyBytes::new_with(py, len, |buffer| {
+            filled = self.run(py, |inner| call(inner, buffer))?;
+            Ok(())
+        })?;
+        match filled == len {
+            true => Ok(bytes),
+            false => Ok(PyBytes::new(py, &bytes.as_bytes()[..filled])),
+        }
     }
 }
 

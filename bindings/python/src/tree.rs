@@ -126,8 +126,9 @@ impl Tree {
 
     /// Reads a whole file.
     fn read_bytes<'py>(&self, py: Python<'py>, path: PathArg<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = read!(self, py, read(&path))?;
-        Ok(PyBytes::new(py, &bytes))
+        let reader = self.0.with(read!(self, py, reader(&path))?);
+        let len = usize::try_from(reader.peek().size()).unwrap_or(usize::MAX);
+        reader.fill(py, len, |reader, buffer| reader.read_at(0, buffer))
     }
 
     /// Returns the names in a directory, sorted.
