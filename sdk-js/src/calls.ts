@@ -30,6 +30,36 @@ export function run<T>(later: boolean, call: Call | undefined, native: Step<T>):
   }
 }
 
+/** What a call that takes some microseconds may take, in milliseconds. */
+const SMALL_MS = 1;
+
+/** How many calls go to the pool after one that took longer. */
+const AFTER_LONG = 100;
+
+let pooled = 0;
+
+/**
+ * Makes a call that takes some microseconds, less than to hand it to a thread and back, on the
+ * calling thread, for a promise too. When one has to wait for the disk, the next ones go to the
+ * pool.
+ */
+export function runSmall<T>(call: Call | undefined, now: () => T, later: () => Promise<T>) {
+  if (pooled > 0) {
+    pooled -= 1;
+    return run(true, call, later) as Promise<T>;
+  }
+  const start = performance.now();
+  try {
+    return Promise.resolve(now());
+  } catch (error) {
+    return Promise.reject<T>(rebuild(error, call));
+  } finally {
+    if (performance.now() - start > SMALL_MS) {
+      pooled = AFTER_LONG;
+    }
+  }
+}
+
 /** Runs an operation on the calling thread, or as a promise. */
 export function drive<R>(later: boolean, steps: Steps<R>): Outcome<R> {
   return later ? driveLater(steps) : driveNow(steps);

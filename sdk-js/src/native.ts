@@ -428,6 +428,8 @@ export interface Tree {
   /** The directory of the store; nothing for a store in memory. */
   home(): string | null;
   stat(path: string, links: boolean, later: boolean): Outcome<number[]>;
+  /** As {@link stat}, on the calling thread, into numbers that are there already. */
+  statInto(path: string, links: boolean, numbers: Float64Array): void;
   entry(path: string, links: boolean, later: boolean): Outcome<Entry>;
   exists(path: string, later: boolean): Outcome<boolean>;
   canonicalize(path: string, later: boolean): Outcome<string>;

@@ -34,11 +34,11 @@ import {
   toPath,
   toTime,
 } from './arguments.js';
-import { drive, run, type Step, type Steps, step } from './calls.js';
+import { drive, run, runSmall, type Step, type Steps, step } from './calls.js';
 import { DirectoryFile } from './directory.js';
-import { failure, systemError, wrongType } from './errors.js';
+import { failure, rebuild, systemError, wrongType } from './errors.js';
 import type { Listing, OpenFile, Outcome, Tree } from './native.js';
-import { BigIntStats, BLOCK, Dirent, Stats } from './stats.js';
+import { type AttributeNumbers, BigIntStats, BLOCK, Dirent, Stats } from './stats.js';
 
 type Encoding = { encoding?: BufferEncoding | 'buffer' | null } | string | null;
 type FileOptions =
@@ -55,9 +55,12 @@ type StatOptions = { bigint?: boolean; throwIfNoEntry?: boolean } | null;
 
 const code = (error: unknown) => (error as NodeJS.ErrnoException).code;
 
-export function stats(numbers: number[], bigint?: boolean): Stats | BigIntStats {
+export function stats(numbers: AttributeNumbers, bigint?: boolean): Stats | BigIntStats {
   return bigint ? new BigIntStats(numbers) : new Stats(numbers);
 }
+
+/** Where the native module writes the attributes of one entry, to be used at once. */
+const NUMBERS = new Float64Array(9);
 
 function statWith(
   tree: Tree,
@@ -70,18 +73,25 @@ function statWith(
   const bigint = options?.bigint;
   const call = { syscall: links ? 'stat' : 'lstat', path: name };
   if (later) {
-    const numbers = run(true, call, () => tree.stat(name, links, true)) as Promise<number[]>;
-    return numbers.then((numbers) => stats(numbers, bigint));
+    return runSmall(
+      call,
+      () => {
+        tree.statInto(name, links, NUMBERS);
+        return stats(NUMBERS, bigint);
+      },
+      async () => stats((await tree.stat(name, links, true)) as number[], bigint),
+    );
   }
   try {
-    const numbers = run(false, call, () => tree.stat(name, links, false)) as number[];
-    return stats(numbers, bigint);
-  } catch (error) {
+    tree.statInto(name, links, NUMBERS);
+  } catch (native) {
+    const error = rebuild(native, call);
     if (options?.throwIfNoEntry === false && ['ENOENT', 'ENOTDIR'].includes(code(error) ?? '')) {
       return undefined;
     }
     throw error;
   }
+  return stats(NUMBERS, bigint);
 }
 
 export function stat(tree: Tree, later: boolean, path: PathLike, options: StatOptions = null) {
@@ -99,21 +109,34 @@ export function exists(tree: Tree, later: boolean, path: PathLike): Outcome<bool
   } catch {
     return false;
   }
-  return run(later, undefined, (later) => tree.exists(name, later));
+  if (later) {
+    return runSmall(
+      undefined,
+      () => tree.exists(name, false) as boolean,
+      () => tree.exists(name, true) as Promise<boolean>,
+    );
+  }
+  return run(false, undefined, () => tree.exists(name, false));
 }
 
 export function access(tree: Tree, later: boolean, path: PathLike, mode?: number) {
   const name = toPath(path);
   const bits = toBits(mode, constants.F_OK);
   const call = { syscall: 'access', path: name };
-  const steps = function* (): Steps<void> {
-    const numbers = yield* step(call, (later) => tree.stat(name, true, later));
+  const permit = (numbers: AttributeNumbers) => {
     const found = new Stats(numbers);
     if (bits & constants.X_OK && found.isFile() && (found.mode & 0o111) === 0) {
       throw failure('EACCES', 'PermissionDenied', call);
     }
   };
-  return drive(later, steps());
+  const now = () => {
+    tree.statInto(name, true, NUMBERS);
+    permit(NUMBERS);
+  };
+  if (later) {
+    return runSmall(call, now, async () => permit((await tree.stat(name, true, true)) as number[]));
+  }
+  return run(false, call, now);
 }
 
 export function readFile(tree: Tree, later: boolean, path: PathLike, options?: FileOptions) {

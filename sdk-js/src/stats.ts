@@ -89,16 +89,16 @@ export class Stats extends AnyStats<number> {
   ctimeMs: number;
   birthtimeMs: number;
 
-  constructor(numbers: number[]) {
+  constructor(numbers: AttributeNumbers) {
     super();
-    const [kind, mode, uid, gid, size, mtime, mtimeNs, ctime, ctimeNs] = numbers as Numbers;
-    this.mode = (TYPES[kind] as number) | mode;
-    this.uid = uid;
-    this.gid = gid;
-    this.size = size;
-    this.blocks = Math.ceil(size / 512);
-    this.mtimeMs = mtime * 1e3 + mtimeNs / 1e6;
-    this.ctimeMs = ctime * 1e3 + ctimeNs / 1e6;
+    const n = numbers as Numbers;
+    this.mode = (TYPES[n[0]] as number) | n[1];
+    this.uid = n[2];
+    this.gid = n[3];
+    this.size = n[4];
+    this.blocks = Math.ceil(n[4] / 512);
+    this.mtimeMs = n[5] * 1e3 + n[6] / 1e6;
+    this.ctimeMs = n[7] * 1e3 + n[8] / 1e6;
     this.atimeMs = this.mtimeMs;
     this.birthtimeMs = this.ctimeMs;
   }
@@ -125,9 +125,10 @@ export class BigIntStats extends AnyStats<bigint> {
   ctimeNs: bigint;
   birthtimeNs: bigint;
 
-  constructor(numbers: number[]) {
+  constructor(numbers: AttributeNumbers) {
     super();
-    const [kind, mode, uid, gid, size, mtime, mtimeNs, ctime, ctimeNs] = numbers as Numbers;
+    const [kind, mode, uid, gid, size, mtime, mtimeNs, ctime, ctimeNs] =
+      numbers as Iterable<number> as Numbers;
     this.mode = BigInt((TYPES[kind] as number) | mode);
     this.uid = BigInt(uid);
     this.gid = BigInt(gid);
@@ -144,6 +145,10 @@ export class BigIntStats extends AnyStats<bigint> {
   }
 }
 
+/** Attributes as the native module gives them. */
+export type AttributeNumbers = ArrayLike<number> & Iterable<number>;
+
+// Read by index: to take a typed array apart goes through its iterator.
 type Numbers = [number, number, number, number, number, number, number, number, number];
 
 function date(ms: number | bigint): Date {

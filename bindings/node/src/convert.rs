@@ -6,7 +6,9 @@ use alknet_fs::{
     Closed, Cursor, Difference, Entry, Error, ErrorKind, EventFilter, Follow, Kind, Node, PutMode,
     SetAttrs, Timestamp, TreePath,
 };
-use napi::bindgen_prelude::{BigInt, BufferSlice, ToNapiValue, TypeName};
+use napi::bindgen_prelude::{
+    BigInt, BufferSlice, FromNapiValue, ToNapiValue, TypeName, ValidateNapiValue,
+};
 use napi::{Env, ValueType};
 use napi_derive::napi;
 
@@ -42,15 +44,77 @@ impl ToNapiValue for Bytes {
     }
 }
 
+/// A path as JavaScript gives it. Nearly all are short, and those are read in one go, where a
+/// `String` asks for the length first.
+pub struct PathText(String);
+
+/// How much one go reads, in bytes.
+const SHORT: usize = 512;
+
+impl PathText {
+    pub(crate) fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl TypeName for PathText {
+    fn type_name() -> &'static str {
+        "String"
+    }
+
+    fn value_type() -> ValueType {
+        ValueType::String
+    }
+}
+
+impl ValidateNapiValue for PathText {}
+
+impl FromNapiValue for PathText {
+    unsafe fn from_napi_value(
+        env: napi::sys::napi_env,
+        value: napi::sys::napi_value,
+    ) -> napi::Result<Self> {
+        let mut bytes = [0; SHORT];
+        let mut len = 0;
+        // SAFETY: as the caller's; the buffer has room for what it is said to have.
+        let status = unsafe {
+            let to = bytes.as_mut_ptr().cast();
+            napi::sys::napi_get_value_string_utf8(env, value, to, SHORT, &raw mut len)
+        };
+        // A character that does not fit is left out, and takes four bytes at the most.
+        if status == napi::sys::Status::napi_ok && len + 4 < SHORT {
+            if let Ok(text) = std::str::from_utf8(&bytes[..len]) {
+                return Ok(Self(text.to_owned()));
+            }
+        }
+        // SAFETY: as the caller's.
+        unsafe { String::from_napi_value(env, value) }.map(Self)
+    }
+}
+
+/// How many numbers tell an entry's attributes.
+const NUMBERS: usize = 9;
+
 /// An entry's attributes as numbers, in the order that the TypeScript layer reads: kind (0 file,
 /// 1 directory, 2 link), mode, uid, gid, size, and seconds and nanoseconds of mtime and ctime.
 pub(crate) type StatNumbers = Vec<f64>;
 
 pub(crate) fn stat_numbers(entry: &Entry) -> StatNumbers {
+    attributes(entry).into()
+}
+
+/// Writes an entry's attributes where JavaScript finds them.
+pub(crate) fn put_stat_numbers(entry: &Entry, numbers: &mut [f64]) {
+    if let Some(numbers) = numbers.first_chunk_mut() {
+        *numbers = attributes(entry);
+    }
+}
+
+fn attributes(entry: &Entry) -> [f64; NUMBERS] {
     let attrs = entry.attrs;
     let (mtime, mtime_ns) = seconds(attrs.mtime);
     let (ctime, ctime_ns) = seconds(attrs.ctime);
-    vec![
+    [
         f64::from(kind_number(entry.kind())),
         f64::from(attrs.mode),
         f64::from(attrs.uid),

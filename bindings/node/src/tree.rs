@@ -5,15 +5,15 @@ use std::sync::Arc;
 use alknet_fs::{
     Branch, Entry, Error, ErrorKind, ExportOptions, ImportOptions, PutMode, SetAttrs, View, Walk,
 };
-use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
+use napi::bindgen_prelude::{BigInt, Float64ArraySlice, ToNapiValue, Uint8Array};
 use napi_derive::napi;
 use parking_lot::Mutex;
 
 use crate::batch::BatchHandle;
 use crate::bucket::{BranchFacts, BucketHandle};
 use crate::convert::{
-    Attributes, Bytes, EntryInfo, Listing, NamedEntry, StatNumbers, follow, kind_number, length,
-    put_mode, stat_numbers,
+    Attributes, Bytes, EntryInfo, Listing, NamedEntry, PathText, StatNumbers, follow, kind_number,
+    length, put_mode, put_stat_numbers, stat_numbers,
 };
 use crate::file::{OpenFile, flags};
 use crate::handle::Handle;
@@ -154,12 +154,29 @@ impl Tree {
     #[napi]
     pub fn stat(
         &self,
-        path: String,
+        path: PathText,
         links: bool,
         later: bool,
     ) -> napi::Result<Outcome<StatNumbers>> {
+        let path = path.into_string();
         self.read_with(later, move |source| {
             Ok(stat_numbers(&source.entry(path, links)?))
+        })
+    }
+
+    /// As `stat`, on the calling thread, into numbers that are there already.
+    #[napi]
+    pub fn stat_into(
+        &self,
+        path: PathText,
+        links: bool,
+        mut numbers: Float64ArraySlice<'_>,
+    ) -> napi::Result<()> {
+        now(|| {
+            let entry = self.source.get()?.entry(path.into_string(), links)?;
+            // SAFETY: nothing of JavaScript runs before this call is over.
+            put_stat_numbers(&entry, unsafe { numbers.as_mut() });
+            Ok(())
         })
     }
 
@@ -176,7 +193,8 @@ impl Tree {
     }
 
     #[napi]
-    pub fn exists(&self, path: String, later: bool) -> napi::Result<Outcome<bool>> {
+    pub fn exists(&self, path: PathText, later: bool) -> napi::Result<Outcome<bool>> {
+        let path = path.into_string();
         self.read_with(
             later,
             move |source| either!(source, tree => tree.exists(path)),
@@ -200,7 +218,8 @@ impl Tree {
     }
 
     #[napi]
-    pub fn read(&self, path: String, later: bool) -> napi::Result<Outcome<Bytes>> {
+    pub fn read(&self, path: PathText, later: bool) -> napi::Result<Outcome<Bytes>> {
+        let path = path.into_string();
         self.read_with(later, move |source| {
             either!(source, tree => tree.read(path)).map(Bytes)
         })
