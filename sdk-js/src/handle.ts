@@ -6,7 +6,8 @@ import { createInterface, type Interface } from 'node:readline';
 import { ReadableStream } from 'node:stream/web';
 
 import { check, toOptions } from './arguments.js';
-import { now, run } from './calls.js';
+import { type Attributes, toAttributes } from './attributes.js';
+import { later, now, run } from './calls.js';
 import * as descriptors from './descriptors.js';
 import { forget, type Position, register, type Where } from './descriptors.js';
 import type { Closed, Entry, OpenFile } from './native.js';
@@ -232,6 +233,12 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     return this.#use('fstat', (file) => now(() => file.entry()));
   }
 
+  /** Changes attributes: with the close of a file that is being written, otherwise at once. */
+  async setAttributes(attributes: Attributes): Promise<void> {
+    const set = toAttributes(attributes);
+    await this.#use('fchmod', (file) => later((later) => file.setAttributes(set, later)));
+  }
+
   /** As {@link close}, and tells what that committed: nothing where the file was only read. */
   async commit(): Promise<Closed | undefined> {
     let closed: Closed | null = null;
@@ -242,7 +249,10 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     return closed ?? undefined;
   }
 
-  /** Commits what was written, after the operations that are on their way. */
+  /**
+   * Commits what was written, after the operations that are on their way. Where that fails, the
+   * file stays open with all that was written, and can be closed again or aborted.
+   */
   close(): Promise<void> {
     this.#closing ??= this.#end((file) => file.close(true));
     return this.#closing;
@@ -255,15 +265,18 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   }
 
   async #end(end: (file: OpenFile) => void | Promise<void>): Promise<void> {
-    if (this.#fd !== undefined) {
-      forget(this.#fd);
-    }
     await Promise.allSettled(this.#busy);
     try {
       await run(true, { syscall: 'close' }, () => end(this.#file));
-    } finally {
-      this.emit('close');
+    } catch (error) {
+      // The file is still open, with all that was written: it can be closed again.
+      this.#closing = undefined;
+      throw error;
     }
+    if (this.#fd !== undefined) {
+      forget(this.#fd);
+    }
+    this.emit('close');
   }
 
   /** Leaving a block closes the file, and throws away what was written and not closed. */

@@ -470,6 +470,7 @@ export interface Tree {
     later: boolean,
   ): Outcome<void>;
   mkdirWith(path: string, attributes: Attributes, later: boolean): Outcome<void>;
+  mkdirAllWith(path: string, attributes: Attributes, later: boolean): Outcome<string | null>;
   hardLink(target: string, path: string, later: boolean): Outcome<void>;
   import(
     source: string,

@@ -34,6 +34,7 @@ import {
   type Named,
   type NamedEntry,
   native,
+  type Outcome,
   type PathEntry,
   type SessionInfo,
   type Sharing,
@@ -562,6 +563,18 @@ export abstract class ReadableTree {
     return now((later) => this.native.exists(name, later));
   }
 
+  /** Tells the path with every symbolic link replaced by what it points to. */
+  async canonicalize(path: PathLike): Promise<string> {
+    const name = toPath(path);
+    return later((later) => this.native.canonicalize(name, later));
+  }
+
+  /** As {@link canonicalize}, on the calling thread. */
+  canonicalizeSync(path: PathLike): string {
+    const name = toPath(path);
+    return now((later) => this.native.canonicalize(name, later));
+  }
+
   /** Lists a directory by name, with all that is known of each entry. Links are not followed. */
   async list(path: PathLike = '/'): Promise<NamedEntry[]> {
     const name = toPath(path);
@@ -900,16 +913,31 @@ export class Branch extends ReadableTree {
     now((later) => this.native.put(name, bytes, set, create, replace, later));
   }
 
-  /** Makes a directory with attributes, in one commit. */
-  async mkdir(path: PathLike, attributes?: Attributes): Promise<void> {
-    const [name, set] = [toPath(path), toAttributes(attributes)];
-    await later((later) => this.native.mkdirWith(name, set, later));
+  /**
+   * Makes a directory with attributes, in one commit. With `recursive`, those above it that are
+   * missing too, and one that exists is left as it is. Tells the uppermost one that was made.
+   */
+  async mkdir(
+    path: PathLike,
+    options?: Attributes & { recursive?: boolean },
+  ): Promise<string | undefined> {
+    return (await later(this.#making(path, options))) ?? undefined;
   }
 
   /** As {@link mkdir}, on the calling thread. */
-  mkdirSync(path: PathLike, attributes?: Attributes): void {
-    const [name, set] = [toPath(path), toAttributes(attributes)];
-    now((later) => this.native.mkdirWith(name, set, later));
+  mkdirSync(path: PathLike, options?: Attributes & { recursive?: boolean }): string | undefined {
+    return now(this.#making(path, options)) ?? undefined;
+  }
+
+  #making(path: PathLike, options?: Attributes & { recursive?: boolean }) {
+    const [name, set] = [toPath(path), toAttributes(options)];
+    if (toObject(options).recursive) {
+      return (later: boolean) => this.native.mkdirAllWith(name, set, later);
+    }
+    return (later: boolean): Outcome<string | null> => {
+      const made = this.native.mkdirWith(name, set, later);
+      return later ? (made as Promise<void>).then(() => name) : name;
+    };
   }
 
   /**

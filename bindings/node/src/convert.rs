@@ -355,10 +355,9 @@ pub(crate) fn length(number: f64) -> Result<u64, Error> {
     whole(number, "offset or length in bytes")
 }
 
-/// A whole number as JavaScript has it.
+/// A whole number as JavaScript has it. What is too large stays too large.
 pub(crate) fn whole(number: f64, what: &str) -> Result<u64, Error> {
-    const LARGEST: f64 = 9_007_199_254_740_991.0;
-    if number.fract() == 0.0 && (0.0..=LARGEST).contains(&number) {
+    if number.fract() == 0.0 && number >= 0.0 {
         return Ok(number as u64);
     }
     let detail = format!("{number} is no {what}");

@@ -485,6 +485,20 @@ impl Tree {
         })
     }
 
+    /// Makes a directory and those above it, all with attributes. Returns the first that was made.
+    #[napi]
+    pub fn mkdir_all_with(
+        &self,
+        path: String,
+        attributes: Attributes,
+        later: bool,
+    ) -> napi::Result<Outcome<Option<String>>> {
+        self.write_with(later, move |branch| {
+            let first = branch.mkdir_all_with(path, &attributes.set()?)?;
+            Ok(first.map(|path| path.as_str().to_owned()))
+        })
+    }
+
     /// Is refused: an entry has one path.
     #[napi]
     pub fn hard_link(
