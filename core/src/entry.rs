@@ -115,6 +115,18 @@ impl Kind {
     }
 }
 
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let kinds = [Self::File, Self::Dir, Self::Symlink];
+        kinds.into_iter().find(|k| k.name() == name).ok_or_else(|| {
+            let detail = format!("an entry is a file, dir or symlink, not {name:?}");
+            Error::with_detail(ErrorKind::InvalidInput, detail)
+        })
+    }
+}
+
 /// What an entry is, with what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {

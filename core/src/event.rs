@@ -1,5 +1,7 @@
 //! Events: one committed change each, and the filters that choose among them.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Hash, Kind, Timestamp};
@@ -74,6 +76,52 @@ pub enum Op {
     DeleteSnapshot,
     /// The branch went back to the snapshot `name`.
     Restore,
+}
+
+impl Op {
+    /// Every kind of change.
+    pub const ALL: &'static [Self] = &[
+        Self::Create,
+        Self::Modify,
+        Self::Attributes,
+        Self::Remove,
+        Self::Rename,
+        Self::Fork,
+        Self::RenameBranch,
+        Self::DeleteBranch,
+        Self::Snapshot,
+        Self::DeleteSnapshot,
+        Self::Restore,
+    ];
+
+    /// Returns the name as it appears in JSON, for example `"rename_branch"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Modify => "modify",
+            Self::Attributes => "attributes",
+            Self::Remove => "remove",
+            Self::Rename => "rename",
+            Self::Fork => "fork",
+            Self::RenameBranch => "rename_branch",
+            Self::DeleteBranch => "delete_branch",
+            Self::Snapshot => "snapshot",
+            Self::DeleteSnapshot => "delete_snapshot",
+            Self::Restore => "restore",
+        }
+    }
+}
+
+impl FromStr for Op {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.iter().copied().find(|op| op.name() == name);
+        found.ok_or_else(|| {
+            let detail = format!("there is no event {name:?}");
+            Error::with_detail(ErrorKind::InvalidInput, detail)
+        })
+    }
 }
 
 /// One change of a commit. Fields that do not apply to the [`Op`] are `None`.
@@ -194,7 +242,7 @@ pub struct Event {
     pub change: Change,
 }
 
-/// Chooses events by branch, by directory and by glob patterns.
+/// Chooses events by branch, by what happened, by directory and by glob patterns.
 ///
 /// An event passes when every part that is set agrees. A change of an ancestor of the watched
 /// directory (its removal, its rename) passes too, because it changes what is below. Events
@@ -202,6 +250,8 @@ pub struct Event {
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
     branch: Option<String>,
+    ops: Option<Vec<Op>>,
+    kinds: Option<Vec<Kind>>,
     under: Option<TreePath>,
     direct_only: bool,
     globs: Option<globset::GlobSet>,
@@ -217,6 +267,20 @@ impl EventFilter {
     #[must_use]
     pub fn branch(mut self, name: impl Into<String>) -> Self {
         self.branch = Some(name.into());
+        self
+    }
+
+    /// Passes only events of these kinds.
+    #[must_use]
+    pub fn ops(mut self, ops: impl Into<Vec<Op>>) -> Self {
+        self.ops = Some(ops.into());
+        self
+    }
+
+    /// Passes only events of entries of these kinds.
+    #[must_use]
+    pub fn kinds(mut self, kinds: impl Into<Vec<Kind>>) -> Self {
+        self.kinds = Some(kinds.into());
         self
     }
 
@@ -255,6 +319,11 @@ impl EventFilter {
     /// Tells whether an event of a branch passes.
     pub fn passes(&self, branch: &str, change: &Change) -> bool {
         if self.branch.as_deref().is_some_and(|want| want != branch) {
+            return false;
+        }
+        let is_op = |ops: &Vec<Op>| ops.contains(&change.op);
+        let is_kind = |kinds: &Vec<Kind>| change.kind.is_some_and(|kind| kinds.contains(&kind));
+        if !self.ops.as_ref().is_none_or(is_op) || !self.kinds.as_ref().is_none_or(is_kind) {
             return false;
         }
         if self.under.is_none() && self.globs.is_none() {
@@ -344,6 +413,31 @@ mod tests {
         assert!(passes(&anchored, "/src/a.rs") && passes(&anchored, "/docs/x/y"));
         assert!(!passes(&anchored, "/src/x/a.rs") && !passes(&anchored, "/x/src/a.rs"));
         assert!(EventFilter::all().globs(["a{b"]).is_err());
+    }
+
+    #[test]
+    fn filters_by_what_happened() {
+        let filter = EventFilter::all().ops([Op::Remove, Op::Fork]);
+        assert!(filter.passes("main", &change(Op::Remove, "/a")));
+        assert!(filter.passes("main", &Change::new(Op::Fork)));
+        assert!(!filter.passes("main", &change(Op::Create, "/a")));
+        let filter = EventFilter::all().kinds([Kind::Dir]);
+        let mut made = change(Op::Create, "/a");
+        assert!(!filter.passes("main", &made));
+        made.kind = Some(Kind::File);
+        assert!(!filter.passes("main", &made));
+        made.kind = Some(Kind::Dir);
+        assert!(filter.passes("main", &made));
+    }
+
+    #[test]
+    fn names_are_those_in_json() {
+        for op in Op::ALL {
+            let name = serde_json::to_value(op).unwrap();
+            assert_eq!(name, op.name());
+            assert_eq!(op.name().parse::<Op>().unwrap(), *op);
+        }
+        assert!("rewrite".parse::<Op>().is_err());
     }
 
     #[test]

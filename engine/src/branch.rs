@@ -12,7 +12,7 @@ use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Result, TreePath};
 use crate::batch::Batch;
 use crate::bucket::{BranchInfo, Bucket, TreeRef, branch_info};
 use crate::reader::Reader;
-use crate::session::{OpenOptions, Session};
+use crate::session::{OpenOptions, Session, SessionInfo};
 use crate::store::{Inner, IntoPath};
 use crate::view::View;
 
@@ -391,6 +391,11 @@ impl Branch {
         let path = path.into_path().map_err(|e| e.op("open"))?;
         Session::open(Arc::clone(&self.inner), self.id, &path, options)
             .map_err(|e| e.op("open").path(path))
+    }
+
+    /// Returns the open write sessions of the branch, from the oldest.
+    pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
+        self.inner.sessions(Some(self.id))
     }
 
     /// Begins a batch of changes that are committed together.

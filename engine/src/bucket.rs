@@ -9,7 +9,7 @@ use alknet_fs_core::store::{BranchRecord, BucketId, ReadTxn};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Event, EventFilter, Result, TreePath};
 
 use crate::branch::Branch;
-use crate::store::{Inner, IntoPath};
+use crate::store::{Inner, IntoPath, Store};
 use crate::view::View;
 use crate::{BranchId, Retention, Timestamp};
 
@@ -76,6 +76,13 @@ pub struct BranchInfo {
 }
 
 impl Bucket {
+    /// Returns the store.
+    pub fn store(&self) -> Store {
+        Store {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+
     /// Returns the bucket's name as it is now.
     ///
     /// # Errors

@@ -791,10 +791,10 @@ impl Inner {
         }
     }
 
-    pub(crate) fn sessions(&self) -> Result<Vec<SessionInfo>> {
+    pub(crate) fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionInfo>> {
         let txn = self.tree.read()?;
         let mut out = Vec::new();
-        let records = txn.sessions(None)?;
+        let records = txn.sessions(branch)?;
         let mut files = Vec::new();
         if records.iter().any(|r| r.staging == Staging::File)
             && let Some(all) = self.contents.files()

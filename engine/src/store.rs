@@ -301,7 +301,7 @@ impl Store {
 
     /// Returns all open write sessions, from the oldest.
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
-        self.inner.sessions()
+        self.inner.sessions(None)
     }
 
     /// Throws away an open write session with its staged bytes, whoever opened it.
