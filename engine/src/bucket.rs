@@ -76,6 +76,11 @@ pub struct BranchInfo {
 }
 
 impl Bucket {
+    /// Returns the bucket's number.
+    pub fn id(&self) -> BucketId {
+        self.id
+    }
+
     /// Returns the store.
     pub fn store(&self) -> Store {
         Store {

@@ -4,6 +4,7 @@ import gc
 import io
 
 import pytest
+from typing_extensions import assert_type
 
 import alknet_fs
 
@@ -45,6 +46,28 @@ def test_modes_and_types(branch: alknet_fs.Branch) -> None:
         file.write(b"er")
         file.seek(0)
         assert file.read() == b"newer"
+
+
+def test_types_that_checkers_see(branch: alknet_fs.Branch) -> None:
+    branch.write_bytes("/a", b"x")
+    with branch.open("/a") as text:
+        assert_type(text, alknet_fs.TextFile)
+        assert_type(text.read(), str)
+    with branch.open("/a", "r+t", encoding="utf-8") as text:
+        assert_type(text, alknet_fs.TextFile)
+    with branch.open("/a", "rb") as reader:
+        assert_type(reader, alknet_fs.BufferedReader)
+        assert_type(reader.read(), bytes)
+    with branch.open("/a", "wb") as writer:
+        assert_type(writer, alknet_fs.BufferedWriter)
+    with branch.open("/a", "r+b") as both:
+        assert_type(both, alknet_fs.BufferedRandom)
+    with branch.open("/a", "rb", buffering=0) as raw:
+        assert_type(raw, alknet_fs.File)
+    with branch.path("a").open("rb") as reader:
+        assert_type(reader, alknet_fs.BufferedReader)
+    with branch.view() as view, view.open("/a", "rb") as reader:
+        assert_type(reader, alknet_fs.BufferedReader)
 
 
 @pytest.mark.parametrize("mode", ["", "rw", "rr", "b", "r+b+", "rbt", "q", "r+t+", "U"])

@@ -227,7 +227,7 @@ def test_stores(tmp_path: pathlib.Path) -> None:
     with alknet_fs.open(str(path)) as store:
         assert store.branch("main", "other").read_bytes("/a") == b"x"
     with pytest.raises(ValueError, match="durability"):
-        alknet_fs.open(path, durability="none")
+        alknet_fs.open(path, durability="none")  # type: ignore[arg-type]  # pyright: ignore
 
 
 def test_threads(branch: alknet_fs.Branch) -> None:

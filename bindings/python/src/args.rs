@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use alknet_fs::{Follow, IntoPath, PutMode, Result, SetAttrs, Timestamp, TreePath};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
 
@@ -120,7 +120,27 @@ pub(crate) fn put_mode(create: bool, replace: bool) -> PyResult<PutMode> {
     }
 }
 
-/// Checks that a number is a position or a size.
-pub(crate) fn offset(number: i64) -> PyResult<u64> {
-    u64::try_from(number).map_err(|_| PyValueError::new_err("negative offset or size"))
+/// A position or a size in bytes. What is greater than any file has the greatest value there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offset(pub(crate) u64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Offset {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<u64>() {
+            Ok(number) => Ok(Self(number)),
+            Err(e) if !e.is_instance_of::<PyOverflowError>(object.py()) => Err(e),
+            Err(_) if object.lt(0)? => Err(PyValueError::new_err("negative offset or size")),
+            Err(_) => Ok(Self(u64::MAX)),
+        }
+    }
+}
+
+impl Offset {
+    /// Returns how many bytes to make room for where there are no more than `left`.
+    pub(crate) fn within(self, left: u64) -> usize {
+        let most = isize::MAX.unsigned_abs();
+        usize::try_from(self.0.min(left)).map_or(most, |len| len.min(most))
+    }
 }

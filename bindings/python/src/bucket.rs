@@ -1,12 +1,16 @@
 //! Buckets.
 
-use alknet_fs::{Bucket as CoreBucket, TreeRef};
+use alknet_fs::{Bucket as CoreBucket, Result, Retention, Timestamp, TreeRef};
 use pyo3::prelude::*;
 
 use crate::args::PathArg;
 use crate::entry::{BranchInfo, Difference};
 use crate::handle::Handle;
+use crate::store::Store;
+use crate::task::{Cancel, Follower};
 use crate::tree::{Branch, Tree, View};
+use crate::upkeep::Sharing;
+use crate::watch::{Event, filter};
 
 /// A bucket: the unit of isolation.
 #[pyclass(frozen, subclass, module = "alknet_fs._native")]
@@ -19,6 +23,17 @@ impl Bucket {
     #[new]
     fn new(other: &Bound<'_, Self>) -> Self {
         Self(other.get().0.clone())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| {
+            let other = &other.get().0;
+            self.0.is_of(other) && self.0.peek().id() == other.peek().id()
+        })
+    }
+
+    fn __hash__(&self) -> usize {
+        self.0.store_number() ^ self.0.peek().id().0 as usize
     }
 
     /// The bucket's name as it is now.
@@ -65,6 +80,60 @@ impl Bucket {
             bucket.diff(&old.parse::<TreeRef>()?, &new.parse::<TreeRef>()?, &under)
         })?;
         Ok(found.into_iter().map(Difference::from).collect())
+    }
+
+    fn _store(&self) -> Store {
+        Store(self.0.map(CoreBucket::store))
+    }
+
+    #[pyo3(signature = (limit, branch, glob, under, directly_in, ops, kinds))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn _log(
+        &self,
+        py: Python<'_>,
+        limit: usize,
+        branch: Option<String>,
+        glob: Vec<String>,
+        under: Option<PathArg<'_>>,
+        directly_in: Option<PathArg<'_>>,
+        ops: Option<Vec<String>>,
+        kinds: Option<Vec<String>>,
+    ) -> PyResult<Vec<Event>> {
+        let filter = filter(branch, &glob, under, directly_in, ops, kinds);
+        let events = self.0.run(py, |bucket| bucket.log(&filter?, limit))?;
+        Ok(events.into_iter().map(Event::from).collect())
+    }
+
+    /// Removes events before a time, in nanoseconds since 1970-01-01 UTC, and all but about the
+    /// newest `at_most`; returns how many. Watches that had not seen them fail with `Lagged`.
+    #[pyo3(signature = (*, at_most = None, before_ns = None))]
+    fn prune_events(
+        &self,
+        py: Python<'_>,
+        at_most: Option<u64>,
+        before_ns: Option<i64>,
+    ) -> PyResult<u64> {
+        let retention = Retention {
+            not_before: before_ns.map(Timestamp),
+            at_most,
+        };
+        self.0.run(py, |bucket| bucket.prune_events(&retention))
+    }
+
+    /// Finds out how much content some trees, each `"BRANCH"` or `"BRANCH@SNAPSHOT"`, share.
+    #[pyo3(signature = (trees, *, progress = None, cancel = None))]
+    fn sharing(
+        &self,
+        py: Python<'_>,
+        trees: Vec<String>,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<Sharing> {
+        let sharing = Follower { progress, cancel }.run(py, &self.0, |bucket, task| {
+            let trees = trees.iter().map(|tree| tree.parse());
+            bucket.sharing(&trees.collect::<Result<Vec<TreeRef>>>()?, task)
+        })?;
+        Ok(sharing.into())
     }
 
     /// Deletes a branch with its snapshots.

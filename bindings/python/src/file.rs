@@ -4,7 +4,7 @@ use alknet_fs::File as CoreFile;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::args::{DataArg, attrs, offset};
+use crate::args::{DataArg, Offset, attrs};
 use crate::entry::{Closed, Entry};
 use crate::handle::Handle;
 
@@ -26,16 +26,15 @@ impl File {
     fn read<'py>(
         &self,
         py: Python<'py>,
-        len: usize,
-        offset: Option<i64>,
+        len: Offset,
+        offset: Option<Offset>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let at = offset.map(self::offset).transpose()?;
+        let at = offset.map(|at| at.0);
         let left = self.0.run(py, |file| {
             let start = at.unwrap_or_else(|| file.position());
             Ok(file.size().saturating_sub(start))
         })?;
-        let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.0.fill(py, len, |file, buffer| match at {
+        self.0.fill(py, len.within(left), |file, buffer| match at {
             Some(at) => file.read_at(at, buffer),
             None => file.read(buffer),
         })
@@ -44,8 +43,8 @@ impl File {
     /// Writes all bytes at an offset, or at the position, which moves; of a file opened for
     /// appending, at its end.
     #[pyo3(signature = (data, offset = None))]
-    fn write(&self, py: Python<'_>, data: DataArg<'_>, offset: Option<i64>) -> PyResult<usize> {
-        let at = offset.map(self::offset).transpose()?;
+    fn write(&self, py: Python<'_>, data: DataArg<'_>, offset: Option<Offset>) -> PyResult<usize> {
+        let at = offset.map(|at| at.0);
         self.0.run(py, |file| match at {
             Some(at) => file.write_at(at, &data.0),
             None => file.write(&data.0),
@@ -59,10 +58,9 @@ impl File {
     }
 
     /// Moves the position.
-    fn seek(&self, py: Python<'_>, position: i64) -> PyResult<()> {
-        let position = offset(position)?;
+    fn seek(&self, py: Python<'_>, position: Offset) -> PyResult<()> {
         self.0.run(py, |file| {
-            file.set_position(position);
+            file.set_position(position.0);
             Ok(())
         })
     }
@@ -73,9 +71,8 @@ impl File {
     }
 
     /// Cuts the file, or extends it with zeros. The position stays.
-    fn truncate(&self, py: Python<'_>, size: i64) -> PyResult<()> {
-        let size = offset(size)?;
-        self.0.run(py, |file| file.set_size(size))
+    fn truncate(&self, py: Python<'_>, size: Offset) -> PyResult<()> {
+        self.0.run(py, |file| file.set_size(size.0))
     }
 
     /// Returns what is known of the file.

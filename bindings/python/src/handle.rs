@@ -19,16 +19,26 @@ pub(crate) fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// How a store was opened, to open it once more elsewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenedWith {
+    pub(crate) author: Option<String>,
+    pub(crate) durability: String,
+    pub(crate) busy_timeout: Option<f64>,
+}
+
 /// What all handles of one open store share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    opened_with: OpenedWith,
     forks: u32,
     closed: AtomicBool,
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(opened_with: OpenedWith) -> Self {
         Self {
+            opened_with,
             forks: FORKS.load(Ordering::Relaxed),
             closed: AtomicBool::new(false),
         }
@@ -66,11 +76,15 @@ pub(crate) struct Handle<T> {
 
 impl<T> Handle<T> {
     /// Wraps the store itself.
-    pub(crate) fn root(inner: T) -> Self {
+    pub(crate) fn root(inner: T, opened_with: OpenedWith) -> Self {
         Self {
             inner: ManuallyDrop::new(inner),
-            shared: Arc::new(Shared::new()),
+            shared: Arc::new(Shared::new(opened_with)),
         }
+    }
+
+    pub(crate) fn opened_with(&self) -> &OpenedWith {
+        &self.shared.opened_with
     }
 
     /// Wraps something else of the same store.
@@ -86,9 +100,24 @@ impl<T> Handle<T> {
         self.with(make(&self.inner))
     }
 
+    /// Tells whether two handles are of one open store.
+    pub(crate) fn is_of<U>(&self, other: &Handle<U>) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Returns a number that handles of one open store have in common.
+    pub(crate) fn store_number(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
+    }
+
     /// Returns what is wrapped, for what does not reach into the store.
     pub(crate) fn peek(&self) -> &T {
         &self.inner
+    }
+
+    /// Returns what is wrapped, to let it go; nothing in a process that must not touch it.
+    pub(crate) fn own(&self) -> Option<&T> {
+        (!self.shared.is_foreign()).then_some(&*self.inner)
     }
 
     /// Makes every handle of the store fail from now on.
@@ -109,8 +138,7 @@ impl<T> Handle<T> {
     where
         T: Sync,
     {
-        self.shared.check().map_err(|e| to_py(py, e))?;
-        let inner = self.inner.deref();
+        let inner = self.checked(py)?;
         py.detach(|| call(inner)).map_err(|e| to_py(py, e))
     }
 
@@ -133,6 +161,12 @@ impl<T> Handle<T> {
             true => Ok(bytes),
             false => Ok(PyBytes::new(py, &bytes.as_bytes()[..filled])),
         }
+    }
+
+    /// Returns what is wrapped, where the engine may be called with it.
+    pub(crate) fn checked(&self, py: Python<'_>) -> PyResult<&T> {
+        self.shared.check().map_err(|e| to_py(py, e))?;
+        Ok(&self.inner)
     }
 }
 

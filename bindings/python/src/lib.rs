@@ -13,8 +13,13 @@ mod entry;
 mod error;
 mod file;
 mod handle;
+mod reader;
+mod session;
 mod store;
+mod task;
 mod tree;
+mod upkeep;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -34,9 +39,22 @@ mod _native {
     #[pymodule_export]
     use crate::file::File;
     #[pymodule_export]
+    use crate::reader::Reader;
+    #[pymodule_export]
+    use crate::session::{Session, SessionInfo};
+    #[pymodule_export]
     use crate::store::Store;
     #[pymodule_export]
+    use crate::task::{Cancel, Progress};
+    #[pymodule_export]
     use crate::tree::{Branch, Tree, View};
+    #[pymodule_export]
+    use crate::upkeep::{
+        ExportReport, FsckReport, GcReport, GcSchedule, ImportReport, Problem, Sharing, Stats,
+        TreeSharing,
+    };
+    #[pymodule_export]
+    use crate::watch::{Event, Watch};
 
     /// Tells the module that this process is a child made by `os.fork()`.
     #[pyfunction]

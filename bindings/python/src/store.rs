@@ -3,39 +3,59 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alknet_fs::{Durability, Options, Store as CoreStore};
+use alknet_fs::{
+    Cursor, Durability, FsckOptions, Options, SessionId, Store as CoreStore, WatchOptions,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::args::PathArg;
 use crate::bucket::Bucket;
 use crate::error::to_py;
-use crate::handle::Handle;
+use crate::handle::{Handle, OpenedWith};
+use crate::session::{Session, SessionInfo};
+use crate::task::{Cancel, Follower};
+use crate::upkeep::{FsckReport, GcReport, GcSchedule, Stats, gc_options};
+use crate::watch::{Watch, filter};
+
+/// What a store is made from.
+#[derive(FromPyObject)]
+enum How<'py> {
+    Handle(Bound<'py, Store>),
+    New(String),
+}
 
 /// An open store.
 #[pyclass(frozen, subclass, module = "alknet_fs._native")]
 #[derive(Debug)]
-pub(crate) struct Store(Handle<CoreStore>);
+pub(crate) struct Store(pub(crate) Handle<CoreStore>);
 
 #[pymethods]
 impl Store {
     /// Opens or makes a store as `how` says: `"open"`, `"create"`, `"open_or_create"` or, without a
-    /// path, `"memory"`.
+    /// path, `"memory"`. With a store instead, makes another handle of it.
     #[new]
-    #[pyo3(signature = (how, path = None, *, author = None, durability = "full", busy_timeout = None))]
+    #[pyo3(signature = (
+        how, path = None, *, author = None, durability = "full".to_owned(), busy_timeout = None
+    ))]
     fn new(
         py: Python<'_>,
-        how: &str,
+        how: How<'_>,
         path: Option<PathBuf>,
         author: Option<String>,
-        durability: &str,
+        durability: String,
         busy_timeout: Option<f64>,
     ) -> PyResult<Self> {
-        let mut options = Options::new().durability(match durability {
+        let how = match how {
+            How::New(how) => how,
+            How::Handle(store) => return Ok(Self(store.get().0.clone())),
+        };
+        let mut options = Options::new().durability(match durability.as_str() {
             "full" => Durability::Full,
             "relaxed" => Durability::Relaxed,
             _ => return Err(PyValueError::new_err("durability is 'full' or 'relaxed'")),
         });
-        if let Some(author) = author {
+        if let Some(author) = &author {
             options = options.author(author);
         }
         if let Some(seconds) = busy_timeout {
@@ -44,7 +64,7 @@ impl Store {
                 timeout.map_err(|e| PyValueError::new_err(format!("busy_timeout: {e}")))?,
             );
         }
-        let open = || match (how, path) {
+        let open = || match (how.as_str(), path) {
             ("open", Some(path)) => Some(options.open(path)),
             ("create", Some(path)) => Some(options.create(path)),
             ("open_or_create", Some(path)) => Some(options.open_or_create(path)),
@@ -53,7 +73,32 @@ impl Store {
         };
         let store = py.detach(open);
         let store = store.ok_or_else(|| PyValueError::new_err("no such way to open a store"))?;
-        Ok(Self(Handle::root(store.map_err(|e| to_py(py, e))?)))
+        let opened_with = OpenedWith {
+            author,
+            durability,
+            busy_timeout,
+        };
+        let store = store.map_err(|e| to_py(py, e))?;
+        Ok(Self(Handle::root(store, opened_with)))
+    }
+
+    /// How the store was opened: author, durability and busy timeout.
+    fn _opened_with(&self) -> (Option<String>, String, Option<f64>) {
+        let OpenedWith {
+            author,
+            durability,
+            busy_timeout,
+        } = self.0.opened_with().clone();
+        (author, durability, busy_timeout)
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let other = other.cast::<Self>();
+        other.is_ok_and(|other| self.0.is_of(&other.get().0))
+    }
+
+    fn __hash__(&self) -> usize {
+        self.0.store_number()
     }
 
     /// The store's directory; `None` for a store in memory.
@@ -97,5 +142,142 @@ impl Store {
     /// Deletes a bucket with all in it.
     fn delete_bucket(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         self.0.run(py, |store| store.delete_bucket(name))
+    }
+
+    /// Lists the open write sessions of all branches, from the oldest.
+    fn sessions(&self, py: Python<'_>) -> PyResult<Vec<SessionInfo>> {
+        let sessions = self.0.run(py, CoreStore::sessions)?;
+        Ok(sessions.into_iter().map(SessionInfo::from).collect())
+    }
+
+    /// Throws an open write session away; one that a living process works on only with `force`.
+    #[pyo3(signature = (id, *, force = false))]
+    fn abort_session(&self, py: Python<'_>, id: u64, force: bool) -> PyResult<()> {
+        self.0
+            .run(py, |store| store.abort_session(SessionId(id), force))
+    }
+
+    fn _resume_session(&self, py: Python<'_>, id: u64) -> PyResult<Session> {
+        let resume = |store: &CoreStore| store.resume_session(SessionId(id));
+        Ok(Session::new(&self.0, self.0.run(py, resume)?))
+    }
+
+    #[pyo3(signature = (bucket, after, branch, glob, under, directly_in, ops, kinds))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn _watch(
+        &self,
+        py: Python<'_>,
+        bucket: Option<String>,
+        after: Option<u64>,
+        branch: Option<String>,
+        glob: Vec<String>,
+        under: Option<PathArg<'_>>,
+        directly_in: Option<PathArg<'_>>,
+        ops: Option<Vec<String>>,
+        kinds: Option<Vec<String>>,
+    ) -> PyResult<Watch> {
+        let filter = filter(branch, &glob, under, directly_in, ops, kinds);
+        let watcher = self.0.run(py, |store| {
+            store.watch(&WatchOptions {
+                bucket,
+                filter: filter?,
+                after: after.map(Cursor),
+            })
+        })?;
+        Ok(Watch::new(&self.0, watcher))
+    }
+
+    /// Counts what the store holds. The cost follows the number of contents.
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        self.0.run(py, CoreStore::stats).map(Stats::from)
+    }
+
+    /// Checks the whole store: the database, every branch and snapshot, and, unless `fast`, every
+    /// byte of every content. What is wrong is reported, not raised.
+    #[pyo3(signature = (*, fast = false, progress = None, cancel = None))]
+    fn fsck(
+        &self,
+        py: Python<'_>,
+        fast: bool,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<FsckReport> {
+        let options = FsckOptions::new().fast(fast);
+        let follower = Follower { progress, cancel };
+        let report = follower.run(py, &self.0, |store, task| store.fsck(&options, task))?;
+        Ok(report.into())
+    }
+
+    /// Removes what nothing refers to any more and what crashes left: versions that no branch or
+    /// snapshot shows, and contents that an earlier collection found unreferenced at least `grace`
+    /// seconds ago; and of the events those that `keep_events_for` (seconds) and `keep_events` do
+    /// not keep. With `dry_run`, only says what it would remove.
+    #[pyo3(signature = (
+        *, grace = 3600.0, dry_run = false, keep_events_for = None, keep_events = None,
+        progress = None, cancel = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn gc(
+        &self,
+        py: Python<'_>,
+        grace: f64,
+        dry_run: bool,
+        keep_events_for: Option<f64>,
+        keep_events: Option<u64>,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<GcReport> {
+        let options = gc_options(grace, keep_events_for, keep_events)?.dry_run(dry_run);
+        let follower = Follower { progress, cancel };
+        let report = follower.run(py, &self.0, |store, task| store.gc(&options, task))?;
+        Ok(report.into())
+    }
+
+    /// Sets when garbage is collected: five cron fields in local time, such as `0 3 * * *`, or an
+    /// interval, such as `@every 6h`. The store keeps it; `gc_if_due` follows it.
+    #[pyo3(signature = (when, *, grace = 3600.0, keep_events_for = None, keep_events = None))]
+    fn schedule_gc(
+        &self,
+        py: Python<'_>,
+        when: &str,
+        grace: f64,
+        keep_events_for: Option<f64>,
+        keep_events: Option<u64>,
+    ) -> PyResult<()> {
+        let options = gc_options(grace, keep_events_for, keep_events)?;
+        self.0.run(py, |store| store.schedule_gc(when, &options))
+    }
+
+    /// Ends the schedule; returns whether there was one.
+    fn unschedule_gc(&self, py: Python<'_>) -> PyResult<bool> {
+        self.0.run(py, CoreStore::unschedule_gc)
+    }
+
+    /// Returns the schedule, if there is one.
+    fn gc_schedule(&self, py: Python<'_>) -> PyResult<Option<GcSchedule>> {
+        Ok(self
+            .0
+            .run(py, CoreStore::gc_schedule)?
+            .map(GcSchedule::from))
+    }
+
+    /// Collects garbage if the schedule says that it is time and no other process does; returns
+    /// what that removed. Call it now and then in programs that run for long.
+    #[pyo3(signature = (*, progress = None, cancel = None))]
+    fn gc_if_due(
+        &self,
+        py: Python<'_>,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<Option<GcReport>> {
+        let follower = Follower { progress, cancel };
+        let report = follower.run(py, &self.0, |store, task| store.gc_if_due(task))?;
+        Ok(report.map(GcReport::from))
+    }
+
+    /// Gives the free space inside the database back to the disk; returns how many bytes smaller
+    /// the store is. Writers of all processes wait meanwhile.
+    fn compact(&self, py: Python<'_>) -> PyResult<u64> {
+        self.0.run(py, CoreStore::compact)
     }
 }

@@ -1,18 +1,24 @@
 //! Trees: branches, which change, and views, which do not.
 
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use alknet_fs::{
-    Branch as CoreBranch, Entry as CoreEntry, Error, ErrorKind, FileOptions, Kind, Result,
-    View as CoreView,
+    Branch as CoreBranch, Entry as CoreEntry, Error, ErrorKind, ExportOptions, FileOptions,
+    ImportOptions, Kind, OpenOptions, Result, View as CoreView, Walk,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::args::{DataArg, PathArg, attrs, follow, offset, put_mode};
+use crate::args::{DataArg, Offset, PathArg, attrs, follow, put_mode};
+use crate::bucket::Bucket;
 use crate::entry::{BranchInfo, DirEntry, Entry, Snapshot};
 use crate::file::File;
 use crate::handle::Handle;
+use crate::reader::Reader;
+use crate::session::{Session, SessionInfo};
+use crate::task::{Cancel, Follower};
+use crate::upkeep::{ExportReport, ImportReport};
 
 /// What reads come from.
 #[derive(Debug)]
@@ -127,7 +133,7 @@ impl Tree {
     /// Reads a whole file.
     fn read_bytes<'py>(&self, py: Python<'py>, path: PathArg<'_>) -> PyResult<Bound<'py, PyBytes>> {
         let reader = self.0.with(read!(self, py, reader(&path))?);
-        let len = usize::try_from(reader.peek().size()).unwrap_or(usize::MAX);
+        let len = Offset(u64::MAX).within(reader.peek().size());
         reader.fill(py, len, |reader, buffer| reader.read_at(0, buffer))
     }
 
@@ -155,6 +161,93 @@ impl Tree {
             entry: found.entry,
         });
         Ok(entries.collect())
+    }
+
+    /// Returns everything below a directory, each directory before its entries; of a file, itself.
+    fn _find(slf: &Bound<'_, Self>, path: PathArg<'_>) -> PyResult<Vec<DirEntry>> {
+        let found = slf.get().0.run(slf.py(), |source| {
+            let mut found = Vec::new();
+            source.view()?.walk(&path, |path, entry| {
+                found.push((path.clone(), entry.clone()));
+                Ok(Walk::Continue)
+            })?;
+            Ok(found)
+        })?;
+        let found = found.into_iter().map(|(path, entry)| DirEntry {
+            tree: slf.clone().unbind(),
+            name_at: path.as_str().rfind('/').map_or(0, |at| at + 1),
+            path: path.as_str().to_owned(),
+            entry,
+        });
+        Ok(found.collect())
+    }
+
+    /// Returns the paths below a directory that match a pattern, sorted as a walk meets them. `*`
+    /// and `?` stop at `/`, `**` does not; a pattern without `/` matches names at any depth.
+    #[pyo3(signature = (pattern, path = None))]
+    fn glob(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        path: Option<PathArg<'_>>,
+    ) -> PyResult<Vec<String>> {
+        let path = path.unwrap_or_default();
+        let found = self
+            .0
+            .run(py, |source| source.view()?.glob(&path, pattern))?;
+        let paths = found.iter().map(|(path, _)| path.as_str().to_owned());
+        Ok(paths.collect())
+    }
+
+    /// Reads up to `size` bytes of a file from an offset, or all from there on.
+    #[pyo3(signature = (path, offset, size = None))]
+    fn read_range<'py>(
+        &self,
+        py: Python<'py>,
+        path: PathArg<'_>,
+        offset: Offset,
+        size: Option<Offset>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let reader = self.0.with(read!(self, py, reader(&path))?);
+        let left = reader.peek().size().saturating_sub(offset.0);
+        let len = size.unwrap_or(Offset(u64::MAX)).within(left);
+        reader.fill(py, len, |reader, buffer| reader.read_at(offset.0, buffer))
+    }
+
+    /// Opens the file at a path as it is now, for reads that no later change affects.
+    fn open_reader(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<Reader> {
+        let reader = read!(self, py, open(&path))?;
+        Ok(Reader::new(&self.0, reader))
+    }
+
+    /// Opens a content by its BLAKE3 hash, 64 hexadecimal digits, whatever path it has.
+    fn open_content(&self, py: Python<'_>, hash: &str) -> PyResult<Reader> {
+        let open = |source: &Source| source.view()?.open_content(&hash.parse()?);
+        Ok(Reader::new(&self.0, self.0.run(py, open)?))
+    }
+
+    /// Writes a directory of the tree, or a file, into a directory of the operating system, which
+    /// is made if it is missing and must be empty unless `overwrite`. With `sync`, the files are
+    /// safe from a power cut when this returns.
+    #[pyo3(signature = (
+        path, target, *, overwrite = false, sync = false, progress = None, cancel = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn export(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        target: PathBuf,
+        overwrite: bool,
+        sync: bool,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<ExportReport> {
+        let options = ExportOptions::new().overwrite(overwrite).sync(sync);
+        let report = Follower { progress, cancel }.run(py, &self.0, |source, task| {
+            source.view()?.export(&path, target, &options, task)
+        })?;
+        Ok(report.into())
     }
 
     /// Re-reads a file and checks every byte against its hash.
@@ -187,7 +280,7 @@ impl View {
 
     /// Lets the view go. Closing again does nothing.
     fn close(slf: &Bound<'_, Self>) {
-        if let Source::View(view) = slf.as_super().get().0.peek() {
+        if let Some(Source::View(view)) = slf.as_super().get().0.own() {
             let view = view.write().unwrap_or_else(|e| e.into_inner()).take();
             slf.py().detach(|| drop(view));
         }
@@ -222,6 +315,17 @@ impl Branch {
     #[new]
     fn new(other: &Bound<'_, Self>) -> PyClassInitializer<Self> {
         Self::init(other.get().0.clone())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| {
+            let other = &other.get().0;
+            self.0.is_of(other) && self.0.peek().id() == other.peek().id()
+        })
+    }
+
+    fn __hash__(&self) -> usize {
+        self.0.store_number() ^ self.0.peek().id().0 as usize
     }
 
     /// The branch's name as it is now.
@@ -423,9 +527,75 @@ impl Branch {
     }
 
     /// Cuts a file, or extends it with zeros.
-    fn truncate(&self, py: Python<'_>, path: PathArg<'_>, length: i64) -> PyResult<()> {
-        let length = offset(length)?;
-        self.0.run(py, |branch| branch.truncate(&path, length))
+    fn truncate(&self, py: Python<'_>, path: PathArg<'_>, length: Offset) -> PyResult<()> {
+        self.0.run(py, |branch| branch.truncate(&path, length.0))
+    }
+
+    /// Copies a directory of the operating system, with modes, owners, times and links, to a path,
+    /// which is made if it is missing. What matches one of the patterns `exclude` is left out; with
+    /// `delete`, entries that the source lacks are removed.
+    ///
+    /// It commits in batches: after an error, what was committed stays, and another import goes on
+    /// from there.
+    #[pyo3(signature = (
+        source, path = None, *, exclude = Vec::new(), delete = false, progress = None, cancel = None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn import_(
+        &self,
+        py: Python<'_>,
+        source: PathBuf,
+        path: Option<PathArg<'_>>,
+        exclude: Vec<String>,
+        delete: bool,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<ImportReport> {
+        let path = path.unwrap_or_default();
+        let options = ImportOptions::new().delete(delete);
+        let options = exclude.into_iter().fold(options, ImportOptions::exclude);
+        let report = Follower { progress, cancel }.run(py, &self.0, |branch, task| {
+            branch.import(source, &path, &options, task)
+        })?;
+        Ok(report.into())
+    }
+
+    /// Lists the open write sessions of the branch, from the oldest.
+    fn sessions(&self, py: Python<'_>) -> PyResult<Vec<SessionInfo>> {
+        let sessions = self.0.run(py, CoreBranch::sessions)?;
+        Ok(sessions.into_iter().map(SessionInfo::from).collect())
+    }
+
+    fn _bucket(&self) -> Bucket {
+        Bucket(self.0.map(CoreBranch::bucket))
+    }
+
+    #[pyo3(signature = (path, *, create, create_new, truncate, exclusive, owner, mode))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn _open_session(
+        &self,
+        py: Python<'_>,
+        path: PathArg<'_>,
+        create: bool,
+        create_new: bool,
+        truncate: bool,
+        exclusive: bool,
+        owner: Option<String>,
+        mode: Option<u32>,
+    ) -> PyResult<Session> {
+        let mut options = OpenOptions::new()
+            .create(create)
+            .create_new(create_new)
+            .truncate(truncate)
+            .exclusive(exclusive);
+        if let Some(owner) = owner {
+            options = options.owner(owner);
+        }
+        if let Some(mode) = mode {
+            options = options.mode(mode);
+        }
+        let open = |branch: &CoreBranch| branch.open_session(&path, &options);
+        Ok(Session::new(&self.0, self.0.run(py, open)?))
     }
 
     #[pyo3(signature = (

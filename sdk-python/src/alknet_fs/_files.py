@@ -183,10 +183,12 @@ def _collect(file: io.IOBase, raw: File) -> None:
     """Abort a file that nobody closed; closing it would commit half of it."""
     if raw.closed:
         return
-    if raw._writable:  # pyright: ignore[reportPrivateUsage]
-        detail = f"{raw!r} was never closed: what was written to it is lost"
-        warnings.warn(detail, ResourceWarning, stacklevel=3, source=file)
-    raw.abort()
+    try:
+        if raw._writable:
+            detail = f"{raw!r} was never closed: what was written to it is lost"
+            warnings.warn(detail, ResourceWarning, stacklevel=3, source=file)
+    finally:
+        raw.abort()
 
 
 class _Buffered:

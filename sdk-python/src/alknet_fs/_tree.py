@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import posixpath
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from . import _native
 from ._files import (
@@ -15,12 +18,25 @@ from ._files import (
     File,
     TextFile,
 )
+from ._path import Path
+from ._session import Session
+from ._watch import Watch, patterns
 
 if TYPE_CHECKING:
-    import os
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
+    from typing import Literal
 
     from typing_extensions import Buffer, Self
+
+    from ._modes import (
+        OpenBinaryMode,
+        OpenBinaryModeReading,
+        OpenBinaryModeUpdating,
+        OpenBinaryModeWriting,
+        OpenTextMode,
+        OpenTextModeReading,
+    )
 
     StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -97,6 +113,13 @@ def _wrap(
         raise
 
 
+def _leads_to_dir(entry: _native.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 class _Reading(_native.Tree if TYPE_CHECKING else object):  # type: ignore[misc]
     """What branches and views have in common beyond the native module."""
 
@@ -118,6 +141,84 @@ class _Reading(_native.Tree if TYPE_CHECKING else object):  # type: ignore[misc]
         [('lib', '/src/lib', True)]
         """
         return ScandirIterator(self._scandir(path))
+
+    def find(self, path: StrPath = "/") -> ScandirIterator:
+        """Return an iterator over all below a directory, each directory before its entries.
+
+        It sees the tree at one point in time, and takes one call instead of one for each directory.
+        Of a file, it gives the file itself.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> branch.makedirs("/src/lib")
+        >>> _ = branch.write_bytes("/src/lib/a.py", b"")
+        >>> [entry.path for entry in branch.find("/src")]
+        ['/src/lib', '/src/lib/a.py']
+        """
+        return ScandirIterator(self._find(path))
+
+    def walk(
+        self,
+        top: StrPath = "/",
+        topdown: bool = True,
+        onerror: Callable[[OSError], object] | None = None,
+        followlinks: bool = False,
+    ) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Walk through the directories at and below a path, as ``os.walk``.
+
+        Yields the path of each, the names of the directories in it, and those of all else. With
+        ``topdown``, changing the list of directories in place chooses where the walk goes on.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> branch.makedirs("/src/lib")
+        >>> _ = branch.write_bytes("/src/a.py", b"")
+        >>> list(branch.walk("/src"))
+        [('/src', ['lib'], ['a.py']), ('/src/lib', [], [])]
+        """
+        stack: list[str | tuple[str, list[str], list[str]]] = [os.fsdecode(top)]
+        while stack:
+            here = stack.pop()
+            if isinstance(here, tuple):
+                yield here
+                continue
+            try:
+                entries = self._scandir(here)
+            except OSError as error:
+                if onerror is not None:
+                    onerror(error)
+                continue
+            dirs: list[str] = []
+            files: list[str] = []
+            for entry in entries:
+                (dirs if _leads_to_dir(entry) else files).append(entry.name)
+            links = {entry.name for entry in entries if entry.is_symlink()}
+            if topdown:
+                yield here, dirs, files
+            else:
+                stack.append((here, dirs, files))
+            for name in reversed(dirs):
+                if followlinks or name not in links:
+                    stack.append(posixpath.join(here, name))
+
+    def path(self, *parts: str | os.PathLike[str]) -> Path:
+        """Return a path of this tree with the feel of ``pathlib``.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> notes = branch.path("notes")
+        >>> notes.mkdir()
+        >>> (notes / "todo.txt").write_text("test")
+        4
+        >>> [path.name for path in notes.iterdir()]
+        ['todo.txt']
+        """
+        assert isinstance(self, (Branch, View))
+        return Path(self, *parts)
+
+    def __truediv__(self, part: str | os.PathLike[str]) -> Path:
+        """Return a path of this tree: ``branch / "notes" / "todo.txt"``."""
+        return self.path(part)
 
 
 class View(_Reading, _native.View):
@@ -145,6 +246,36 @@ class View(_Reading, _native.View):
         """Open a file for reading, unbuffered."""
         native = self._open_file(path)
         return File(native, native.path, readable=True, writable=False)
+
+    @overload
+    def open(
+        self,
+        path: StrPath,
+        mode: OpenTextModeReading = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> TextFile: ...
+
+    @overload
+    def open(self, path: StrPath, mode: OpenBinaryModeReading, buffering: Literal[0]) -> File: ...
+
+    @overload
+    def open(
+        self, path: StrPath, mode: OpenBinaryModeReading, buffering: Literal[-1, 1] = -1
+    ) -> BufferedReader: ...
+
+    @overload
+    def open(
+        self,
+        path: StrPath,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any: ...
 
     def open(
         self,
@@ -287,6 +418,8 @@ class Branch(_Reading, _Writing, _native.Branch):
     (b'hello', b'hello from the agent')
     """
 
+    _unpickled: Bucket | None = None
+
     def __repr__(self) -> str:
         return f"<alknet_fs.Branch {self.name!r}>"
 
@@ -301,6 +434,146 @@ class Branch(_Reading, _Writing, _native.Branch):
         overridden or removed them. A fork of a snapshot never changes by itself.
         """
         return Branch(self._fork(name, snapshot))
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket that the branch is in."""
+        return Bucket(self._bucket())
+
+    def __reduce__(self) -> tuple[Callable[..., Branch], tuple[Bucket, str]]:
+        return _branch_named, (self.bucket, self.name)
+
+    def diff(self, base: str | Branch, path: StrPath = "/") -> list[_native.Difference]:
+        """Compare this branch with another, ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``, sorted by path.
+
+        What only this branch has was ``"added"``, what only the other has ``"deleted"``.
+
+        >>> import alknet_fs
+        >>> main = alknet_fs.memory().branch()
+        >>> agent = main.fork("agent")
+        >>> _ = agent.write_bytes("/new.txt", b"new")
+        >>> agent.diff(main)
+        [<Difference added /new.txt>]
+        """
+        base = base.name if isinstance(base, Branch) else base
+        return self.bucket.diff(base, self.name, path)
+
+    def open_session(
+        self,
+        path: StrPath,
+        *,
+        create: bool = True,
+        create_new: bool = False,
+        truncate: bool = False,
+        exclusive: bool = False,
+        owner: str | None = None,
+        mode: int | None = None,
+    ) -> Session:
+        """Open a file for writing at any offset; it can be detached, and resumed after a crash.
+
+        A missing file is created unless ``create`` is false; with ``create_new`` there must be
+        none, neither now nor when the session closes. With ``exclusive``, a second exclusive opener
+        of the path fails with ``Locked``, which names the ``owner``.
+        """
+        native = self._open_session(
+            path,
+            create=create,
+            create_new=create_new,
+            truncate=truncate,
+            exclusive=exclusive,
+            owner=owner,
+            mode=mode,
+        )
+        return Session(native)
+
+    def watch(
+        self,
+        glob: str | Iterable[str] | None = None,
+        *,
+        under: StrPath | None = None,
+        directly_in: StrPath | None = None,
+        ops: Iterable[_native.EventOp] | None = None,
+        kinds: Iterable[_native.EntryKind] | None = None,
+        after: int | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Watch the branch for events from now on, or from after a cursor; 0 is the first.
+
+        The patterns ``glob`` are those of ``.gitignore``: ``*`` and ``?`` stop at ``/``, ``**``
+        does not, and a pattern without ``/`` matches names in any directory. ``under`` takes a
+        directory with all below it, ``directly_in`` one without. ``ops`` is what happened,
+        ``kinds`` to what.
+
+        Iterating waits for ever, or ends when nothing happened for ``timeout`` seconds. A cursor of
+        which later events were pruned fails with ``Lagged``.
+        """
+        bucket = self.bucket
+        return bucket.store.watch(
+            glob,
+            bucket=bucket.name,
+            branch=self.name,
+            under=under,
+            directly_in=directly_in,
+            ops=ops,
+            kinds=kinds,
+            after=after,
+            timeout=timeout,
+        )
+
+    def events(
+        self,
+        glob: str | Iterable[str] | None = None,
+        *,
+        under: StrPath | None = None,
+        directly_in: StrPath | None = None,
+        ops: Iterable[_native.EventOp] | None = None,
+        kinds: Iterable[_native.EntryKind] | None = None,
+        after: int = 0,
+    ) -> Watch:
+        """Iterate over the events that are there after a cursor, oldest first, read as needed.
+
+        The filters are those of :meth:`watch`.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> branch.mkdir("/a")
+        >>> cursor = branch.log(1)[0].cursor
+        >>> branch.mkdir("/b")
+        >>> [event.path for event in branch.events()]
+        ['/a', '/b']
+        >>> [event.path for event in branch.events(after=cursor)]
+        ['/b']
+        """
+        return self.watch(
+            glob,
+            under=under,
+            directly_in=directly_in,
+            ops=ops,
+            kinds=kinds,
+            after=after,
+            timeout=0,
+        )
+
+    def log(
+        self,
+        limit: int = 100,
+        glob: str | Iterable[str] | None = None,
+        *,
+        under: StrPath | None = None,
+        directly_in: StrPath | None = None,
+        ops: Iterable[_native.EventOp] | None = None,
+        kinds: Iterable[_native.EntryKind] | None = None,
+    ) -> list[_native.Event]:
+        """Return the newest events, newest first. The filters are those of :meth:`watch`."""
+        return self.bucket.log(
+            limit,
+            glob,
+            branch=self.name,
+            under=under,
+            directly_in=directly_in,
+            ops=ops,
+            kinds=kinds,
+        )
 
     def batch(self) -> Batch:
         """Begin a batch of changes that are committed together."""
@@ -338,6 +611,46 @@ class Branch(_Reading, _Writing, _native.Branch):
             mode=mode,
         )
         return File(native, native.path, readable=read, writable=write or append)
+
+    @overload
+    def open(
+        self,
+        path: StrPath,
+        mode: OpenTextMode = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> TextFile: ...
+
+    @overload
+    def open(self, path: StrPath, mode: OpenBinaryMode, buffering: Literal[0]) -> File: ...
+
+    @overload
+    def open(
+        self, path: StrPath, mode: OpenBinaryModeReading, buffering: Literal[-1, 1] = -1
+    ) -> BufferedReader: ...
+
+    @overload
+    def open(
+        self, path: StrPath, mode: OpenBinaryModeWriting, buffering: Literal[-1, 1] = -1
+    ) -> BufferedWriter: ...
+
+    @overload
+    def open(
+        self, path: StrPath, mode: OpenBinaryModeUpdating, buffering: Literal[-1, 1] = -1
+    ) -> BufferedRandom: ...
+
+    @overload
+    def open(
+        self,
+        path: StrPath,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any: ...
 
     def open(
         self,
@@ -383,8 +696,65 @@ class Branch(_Reading, _Writing, _native.Branch):
 class Bucket(_native.Bucket):
     """The unit of isolation: branches share content and history inside a bucket, never across."""
 
+    _unpickled: Store | None = None
+
     def __repr__(self) -> str:
         return f"<alknet_fs.Bucket {self.name!r}>"
+
+    @property
+    def store(self) -> Store:
+        """The store that the bucket is in."""
+        return Store(self._store())
+
+    def __reduce__(self) -> tuple[Callable[..., Bucket], tuple[Store, str]]:
+        return _bucket_named, (self.store, self.name)
+
+    def log(
+        self,
+        limit: int = 100,
+        glob: str | Iterable[str] | None = None,
+        *,
+        branch: str | None = None,
+        under: StrPath | None = None,
+        directly_in: StrPath | None = None,
+        ops: Iterable[_native.EventOp] | None = None,
+        kinds: Iterable[_native.EntryKind] | None = None,
+    ) -> list[_native.Event]:
+        """Return the newest events, newest first. The filters are those of ``branch.watch``."""
+        return self._log(
+            limit,
+            branch,
+            patterns(glob),
+            under,
+            directly_in,
+            None if ops is None else list(ops),
+            None if kinds is None else list(kinds),
+        )
+
+    def watch(
+        self,
+        glob: str | Iterable[str] | None = None,
+        *,
+        branch: str | None = None,
+        under: StrPath | None = None,
+        directly_in: StrPath | None = None,
+        ops: Iterable[_native.EventOp] | None = None,
+        kinds: Iterable[_native.EntryKind] | None = None,
+        after: int | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Watch all branches of the bucket, or one; the rest is as of ``branch.watch``."""
+        return self.store.watch(
+            glob,
+            bucket=self.name,
+            branch=branch,
+            under=under,
+            directly_in=directly_in,
+            ops=ops,
+            kinds=kinds,
+            after=after,
+            timeout=timeout,
+        )
 
     def branch(self, name: str = "main") -> Branch:
         """Find a branch. The handle stays with the branch when it is renamed."""
@@ -423,6 +793,41 @@ class Store(_native.Store):
         where = "in memory" if self.path is None else repr(str(self.path))
         return f"<alknet_fs.Store {where}>"
 
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
+        if self.path is None:
+            raise TypeError("a store in memory cannot be pickled: nobody else can open it")
+        return _store_at, (os.path.abspath(self.path), *self._opened_with())
+
+    def resume_session(self, id: int) -> Session:
+        """Take over an open write session that no living process works on, with all it wrote."""
+        return Session(self._resume_session(id))
+
+    def watch(
+        self,
+        glob: str | Iterable[str] | None = None,
+        *,
+        bucket: str | None = None,
+        branch: str | None = None,
+        under: StrPath | None = None,
+        directly_in: StrPath | None = None,
+        ops: Iterable[_native.EventOp] | None = None,
+        kinds: Iterable[_native.EntryKind] | None = None,
+        after: int | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Watch all buckets, or one; the rest is as of ``branch.watch``."""
+        native = self._watch(
+            bucket,
+            after,
+            branch,
+            patterns(glob),
+            under,
+            directly_in,
+            None if ops is None else list(ops),
+            None if kinds is None else list(kinds),
+        )
+        return Watch(native, timeout)
+
     def bucket(self, name: str = "default") -> Bucket:
         """Find a bucket. The handle stays with the bucket when it is renamed."""
         return Bucket(self._bucket(name))
@@ -436,12 +841,44 @@ class Store(_native.Store):
         return self.bucket(bucket).branch(name)
 
 
+_reopened: weakref.WeakValueDictionary[tuple[Any, ...], Store] = weakref.WeakValueDictionary()
+
+
+def _store_at(
+    path: str,
+    author: str | None,
+    durability: Literal["full", "relaxed"],
+    busy_timeout: float | None,
+) -> Store:
+    """Open a pickled store; all handles that a process unpickles share one."""
+    key = (path, author, durability, busy_timeout)
+    store = _reopened.get(key)
+    if store is None or store.closed:
+        store = open(
+            path, create=False, author=author, durability=durability, busy_timeout=busy_timeout
+        )
+        _reopened[key] = store
+    return store
+
+
+def _bucket_named(store: Store, name: str) -> Bucket:
+    bucket = store.bucket(name)
+    bucket._unpickled = store
+    return bucket
+
+
+def _branch_named(bucket: Bucket, name: str) -> Branch:
+    branch = bucket.branch(name)
+    branch._unpickled = bucket
+    return branch
+
+
 def open(
     path: str | os.PathLike[str],
     *,
     create: bool = True,
     author: str | None = None,
-    durability: str = "full",
+    durability: Literal["full", "relaxed"] = "full",
     busy_timeout: float | None = None,
 ) -> Store:
     """Open a store, and make it where the directory is missing or empty unless told otherwise.
@@ -458,7 +895,7 @@ def create(
     path: str | os.PathLike[str],
     *,
     author: str | None = None,
-    durability: str = "full",
+    durability: Literal["full", "relaxed"] = "full",
     busy_timeout: float | None = None,
 ) -> Store:
     """Make a store in a new or empty directory, and fail where there is one already."""

@@ -1,0 +1,91 @@
+//! Readers of one version of a file.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use alknet_fs::{ContentForm, Error, ErrorKind, Reader as CoreReader, Result};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::args::Offset;
+use crate::handle::Handle;
+
+/// Reads one version of a file, whatever becomes of the file.
+#[pyclass(frozen, module = "alknet_fs")]
+#[derive(Debug)]
+pub(crate) struct Reader(Handle<RwLock<Option<Arc<CoreReader>>>>);
+
+impl Reader {
+    pub(crate) fn new<T>(of: &Handle<T>, reader: CoreReader) -> Self {
+        Self(of.with(RwLock::new(Some(Arc::new(reader)))))
+    }
+
+    fn opened(reader: &RwLock<Option<Arc<CoreReader>>>) -> Result<Arc<CoreReader>> {
+        let reader = reader.read().unwrap_or_else(PoisonError::into_inner);
+        let closed = || Error::with_detail(ErrorKind::BadHandle, "the reader is closed");
+        reader.clone().ok_or_else(closed)
+    }
+}
+
+#[pymethods]
+impl Reader {
+    /// The file's size in bytes.
+    #[getter]
+    fn size(&self, py: Python<'_>) -> PyResult<u64> {
+        self.0.run(py, |reader| Ok(Self::opened(reader)?.size()))
+    }
+
+    /// The BLAKE3 hash of the bytes as 64 hexadecimal digits.
+    #[getter]
+    fn hash(&self, py: Python<'_>) -> PyResult<String> {
+        self.0
+            .run(py, |reader| Ok(Self::opened(reader)?.hash().to_hex()))
+    }
+
+    /// How the store keeps the bytes: `"inline"` in the database, as a `"file"`, or as a `"delta"`
+    /// over other bytes.
+    #[getter]
+    fn form(&self, py: Python<'_>) -> PyResult<&'static str> {
+        let form = self.0.run(py, |reader| Ok(Self::opened(reader)?.form()))?;
+        Ok(match form {
+            ContentForm::Inline => "inline",
+            ContentForm::File => "file",
+            ContentForm::Delta => "delta",
+        })
+    }
+
+    /// Reads up to `size` bytes at an offset; fewer only at the end.
+    fn pread<'py>(
+        &self,
+        py: Python<'py>,
+        size: Offset,
+        offset: Offset,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let left = self.size(py)?.saturating_sub(offset.0);
+        self.0.fill(py, size.within(left), |reader, buffer| {
+            Self::opened(reader)?.read_at(offset.0, buffer)
+        })
+    }
+
+    /// Lets the content go. Closing again does nothing.
+    fn close(&self, py: Python<'_>) {
+        if let Some(reader) = self.0.own() {
+            py.detach(|| {
+                drop(
+                    reader
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .take(),
+                )
+            });
+        }
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyAny>) {
+        self.close(py);
+    }
+}

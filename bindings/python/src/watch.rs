@@ -1,0 +1,207 @@
+//! Events, and watching for them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use alknet_fs::{Error, ErrorKind, EventFilter, IntoPath, Kind, Op, Watcher};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::args::PathArg;
+use crate::error::to_py;
+use crate::handle::Handle;
+use crate::task::TICK;
+
+/// One committed change.
+#[pyclass(frozen, get_all, eq, module = "alknet_fs")]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// The event's position: a watch with `after` set to it goes on after this event.
+    cursor: u64,
+    /// When it was committed, in nanoseconds since 1970-01-01 UTC.
+    at_ns: i64,
+    /// Who did it.
+    author: String,
+    /// The bucket's name when the event was read.
+    bucket: String,
+    /// The branch's name when it happened.
+    branch: String,
+    /// The number of the write session that was closed, if any.
+    session: Option<u64>,
+    /// What happened: `"create"`, `"modify"`, `"attributes"`, `"remove"`, `"rename"`, `"fork"`,
+    /// `"rename_branch"`, `"delete_branch"`, `"snapshot"`, `"delete_snapshot"` or `"restore"`.
+    op: &'static str,
+    /// The path it happened to.
+    path: Option<String>,
+    /// Where a renamed entry was before.
+    from_path: Option<String>,
+    /// `"file"`, `"dir"` or `"symlink"`: what is there now, or what was removed.
+    kind: Option<&'static str>,
+    /// The content's hash before.
+    old: Option<String>,
+    /// The content's hash after.
+    new: Option<String>,
+    /// The size in bytes after.
+    size: Option<u64>,
+    /// The other name that `op` speaks of: of a snapshot, or of another branch.
+    name: Option<String>,
+}
+
+#[pymethods]
+impl Event {
+    fn __repr__(&self) -> String {
+        let what = self.path.as_ref().or(self.name.as_ref());
+        let what = what.map(|what| format!(" {what}")).unwrap_or_default();
+        format!("<Event {} {}{what}>", self.branch, self.op)
+    }
+}
+
+impl From<alknet_fs::Event> for Event {
+    fn from(event: alknet_fs::Event) -> Self {
+        let change = event.change;
+        Self {
+            cursor: event.cursor.0,
+            at_ns: event.at.0,
+            author: event.author,
+            bucket: event.bucket,
+            branch: event.branch,
+            session: event.session.map(|id| id.0),
+            op: change.op.name(),
+            path: change.path.map(|path| path.as_str().to_owned()),
+            from_path: change.from.map(|path| path.as_str().to_owned()),
+            kind: change.kind.map(Kind::name),
+            old: change.old.map(|hash| hash.to_hex()),
+            new: change.new.map(|hash| hash.to_hex()),
+            size: change.size,
+            name: change.name,
+        }
+    }
+}
+
+/// Makes the filter that a caller describes.
+pub(crate) fn filter(
+    branch: Option<String>,
+    glob: &[String],
+    under: Option<PathArg<'_>>,
+    directly_in: Option<PathArg<'_>>,
+    ops: Option<Vec<String>>,
+    kinds: Option<Vec<String>>,
+) -> alknet_fs::Result<EventFilter> {
+    let mut filter = EventFilter::all();
+    if let Some(branch) = branch {
+        filter = filter.branch(branch);
+    }
+    if !glob.is_empty() {
+        filter = filter.globs(glob)?;
+    }
+    if let Some(path) = under {
+        filter = filter.under((&path).into_path()?);
+    }
+    if let Some(path) = directly_in {
+        filter = filter.directly_in((&path).into_path()?);
+    }
+    if let Some(ops) = ops {
+        let ops = ops.iter().map(|op| op.parse());
+        filter = filter.ops(ops.collect::<alknet_fs::Result<Vec<Op>>>()?);
+    }
+    if let Some(kinds) = kinds {
+        let kinds = kinds.iter().map(|kind| kind.parse());
+        filter = filter.kinds(kinds.collect::<alknet_fs::Result<Vec<Kind>>>()?);
+    }
+    Ok(filter)
+}
+
+/// Delivers events.
+#[pyclass(frozen, module = "alknet_fs._native")]
+#[derive(Debug)]
+pub(crate) struct Watch {
+    watcher: Handle<Mutex<Option<Watcher>>>,
+    cursor: AtomicU64,
+    closed: AtomicBool,
+    /// Asks the call that waits now to return with nothing.
+    wake: AtomicBool,
+}
+
+impl Watch {
+    pub(crate) fn new<T>(of: &Handle<T>, watcher: Watcher) -> Self {
+        Self {
+            cursor: AtomicU64::new(watcher.cursor().0),
+            watcher: of.with(Mutex::new(Some(watcher))),
+            closed: AtomicBool::new(false),
+            wake: AtomicBool::new(false),
+        }
+    }
+}
+
+#[pymethods]
+impl Watch {
+    /// The position after the last event that was delivered.
+    #[getter]
+    fn cursor(&self) -> u64 {
+        self.cursor.load(Ordering::Relaxed)
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Waits up to some seconds, or for ever, for an event; returns up to `limit` that are there.
+    fn take(&self, py: Python<'_>, timeout: Option<f64>, limit: usize) -> PyResult<Vec<Event>> {
+        let timeout = timeout.filter(|seconds| *seconds != f64::INFINITY);
+        let timeout = timeout.map(Duration::try_from_secs_f64).transpose();
+        let timeout = timeout.map_err(|e| PyValueError::new_err(format!("timeout: {e}")))?;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.wake.store(false, Ordering::Relaxed);
+        loop {
+            if self.closed() {
+                let error = Error::with_detail(ErrorKind::BadHandle, "the watch is closed");
+                return Err(to_py(py, error));
+            }
+            let left = deadline.map_or(TICK, |at| at.saturating_duration_since(Instant::now()));
+            let events = self.watcher.run(py, |watcher| {
+                let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(watcher) = watcher.as_mut() else {
+                    return Ok(Vec::new());
+                };
+                let mut events = Vec::new();
+                let mut next = watcher.next_timeout(left.min(TICK))?;
+                while let Some(event) = next {
+                    events.push(Event::from(event));
+                    next = match events.len() < limit {
+                        true => watcher.next_ready()?,
+                        false => None,
+                    };
+                }
+                self.cursor.store(watcher.cursor().0, Ordering::Relaxed);
+                Ok(events)
+            })?;
+            let over = deadline.is_some_and(|at| at <= Instant::now());
+            if !events.is_empty() || over || self.wake.load(Ordering::Relaxed) {
+                return Ok(events);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// Lets a call that waits return with nothing.
+    fn wake(&self) {
+        self.wake.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the watch; a thread that waits in it returns soon.
+    fn close(&self, py: Python<'_>) {
+        self.closed.store(true, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.own() {
+            py.detach(|| {
+                drop(
+                    watcher
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .take(),
+                )
+            });
+        }
+    }
+}

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+import alknet_fs
+
+
+def test_write_anywhere(branch: alknet_fs.Branch) -> None:
+    branch.write_bytes("/a", b"0123456789")
+    with branch.open_session("/a") as session:
+        assert session.pwrite(b"xy", 4) == 2
+        assert session.append(b"end") == 10
+        assert (session.size, session.path, session.closed) == (13, "/a", False)
+        assert session.pread(5, 3) == b"3xy67"
+        assert session.pread(100, 100) == b""
+        session.truncate(12)
+        session.sync()
+        assert branch.read_bytes("/a") == b"0123456789"
+        closed = session.close(mode=0o600, mtime_ns=5)
+    assert (closed.path, closed.size) == ("/a", 12)
+    assert branch.read_bytes("/a") == b"0123xy6789en"
+    found = branch.stat("/a")
+    assert (found.hash, found.mode, found.mtime_ns) == (closed.hash, 0o600, 5)
+    assert session.closed
+    with pytest.raises(alknet_fs.AlkError, match="closed"):
+        session.append(b"x")
+
+
+def test_what_is_not_closed_is_aborted(branch: alknet_fs.Branch) -> None:
+    with pytest.raises(ZeroDivisionError), branch.open_session("/a") as session:
+        session.append(b"x")
+        raise ZeroDivisionError
+    session = branch.open_session("/a")
+    session.append(b"x")
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del session
+        gc.collect()
+    session = branch.open_session("/a")
+    session.abort()
+    assert branch.listdir() == []
+    assert branch.sessions() == []
+
+
+def test_options(branch: alknet_fs.Branch) -> None:
+    with pytest.raises(FileNotFoundError):
+        branch.open_session("/missing", create=False)
+    branch.write_bytes("/a", b"old")
+    with pytest.raises(FileExistsError):
+        branch.open_session("/a", create_new=True)
+    with branch.open_session("/a", truncate=True, mode=0o600) as session:
+        assert session.size == 0
+    assert branch.read_bytes("/a") == b""
+    with (
+        branch.open_session("/a", exclusive=True, owner="first"),
+        pytest.raises(alknet_fs.Locked, match="first"),
+    ):
+        branch.open_session("/a", exclusive=True)
+
+
+def test_detach_and_resume(store: alknet_fs.Store) -> None:
+    branch = store.branch()
+    branch.write_bytes("/a", b"base")
+    session = branch.open_session("/a", owner="agent", exclusive=True)
+    session.append(b" more")
+    (info,) = branch.sessions()
+    assert (info.id, info.bucket, info.branch, info.path) == (session.id, "default", "main", "/a")
+    assert (info.owner, info.exclusive, info.staging, info.alive) == ("agent", True, "rows", True)
+    assert (info.staged, info.base) == (5, 4)
+    assert info.created_ns <= info.touched_ns
+    assert store.sessions() == [info]
+    assert branch.fork("other").sessions() == []
+    with pytest.raises(alknet_fs.Locked):
+        store.resume_session(session.id)
+    number = session.detach()
+    assert session.closed
+    assert not store.sessions()[0].alive
+    with pytest.raises(alknet_fs.BadHandle, match="detached"):
+        session.append(b"x")
+    resumed = store.resume_session(number)
+    assert resumed.pread(100, 0) == b"base more"
+    resumed.close()
+    assert branch.read_bytes("/a") == b"base more"
+    with pytest.raises(FileNotFoundError):
+        store.resume_session(number)
+
+
+def test_resume_in_another_store_object(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with alknet_fs.open(path) as store:
+        session = store.branch().open_session("/big")
+        session.append(b"x" * 1_000_000)
+        number = session.detach()
+    with alknet_fs.open(path) as store:
+        (info,) = store.sessions()
+        assert (info.staging, info.staged) == ("file", 1_000_000)
+        with store.resume_session(number) as session:
+            session.append(b"y")
+        assert store.branch().stat("/big").size == 1_000_001
+
+
+def test_abort_from_outside(store: alknet_fs.Store) -> None:
+    session = store.branch().open_session("/a")
+    with pytest.raises(alknet_fs.Locked):
+        store.abort_session(session.id)
+    store.abort_session(session.id, force=True)
+    with pytest.raises(FileNotFoundError):
+        session.close()
+    with pytest.raises(FileNotFoundError):
+        store.abort_session(session.id)
+    session.abort()
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64, 10**30])
+def test_far_offsets(branch: alknet_fs.Branch, offset: int) -> None:
+    branch.write_bytes("/a", b"abc")
+    with branch.open_session("/a") as session:
+        with pytest.raises(alknet_fs.TooLarge):
+            session.pwrite(b"x", offset)
+        with pytest.raises(alknet_fs.TooLarge):
+            session.truncate(offset)
+        assert session.pread(5, offset) == b""
+        assert session.pread(offset, 1) == b"bc"
+        with pytest.raises(ValueError, match="negative"):
+            session.pread(1, -1)
+    with branch.open_file("/a", read=True, write=True) as file:
+        with pytest.raises(alknet_fs.TooLarge):
+            file.pwrite(b"x", offset)
+        with pytest.raises(alknet_fs.TooLarge):
+            file.truncate(offset)
+        assert file.pread(5, offset) == b""
+
+
+def test_more_than_there_is_memory(branch: alknet_fs.Branch) -> None:
+    with branch.open_session("/a") as session:
+        session.truncate(2**60)
+        with pytest.raises(MemoryError):
+            session.pread(2**60, 0)
+        assert session.pread(3, 2**59) == b"\0\0\0"
+        session.truncate(1)
