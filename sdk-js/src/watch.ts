@@ -58,15 +58,8 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
     start: (deliver: (delivery: Delivery) => void) => WatchHandle,
     signal: AbortSignal | undefined,
   ) {
-    const self = new WeakRef<Watcher>(this);
-    this.#native = now(() =>
-      start((delivery) => {
-        const watcher = self.deref();
-        if (watcher !== undefined) {
-          watcher.#deliver(delivery);
-        }
-      }),
-    );
+    const deliver = Watcher.#delivering(new WeakRef(this));
+    this.#native = now(() => start(deliver));
     this.#cursor = this.#native.cursor();
     this.#delivered = this.#cursor;
     this.#signal = signal;
@@ -76,6 +69,16 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
     } else {
       signal?.addEventListener('abort', this.#abort, { once: true });
     }
+  }
+
+  /** What the native half calls, which must not keep the watcher: it ends where nobody holds it. */
+  static #delivering(self: WeakRef<Watcher>): (delivery: Delivery) => void {
+    return (delivery) => {
+      const watcher = self.deref();
+      if (watcher !== undefined) {
+        watcher.#deliver(delivery);
+      }
+    };
   }
 
   /** The position after the last event taken: a watcher that starts after it goes on there. */
