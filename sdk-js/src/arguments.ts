@@ -173,6 +173,15 @@ export function toLength(length: number | null | undefined): number {
   return Math.max(integer(length ?? 0, 'len'), 0);
 }
 
+/** Takes the bytes of a buffer, which must not have been handed to somebody else. */
+export function toUint8Array(view: NodeJS.ArrayBufferView, name: string): Uint8Array {
+  try {
+    return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  } catch {
+    throw wrongValue(name, 'must not be detached', view);
+  }
+}
+
 /** Turns what is to be written into bytes. */
 export function toBytes(
   data: unknown,
@@ -186,7 +195,7 @@ export function toBytes(
     return data;
   }
   if (ArrayBuffer.isView(data)) {
-    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    return toUint8Array(data as NodeJS.ArrayBufferView, 'data');
   }
   throw wrongType(name, 'of type string or an instance of Buffer, TypedArray, or DataView', data);
 }

@@ -25,6 +25,29 @@ export function toObject<T extends object>(options: T | undefined, name = 'optio
   return options;
 }
 
+/** Takes options as Node does, for which null is none and a list neither. */
+export function checkObject<T extends object>(options: T | undefined, name: string): Partial<T> {
+  if (options === null || Array.isArray(options) || ArrayBuffer.isView(options)) {
+    throw wrongType(name, 'of type object', options);
+  }
+  return toObject(options, name);
+}
+
+/** Takes a signal, which must be one or absent. */
+export function toSignal(signal: unknown): AbortSignal | undefined {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw wrongType('options.signal', 'an instance of AbortSignal', signal);
+  }
+  return signal;
+}
+
+/** Checks that something can be called. */
+export function toFunction(value: unknown, name: string): void {
+  if (typeof value !== 'function') {
+    throw wrongType(name, 'of type function', value);
+  }
+}
+
 export function toAttributes(attributes: Attributes | undefined): NativeAttributes {
   const { mode, uid, gid, mtime } = toObject(attributes, 'attributes');
   if (mtime !== undefined && typeof mtime !== 'bigint' && !(mtime instanceof Date)) {

@@ -10,6 +10,7 @@ import {
   toLength,
   toOptions,
   toTime,
+  toUint8Array,
 } from './arguments.js';
 import { drive, run, type Steps } from './calls.js';
 import { failure, outOfRange, wrongType } from './errors.js';
@@ -83,7 +84,7 @@ function to(position: unknown): number | undefined {
 }
 
 function view(buffer: NodeJS.ArrayBufferView): Uint8Array {
-  return new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength);
+  return toUint8Array(buffer, 'buffer');
 }
 
 /** Reads as `fs.read` does, with its forms of arguments. */

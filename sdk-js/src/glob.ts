@@ -3,6 +3,7 @@
 import { posix } from 'node:path';
 
 import { toPath } from './arguments.js';
+import { checkObject } from './attributes.js';
 import { drive, type Steps, step } from './calls.js';
 import { wrongType } from './errors.js';
 import type { Outcome, Tree } from './native.js';
@@ -44,8 +45,9 @@ export function glob(
   tree: Tree,
   later: boolean,
   patterns: string | readonly string[],
-  options: GlobOptions = {},
+  given?: GlobOptions,
 ): Outcome<string[] | Dirent[]> {
+  const options = checkObject(given, 'options');
   const cwd = posix.resolve('/', toPath(options.cwd ?? '/', 'options.cwd'));
   const list = listed(patterns);
   return drive(later, globSteps(tree, cwd, list, options));

@@ -34,6 +34,7 @@ import {
   toPath,
   toTime,
 } from './arguments.js';
+import { checkObject, toFunction } from './attributes.js';
 import { drive, run, runSmall, type Step, type Steps, step } from './calls.js';
 import { DirectoryFile } from './directory.js';
 import { failure, rebuild, systemError, wrongType } from './errors.js';
@@ -442,11 +443,15 @@ export function cp(
   later: boolean,
   from: PathLike,
   to: PathLike,
-  options: CopyOptions | CopySyncOptions = {},
+  options?: CopyOptions | CopySyncOptions,
 ) {
+  const given = checkObject(options, 'options');
+  if (given.filter !== undefined) {
+    toFunction(given.filter, 'options.filter');
+  }
   const path = toPath(from, 'src');
   const dest = toPath(to, 'dest');
-  return drive(later, cpSteps(tree, path, dest, options));
+  return drive(later, cpSteps(tree, path, dest, given));
 }
 
 function* cpSteps(

@@ -13,7 +13,7 @@ import {
   toText,
   WRITE,
 } from './arguments.js';
-import { type Attributes, toAttributes, toObject } from './attributes.js';
+import { type Attributes, toAttributes, toFunction, toObject, toSignal } from './attributes.js';
 import { Batch, type Data, type PutOptions } from './batch.js';
 import { later, now } from './calls.js';
 import { wrongType } from './errors.js';
@@ -388,12 +388,13 @@ function watch(
   options: WatchOptions | undefined,
 ): Watcher {
   const { after, signal } = toObject(options);
+  const ends = toSignal(signal);
   const what = {
     ...(bucket === undefined ? {} : { bucket }),
     ...(after === undefined ? {} : { after }),
     filter: toFilter(options),
   };
-  return new Watcher((deliver) => store.watch(what, deliver), signal);
+  return new Watcher((deliver) => store.watch(what, deliver), ends);
 }
 
 /** A bucket: branches that share content and history. */
@@ -873,6 +874,9 @@ export class Branch extends ReadableTree {
   batch(): Batch;
   batch<R>(change: (batch: Batch) => R | Promise<R>): Promise<R>;
   batch<R>(change?: (batch: Batch) => R | Promise<R>): Batch | Promise<R> {
+    if (change !== undefined) {
+      toFunction(change, 'change');
+    }
     const batch = new Batch(now(() => this.native.batch()));
     return change === undefined ? batch : this.#batched(batch, change);
   }
@@ -889,6 +893,7 @@ export class Branch extends ReadableTree {
 
   /** As {@link batch} with a function, on the calling thread. */
   batchSync<R>(change: (batch: Batch) => R): R {
+    toFunction(change, 'change');
     const batch = new Batch(now(() => this.native.batch()));
     try {
       const result = change(batch);

@@ -1,5 +1,6 @@
 /** Long work that can be stopped and followed. */
 
+import { toFunction, toSignal } from './attributes.js';
 import { run } from './calls.js';
 import { type AlkError, aborted } from './errors.js';
 import { native, type Outcome, type Progress, type TaskHandle } from './native.js';
@@ -19,7 +20,11 @@ export async function task<T>(
   options: TaskOptions,
   start: (task: TaskHandle, later: boolean) => Outcome<T>,
 ): Promise<T> {
-  const { signal, onProgress } = options;
+  const { onProgress } = options;
+  const signal = toSignal(options.signal);
+  if (onProgress !== undefined) {
+    toFunction(onProgress, 'options.onProgress');
+  }
   const handle = new (native().TaskHandle)(onProgress !== undefined);
   const cancel = () => handle.cancel();
   let failure: { error: unknown } | undefined;
