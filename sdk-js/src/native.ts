@@ -143,6 +143,10 @@ export interface EventFilter {
    * pattern without a `/` matches the name in any directory.
    */
   globs?: string[];
+  /** Only those of which this happened. */
+  ops?: StoreEvent['op'][];
+  /** Only those of entries of these kinds. */
+  kinds?: Entry['kind'][];
 }
 
 /** What is known of an open write session. */

@@ -136,20 +136,22 @@ function convert(options: OpenOptions) {
 }
 
 function toFilter(options: EventFilter | undefined): EventFilter {
-  const { branch, under, directlyIn, globs } = toObject(options);
+  const { branch, under, directlyIn, globs, ops, kinds } = toObject(options);
   return {
     ...(branch === undefined ? {} : { branch: toText(branch, 'branch') }),
     ...(under === undefined ? {} : { under: toPath(under, 'under') }),
     ...(directlyIn === undefined ? {} : { directlyIn: toPath(directlyIn, 'directlyIn') }),
     ...(globs === undefined ? {} : { globs: toTexts(globs, 'globs') }),
+    ...(ops === undefined ? {} : { ops: toTexts(ops, 'ops') }),
+    ...(kinds === undefined ? {} : { kinds: toTexts(kinds, 'kinds') }),
   };
 }
 
-function toTexts(values: string[], name: string): string[] {
+function toTexts<T extends string>(values: T[], name: string): T[] {
   if (!Array.isArray(values)) {
     throw wrongType(name, 'an instance of Array', values);
   }
-  return values.map((value) => toText(value, name));
+  return values.map((value) => toText(value, name) as T);
 }
 
 function toCollect(options: (GcOptions & { dryRun?: boolean }) | undefined): CollectOptions {

@@ -372,6 +372,8 @@ describe('watching', () => {
       main.watch({ directlyIn: '/' }),
       store.watch({ branch: 'agent' }),
       store.bucket().watch(),
+      store.watch({ ops: ['snapshot', 'modify'] }),
+      store.watch({ kinds: ['dir'] }),
     ];
     main.fs.mkdirSync('/d');
     main.fs.writeFileSync('/d/a.md', '');
@@ -390,6 +392,8 @@ describe('watching', () => {
       ['/d'],
       ['/x.md', 'snapshot'],
       ['/d', '/d/a.md', '/x.md', 'snapshot'],
+      ['snapshot'],
+      ['/d'],
     ]);
     assert.throws(() => main.watch({ globs: ['a{b'] }), { code: 'EINVAL' });
   });

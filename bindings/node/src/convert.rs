@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use alknet_fs::{
-    Closed, Cursor, Difference, Entry, Error, ErrorKind, EventFilter, Follow, Kind, Node, PutMode,
-    SetAttrs, Timestamp, TreePath,
+    Closed, Cursor, Difference, Entry, Error, ErrorKind, EventFilter, Follow, Kind, Node, Op,
+    PutMode, SetAttrs, Timestamp, TreePath,
 };
 use napi::bindgen_prelude::{
     BigInt, BufferSlice, FromNapiValue, ToNapiValue, TypeName, ValidateNapiValue,
@@ -82,10 +82,11 @@ impl FromNapiValue for PathText {
             napi::sys::napi_get_value_string_utf8(env, value, to, SHORT, &raw mut len)
         };
         // A character that does not fit is left out, and takes four bytes at the most.
-        if status == napi::sys::Status::napi_ok && len + 4 < SHORT {
-            if let Ok(text) = std::str::from_utf8(&bytes[..len]) {
-                return Ok(Self(text.to_owned()));
-            }
+        if status == napi::sys::Status::napi_ok
+            && len + 4 < SHORT
+            && let Ok(text) = std::str::from_utf8(&bytes[..len])
+        {
+            return Ok(Self(text.to_owned()));
         }
         // SAFETY: as the caller's.
         unsafe { String::from_napi_value(env, value) }.map(Self)
@@ -246,6 +247,8 @@ pub struct FilterOptions {
     pub under: Option<String>,
     pub directly_in: Option<String>,
     pub globs: Option<Vec<String>>,
+    pub ops: Option<Vec<String>>,
+    pub kinds: Option<Vec<String>>,
 }
 
 impl FilterOptions {
@@ -259,6 +262,14 @@ impl FilterOptions {
         }
         if let Some(path) = self.directly_in {
             filter = filter.directly_in(TreePath::parse(&path)?);
+        }
+        if let Some(ops) = self.ops {
+            let ops: Result<Vec<Op>, _> = ops.iter().map(|op| op.parse()).collect();
+            filter = filter.ops(ops?);
+        }
+        if let Some(kinds) = self.kinds {
+            let kinds: Result<Vec<Kind>, _> = kinds.iter().map(|kind| kind.parse()).collect();
+            filter = filter.kinds(kinds?);
         }
         match self.globs {
             None => Ok(filter),

@@ -1,5 +1,6 @@
 //! What every object that reaches into a store is made of.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use alknet_fs::{Error, ErrorKind, Store};
@@ -18,7 +19,7 @@ struct Slot<T> {
 
 /// What all handles of one open store share.
 struct Shared {
-    store: Mutex<Option<Store>>,
+    closed: AtomicBool,
     slots: Mutex<Vec<Weak<dyn Close>>>,
 }
 
@@ -52,7 +53,8 @@ impl<T: Send + Sync + 'static> Handle<T> {
         let weak = Arc::downgrade(&slot);
         slots.push(weak);
         drop(slots);
-        if shared.store.lock().is_none() {
+        // A store that was closed meanwhile did not find it in the list.
+        if shared.closed.load(Ordering::SeqCst) {
             slot.close();
         }
         Self { slot, shared }
@@ -85,16 +87,10 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.slot.close();
     }
 
-    /// Returns the store, for what its parts cannot do.
-    pub(crate) fn store(&self) -> Result<Store, Error> {
-        let store = self.shared.store.lock().clone();
-        store.ok_or_else(|| self.closed())
-    }
-
     fn closed(&self) -> Error {
-        let what = match self.shared.store.lock().is_some() {
-            true => self.slot.what,
-            false => "store",
+        let what = match self.shared.closed.load(Ordering::SeqCst) {
+            true => "store",
+            false => self.slot.what,
         };
         Error::with_detail(ErrorKind::BadHandle, format!("the {what} is closed"))
     }
@@ -104,7 +100,7 @@ impl Handle<Store> {
     /// Holds a store.
     pub(crate) fn root(store: Store) -> Self {
         let shared = Shared {
-            store: Mutex::new(Some(store.clone())),
+            closed: AtomicBool::new(false),
             slots: Mutex::default(),
         };
         Self::new(Arc::new(shared), "store", store)
@@ -112,12 +108,11 @@ impl Handle<Store> {
 
     /// Closes the store and everything that was made from it.
     pub(crate) fn close_all(&self) {
-        let store = self.shared.store.lock().take();
+        self.shared.closed.store(true, Ordering::SeqCst);
         let slots = std::mem::take(&mut *self.shared.slots.lock());
         for slot in slots.iter().filter_map(Weak::upgrade) {
             slot.close();
         }
-        drop(store);
     }
 }
 

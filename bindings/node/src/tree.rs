@@ -567,14 +567,9 @@ impl Tree {
     /// Lists the open sessions of the branch.
     #[napi]
     pub fn sessions(&self, later: bool) -> napi::Result<Outcome<Vec<SessionInfo>>> {
-        let source = self.source.clone();
-        run(later, move || {
-            let found = source.get()?;
-            let branch = found.branch()?;
-            let (bucket, name) = (branch.bucket().name()?, branch.name()?);
-            let sessions = source.store()?.sessions()?.into_iter();
-            let own = sessions.filter(|s| s.bucket == bucket && s.branch == name);
-            Ok(own.map(SessionInfo::from).collect())
+        self.write_with(later, |branch| {
+            let sessions = branch.sessions()?.into_iter();
+            Ok(sessions.map(SessionInfo::from).collect())
         })
     }
 

@@ -44,8 +44,6 @@ pub struct EventInfo {
 impl From<Event> for EventInfo {
     fn from(event: Event) -> Self {
         let change = event.change;
-        let op = serde_json::to_value(change.op).ok();
-        let op = op.as_ref().and_then(serde_json::Value::as_str);
         Self {
             cursor: event.cursor.0 as f64,
             at: event.at.0.into(),
@@ -53,7 +51,7 @@ impl From<Event> for EventInfo {
             bucket: event.bucket,
             branch: event.branch,
             session: event.session.map(|id| id.0 as f64),
-            op: op.unwrap_or("unknown").to_owned(),
+            op: change.op.name().to_owned(),
             path: change.path.map(|path| path.as_str().to_owned()),
             from: change.from.map(|path| path.as_str().to_owned()),
             kind: change.kind.map(|kind| kind.name().to_owned()),
