@@ -104,6 +104,8 @@ enum Group {
     Memory,
     /// The Python SDK.
     Python,
+    /// The Node SDK.
+    Node,
 }
 
 impl Group {
@@ -121,6 +123,7 @@ impl Group {
             Self::Open => rows::open::run(bench),
             Self::Memory => rows::memory::run(bench),
             Self::Python => rows::python::run(bench),
+            Self::Node => rows::node::run(bench),
         }
     }
 

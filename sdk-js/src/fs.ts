@@ -8,6 +8,19 @@ import * as descriptors from './descriptors.js';
 import { lookUp, register, type Where } from './descriptors.js';
 import { Dir, opendir } from './dir.js';
 import { wrongType } from './errors.js';
+import {
+  type FileChange,
+  type FileWatchOptions,
+  type FSWatcher,
+  fileWatching,
+  type Listener,
+  type StatListener,
+  type StatWatcher,
+  type StatWatchOptions,
+  type Watching,
+  watch,
+  watchLater,
+} from './fswatch.js';
 import { type GlobOptions, glob } from './glob.js';
 import { FileHandle, isIterable } from './handle.js';
 import type { OpenFile, Outcome, Tree } from './native.js';
@@ -105,6 +118,15 @@ export type FileSystemPromises = Pick<
     options: GlobOptions & { withFileTypes: true },
   ): AsyncGenerator<Dirent, undefined>;
   glob(pattern: Patterns, options?: GlobOptions): AsyncGenerator<string, undefined>;
+  /** Tells of changes from now on, until the loop is left or the signal says so. */
+  watch(
+    path: nodefs.PathLike,
+    options: (FileWatchOptions & { encoding: 'buffer' }) | 'buffer',
+  ): AsyncGenerator<FileChange<Buffer>, undefined>;
+  watch(
+    path: nodefs.PathLike,
+    options?: FileWatchOptions | BufferEncoding | null,
+  ): AsyncGenerator<FileChange<string>, undefined>;
 };
 
 /** What ends an operation, with what it gave. */
@@ -139,6 +161,28 @@ export type FileSystem = Pick<
   globSync(pattern: Patterns, options?: GlobOptions): string[];
   glob(pattern: Patterns, cb: Then<string[]>): void;
   glob(pattern: Patterns, options: GlobOptions, cb: Then<string[] | Dirent[]>): void;
+  /**
+   * Tells of changes: those of the branch itself, and not those that a live fork sees of the
+   * branch that it was forked from.
+   */
+  watch(path: nodefs.PathLike, listener?: Listener): FSWatcher;
+  watch(
+    path: nodefs.PathLike,
+    options: FileWatchOptions | BufferEncoding | null | undefined,
+    listener?: Listener,
+  ): FSWatcher;
+  watchFile(path: nodefs.PathLike, listener: StatListener<Stats>): StatWatcher;
+  watchFile(
+    path: nodefs.PathLike,
+    options: StatWatchOptions & { bigint: true },
+    listener: StatListener<BigIntStats>,
+  ): StatWatcher;
+  watchFile(
+    path: nodefs.PathLike,
+    options: StatWatchOptions,
+    listener: StatListener<Stats>,
+  ): StatWatcher;
+  unwatchFile(path: nodefs.PathLike, listener?: StatListener<never>): void;
   readonly F_OK: number;
   readonly R_OK: number;
   readonly W_OK: number;
@@ -275,7 +319,7 @@ function reading(args: Anything[]): [NodeJS.ArrayBufferView, ...Anything[]] {
 }
 
 /** Makes the face of a tree that looks like `node:fs`. */
-export function fileSystem(tree: Tree): FileSystem {
+export function fileSystem(tree: Tree, watching: Watching): FileSystem {
   const { constants } = nodefs;
   const { F_OK, R_OK, W_OK, X_OK } = constants;
   const promises: Record<string, Anything> = { constants };
@@ -285,7 +329,11 @@ export function fileSystem(tree: Tree): FileSystem {
     ...{ F_OK, R_OK, W_OK, X_OK },
     ...{ Stats, BigIntStats, Dirent, Dir },
     ...streams(tree),
+    ...fileWatching(tree, watching),
+    watch: (path: nodefs.PathLike, ...rest: [Listener]) => watch(tree, watching, path, ...rest),
   };
+  promises.watch = (path: nodefs.PathLike, options?: FileWatchOptions) =>
+    watchLater(tree, watching, path, options);
   addPaths(tree, fs, promises);
   addNumbers(fs);
   addOpen(tree, fs, promises);

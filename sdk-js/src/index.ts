@@ -6,8 +6,17 @@
 
 export type { Attributes } from './attributes.js';
 export { Batch, type Data, type PutOptions } from './batch.js';
+export { Dir } from './dir.js';
 export type { AlkError } from './errors.js';
 export type { FileSystem, FileSystemPromises } from './fs.js';
+export type {
+  FileChange,
+  FileWatchOptions,
+  FSWatcher,
+  StatWatcher,
+  StatWatchOptions,
+} from './fswatch.js';
+export type { GlobOptions } from './glob.js';
 export { FileHandle } from './handle.js';
 export type {
   BranchInfo,

@@ -16,7 +16,7 @@ import {
 import { type Attributes, toAttributes, toFunction, toObject, toSignal } from './attributes.js';
 import { Batch, type Data, type PutOptions } from './batch.js';
 import { later, now } from './calls.js';
-import { wrongType } from './errors.js';
+import { failure, wrongType } from './errors.js';
 import { type FileSystem, fileSystem } from './fs.js';
 import { FileHandle } from './handle.js';
 import {
@@ -533,14 +533,21 @@ export class Bucket {
 export abstract class ReadableTree {
   /** @internal */
   protected readonly native: Tree;
-  /** The tree in the shape of `node:fs`. */
-  readonly fs: FileSystem;
+  #fs: FileSystem | undefined;
 
   /** @internal */
   constructor(tree: Tree) {
     this.native = tree;
-    this.fs = fileSystem(tree);
   }
+
+  /** The tree in the shape of `node:fs`. */
+  get fs(): FileSystem {
+    this.#fs ??= fileSystem(this.native, (options) => this.watching(options));
+    return this.#fs;
+  }
+
+  /** @internal */
+  protected abstract watching(options: { signal?: AbortSignal }): Watcher;
 
   /** Tells all that is known of a path; links at its end are followed unless said otherwise. */
   async entry(path: PathLike, options?: { follow?: boolean }): Promise<Entry> {
@@ -689,6 +696,11 @@ export abstract class ReadableTree {
  * with `using`.
  */
 export class View extends ReadableTree {
+  /** @internal */
+  protected watching(): never {
+    throw failure('ENOSYS', 'Unsupported', { syscall: 'watch' });
+  }
+
   /** Lets the view go. */
   close(): void {
     now(() => this.native.close());
@@ -837,6 +849,11 @@ export class Branch extends ReadableTree {
    * its parent's events: watch the parent, or the bucket.
    */
   watch(options?: Omit<WatchOptions, 'branch'>): Watcher {
+    return this.watching({ ...toObject(options) });
+  }
+
+  /** @internal */
+  protected watching(options: Omit<WatchOptions, 'branch'>): Watcher {
     return this.bucket.watch({ ...toObject(options), branch: this.name });
   }
 

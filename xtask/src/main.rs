@@ -162,6 +162,9 @@ fn bench(arguments: &[String]) -> Result<()> {
     if measures(arguments, "python") {
         bench = bench.env("ALKFS_BENCH_PYTHON", python::for_benchmarks(&workspace)?);
     }
+    if measures(arguments, "node") {
+        bench = bench.env("ALKFS_BENCH_NODE", node::for_benchmarks(&workspace)?);
+    }
     bench.args(arguments).run()
 }
 

@@ -45,31 +45,74 @@ fn check_node(workspace: &Workspace) -> Result<()> {
 
 /// Builds the native module in the profile of all tests and puts it where the package looks.
 fn build_native(workspace: &Workspace, package: &Path) -> Result<()> {
-    let arguments = ["build", "--locked", "--package", "alknet-fs-node"];
-    workspace.cargo(arguments).run()?;
-    let built = library(workspace);
-    let script = "console.log(require('./dist/native.js').file)";
+    let built = native(workspace, &[])?;
     npm(workspace, package, &["run", "--silent", "build"]).run()?;
-    let name = workspace
-        .command("node")
-        .dir(package)
-        .args(["--eval", script])
-        .read()?;
-    let target = package.join(name.trim());
+    let target = package.join(native_name(workspace, package)?);
     // A process may still have the old file mapped; a new one takes its name.
     let fresh = target.with_extension("new");
-    fs::copy(&built, &fresh).with_context(|| format!("{} cannot be copied", built.display()))?;
+    copy(&built, &fresh)?;
     fs::rename(&fresh, &target)?;
     report::ok(&format!("{} is the native module", target.display()));
     Ok(())
 }
 
-fn library(workspace: &Workspace) -> PathBuf {
+/// Returns a folder whose modules are the release build of the package and what it is measured
+/// beside, with the program that measures.
+pub(crate) fn for_benchmarks(workspace: &Workspace) -> Result<PathBuf> {
+    check_node(workspace)?;
+    let package = workspace.root().join("sdk-js");
+    npm(workspace, &package, INSTALL).run()?;
+    npm(workspace, &package, &["run", "--silent", "build"]).run()?;
+    let built = native(workspace, &["--release"])?;
+    let folder = workspace.tools().join("node-bench");
+    let staged = folder.join("alknet-fs");
+    if staged.exists() {
+        fs::remove_dir_all(&staged)?;
+    }
+    fs::create_dir_all(staged.join("dist"))?;
+    copy(&package.join("package.json"), &staged.join("package.json"))?;
+    for file in fs::read_dir(package.join("dist"))? {
+        let file = file?;
+        copy(&file.path(), &staged.join("dist").join(file.file_name()))?;
+    }
+    copy(&built, &staged.join(native_name(workspace, &package)?))?;
+    let bench = workspace.root().join("bench/node");
+    for name in ["package.json", "package-lock.json", "worker.mjs"] {
+        copy(&bench.join(name), &folder.join(name))?;
+    }
+    npm(workspace, &folder, INSTALL).run()?;
+    Ok(folder)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("{} cannot be copied", from.display()))?;
+    Ok(())
+}
+
+/// Builds the native module and returns where it is.
+fn native(workspace: &Workspace, profile: &[&str]) -> Result<PathBuf> {
     use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+    let arguments = ["build", "--locked", "--package", "alknet-fs-node"];
+    workspace.cargo(arguments).args(profile).run()?;
     let target = workspace.metadata.target_directory.as_std_path();
-    target
-        .join("debug")
-        .join(format!("{DLL_PREFIX}alknet_fs_node{DLL_SUFFIX}"))
+    let profile = if profile.is_empty() {
+        "debug"
+    } else {
+        "release"
+    };
+    let name = format!("{DLL_PREFIX}alknet_fs_node{DLL_SUFFIX}");
+    Ok(target.join(profile).join(name))
+}
+
+/// Asks the package for the file's name in it.
+fn native_name(workspace: &Workspace, package: &Path) -> Result<String> {
+    let script = "console.log(require('./dist/native.js').file)";
+    let name = workspace
+        .command("node")
+        .dir(package)
+        .args(["--eval", script])
+        .read()?;
+    Ok(name.trim().to_owned())
 }
 
 fn npm(workspace: &Workspace, package: &Path, arguments: &[&str]) -> Step {

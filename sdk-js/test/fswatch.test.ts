@@ -1,0 +1,143 @@
+/** `watch` and `watchFile` in the shape of `node:fs`. */
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { describe, it } from 'node:test';
+
+import { type FileChange, memory, type Stats } from 'alknet-fs';
+
+const fresh = () => memory().bucket().branch();
+
+/** Takes as many changes as are wanted. */
+async function take(changes: AsyncIterable<FileChange>, count: number) {
+  const seen = [];
+  for await (const { eventType, filename } of changes) {
+    seen.push(`${eventType} ${filename}`);
+    if (seen.length === count) {
+      break;
+    }
+  }
+  return seen;
+}
+
+describe('watching', () => {
+  it('tells what happens in a directory, as an iterable', async () => {
+    const { fs } = fresh();
+    fs.mkdirSync('/d/sub', { recursive: true });
+    fs.mkdirSync('/other');
+    const changes = fs.promises.watch('/d');
+    fs.writeFileSync('/other/x', '');
+    fs.writeFileSync('/d/sub/deep', '');
+    fs.writeFileSync('/d/a', '1');
+    fs.writeFileSync('/d/a', '2');
+    fs.chmodSync('/d/a', 0o600);
+    fs.renameSync('/d/a', '/d/b');
+    fs.renameSync('/d/b', '/other/b');
+    fs.renameSync('/other/b', '/d/c');
+    fs.unlinkSync('/d/c');
+    assert.deepEqual(await take(changes, 8), [
+      'rename a',
+      'change a',
+      'change a',
+      'rename a',
+      'rename b',
+      'rename b',
+      'rename c',
+      'rename c',
+    ]);
+  });
+
+  it('reaches deeper, through links, and to a single file', async () => {
+    const { fs } = fresh();
+    fs.mkdirSync('/d/sub', { recursive: true });
+    fs.symlinkSync('d', '/link');
+    fs.writeFileSync('/d/sub/f', '');
+    const deep = fs.promises.watch('/link', { recursive: true });
+    const flat = fs.promises.watch('/d', { encoding: 'buffer' });
+    const file = fs.promises.watch('/d/sub/f');
+    fs.writeFileSync('/d/sub/f', 'x');
+    fs.rmSync('/d', { recursive: true });
+    assert.deepEqual(await take(deep, 2), ['change sub/f', 'rename sub/f']);
+    assert.deepEqual(await take(file, 2), ['change f', 'rename f']);
+    const first = await flat.next();
+    assert.ok(Buffer.isBuffer(first.value?.filename));
+    await flat.return(undefined);
+  });
+
+  it('tells of a restore without a name', async () => {
+    const branch = fresh();
+    branch.fs.mkdirSync('/d');
+    branch.snapshotSync('s');
+    const changes = branch.fs.promises.watch('/d');
+    branch.fs.writeFileSync('/d/a', '');
+    branch.restoreSync('s');
+    assert.deepEqual(await take(changes, 2), ['rename a', 'rename null']);
+  });
+
+  it('ends with its signal, and fails where there is nothing', async () => {
+    const branch = fresh();
+    const { fs } = branch;
+    const controller = new AbortController();
+    const next = fs.promises.watch('/', { signal: controller.signal }).next();
+    controller.abort();
+    await assert.rejects(next, { name: 'AbortError', code: 'ABORT_ERR' });
+    await assert.rejects(fs.promises.watch('/none').next(), {
+      code: 'ENOENT',
+      syscall: 'watch',
+      path: '/none',
+      message: "ENOENT: no such file or directory, watch '/none'",
+    });
+    assert.throws(() => fs.watch('/none'), { code: 'ENOENT', syscall: 'watch' });
+    assert.throws(() => branch.view().fs.watch('/'), { code: 'ENOSYS' });
+  });
+
+  it('calls a listener', async () => {
+    const { fs } = fresh();
+    const seen: string[] = [];
+    const watcher = fs.watch('/', (eventType, filename) => seen.push(`${eventType} ${filename}`));
+    fs.writeFileSync('/a', '');
+    fs.writeFileSync('/a', '1');
+    while (seen.length < 2) {
+      await once(watcher, 'change');
+    }
+    assert.deepEqual(seen, ['rename a', 'change a']);
+    const closed = once(watcher, 'close');
+    watcher.close();
+    await closed;
+    const controller = new AbortController();
+    const other = fs.watch('/', { signal: controller.signal, persistent: false });
+    const ended = once(other, 'close');
+    controller.abort();
+    await ended;
+  });
+
+  it('compares the attributes of a file', async () => {
+    const { fs } = fresh();
+    const seen: [number, number][] = [];
+    let told = () => {};
+    const listener = (found: Stats, before: Stats) => {
+      seen.push([found.size, before.size]);
+      told();
+    };
+    const until = async (count: number) => {
+      while (seen.length < count) {
+        await new Promise<void>((resolve) => {
+          told = resolve;
+        });
+      }
+    };
+    fs.watchFile('/a', listener);
+    await until(1);
+    fs.writeFileSync('/other', '');
+    fs.writeFileSync('/a', 'abc');
+    await until(2);
+    fs.unlinkSync('/a');
+    await until(3);
+    assert.deepEqual(seen, [
+      [0, 0],
+      [3, 0],
+      [0, 3],
+    ]);
+    fs.unwatchFile('/a', listener as never);
+  });
+});
