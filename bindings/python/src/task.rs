@@ -34,7 +34,7 @@ impl Cancel {
 
     /// Whether `cancel` was called.
     #[getter]
-    fn cancelled(&self) -> bool {
+    pub(crate) fn cancelled(&self) -> bool {
         self.0.is_cancelled()
     }
 }

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::args::PathArg;
 use crate::error::to_py;
 use crate::handle::Handle;
-use crate::task::TICK;
+use crate::task::{Cancel, TICK};
 
 /// One committed change.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
@@ -119,8 +119,6 @@ pub(crate) struct Watch {
     watcher: Handle<Mutex<Option<Watcher>>>,
     cursor: AtomicU64,
     closed: AtomicBool,
-    /// Asks the call that waits now to return with nothing.
-    wake: AtomicBool,
 }
 
 impl Watch {
@@ -129,7 +127,6 @@ impl Watch {
             cursor: AtomicU64::new(watcher.cursor().0),
             watcher: of.with(Mutex::new(Some(watcher))),
             closed: AtomicBool::new(false),
-            wake: AtomicBool::new(false),
         }
     }
 }
@@ -147,13 +144,20 @@ impl Watch {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Waits up to some seconds, or for ever, for an event; returns up to `limit` that are there.
-    fn take(&self, py: Python<'_>, timeout: Option<f64>, limit: usize) -> PyResult<Vec<Event>> {
+    /// Waits up to some seconds, or for ever, for an event; returns up to `limit` that are there,
+    /// or none when `stop` says so.
+    #[pyo3(signature = (timeout, limit, stop = None))]
+    fn take(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        limit: usize,
+        stop: Option<Py<Cancel>>,
+    ) -> PyResult<Vec<Event>> {
         let timeout = timeout.filter(|seconds| *seconds != f64::INFINITY);
         let timeout = timeout.map(Duration::try_from_secs_f64).transpose();
         let timeout = timeout.map_err(|e| PyValueError::new_err(format!("timeout: {e}")))?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.wake.store(false, Ordering::Relaxed);
         loop {
             if self.closed() {
                 let error = Error::with_detail(ErrorKind::BadHandle, "the watch is closed");
@@ -178,16 +182,12 @@ impl Watch {
                 Ok(events)
             })?;
             let over = deadline.is_some_and(|at| at <= Instant::now());
-            if !events.is_empty() || over || self.wake.load(Ordering::Relaxed) {
+            let stopped = stop.as_ref().is_some_and(|stop| stop.get().cancelled());
+            if !events.is_empty() || over || stopped {
                 return Ok(events);
             }
             py.check_signals()?;
         }
-    }
-
-    /// Lets a call that waits return with nothing.
-    fn wake(&self) {
-        self.wake.store(true, Ordering::Relaxed);
     }
 
     /// Ends the watch; a thread that waits in it returns soon.

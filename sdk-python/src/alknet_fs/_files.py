@@ -233,11 +233,11 @@ class TextFile(io.TextIOWrapper):
     @property
     def mode(self) -> str:
         """The mode it was opened with."""
-        return _raw_of(self).mode.replace("b", "")
+        return raw_of(self).mode.replace("b", "")
 
     def abort(self) -> None:
         """Close the file and throw away what was written."""
-        _raw_of(self).abort()
+        raw_of(self).abort()
 
     def __exit__(
         self,
@@ -246,12 +246,13 @@ class TextFile(io.TextIOWrapper):
         trace: TracebackType | None,
     ) -> None:
         """Commit, or abort if the block was left by an exception."""
-        _leave(self, _raw_of(self), kind)
+        _leave(self, raw_of(self), kind)
 
     def __del__(self) -> None:
-        _collect(self, _raw_of(self))
+        _collect(self, raw_of(self))
 
 
-def _raw_of(file: TextFile) -> File:
+def raw_of(file: TextFile) -> File:
+    """Return the unbuffered file below a text file."""
     raw: Any = file.buffer
     return raw.raw  # type: ignore[no-any-return]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from ._errors import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Literal
+    from typing import Literal, TypeAlias
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, Self
 
     from . import _native
     from ._files import BufferedRandom, BufferedReader, BufferedWriter, File, TextFile
@@ -25,48 +25,29 @@ if TYPE_CHECKING:
     )
     from ._tree import Branch, View
 
+    AnyTree: TypeAlias = "Branch | View"
     Part = str | os.PathLike[str]
 
 
-class Path:
-    """A path of a branch or of a view: what ``pathlib.Path`` is to the operating system.
+_Tree = TypeVar("_Tree")
 
-    ``branch.path("a", "b")`` and ``branch / "a" / "b"`` make one. It is always absolute. Two paths
-    are equal where their text and their tree are. ``os.fspath`` gives the text.
 
-    >>> import alknet_fs
-    >>> branch = alknet_fs.memory().branch()
-    >>> readme = branch / "docs" / "README.md"
-    >>> readme.parent.mkdir()
-    >>> readme.write_text("Hello")
-    5
-    >>> readme.with_suffix(".txt").exists()
-    False
-    >>> [str(path) for path in branch.path().rglob("*.md")]
-    ['/docs/README.md']
-    """
+class TreePath(Generic[_Tree]):
+    """The text of a path of a tree, as ``pathlib.PurePosixPath``; always absolute."""
 
     __slots__ = ("_pure", "_tree")
 
-    def __init__(self, tree: Branch | View, *parts: Part) -> None:
+    def __init__(self, tree: _Tree, *parts: Part) -> None:
         self._tree = tree
         self._pure = PurePosixPath("/", *parts)
 
-    def _at(self, pure: PurePosixPath | str) -> Path:
-        return Path(self._tree, pure)
+    def _at(self, pure: PurePosixPath | str) -> Self:
+        return type(self)(self._tree, pure)
 
     @property
-    def tree(self) -> Branch | View:
+    def tree(self) -> _Tree:
         """The branch or view that the path is in."""
         return self._tree
-
-    @property
-    def _branch(self) -> Branch:
-        from ._tree import Branch
-
-        if isinstance(self._tree, Branch):
-            return self._tree
-        raise make("ReadOnly", "a view can only be read", str(self), None)
 
     # The text.
 
@@ -77,36 +58,38 @@ class Path:
         return str(self._pure)
 
     def __repr__(self) -> str:
-        return f"alknet_fs.Path({self._tree!r}, {str(self._pure)!r})"
+        module = type(self).__module__.replace("._path", "")
+        return f"{module}.Path({self._tree!r}, {str(self._pure)!r})"
 
     def __bytes__(self) -> bytes:
         return str(self._pure).encode()
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Path):
+        if not isinstance(other, TreePath):
             return NotImplemented
-        return self._pure == other._pure and self._tree == other._tree
+        there = cast("Any", other)
+        return bool(self._pure == there._pure and self._tree == there._tree)
 
     def __hash__(self) -> int:
         return hash((self._pure, self._tree))
 
-    def __lt__(self, other: Path) -> bool:
+    def __lt__(self, other: TreePath[Any]) -> bool:
         return self._pure < other._pure
 
-    def __le__(self, other: Path) -> bool:
+    def __le__(self, other: TreePath[Any]) -> bool:
         return self._pure <= other._pure
 
-    def __gt__(self, other: Path) -> bool:
+    def __gt__(self, other: TreePath[Any]) -> bool:
         return self._pure > other._pure
 
-    def __ge__(self, other: Path) -> bool:
+    def __ge__(self, other: TreePath[Any]) -> bool:
         return self._pure >= other._pure
 
-    def __truediv__(self, part: Part) -> Path:
+    def __truediv__(self, part: Part) -> Self:
         return self._at(self._pure / part)
 
-    def __reduce__(self) -> tuple[Callable[..., Path], tuple[Branch | View, str]]:
-        return Path, (self._tree, str(self._pure))
+    def __reduce__(self) -> tuple[type[Self], tuple[_Tree, str]]:
+        return type(self), (self._tree, str(self._pure))
 
     def as_posix(self) -> str:
         """Return the text."""
@@ -138,12 +121,12 @@ class Path:
         return self._pure.suffixes
 
     @property
-    def parent(self) -> Path:
+    def parent(self) -> Self:
         """The directory that the path is in; of the root, itself."""
         return self._at(self._pure.parent)
 
     @property
-    def parents(self) -> Sequence[Path]:
+    def parents(self) -> Sequence[Self]:
         """The directories above, from the nearest."""
         return [self._at(pure) for pure in self._pure.parents]
 
@@ -151,19 +134,19 @@ class Path:
         """Tell that the path is absolute."""
         return True
 
-    def joinpath(self, *parts: Part) -> Path:
+    def joinpath(self, *parts: Part) -> Self:
         """Append components."""
         return self._at(self._pure.joinpath(*parts))
 
-    def with_name(self, name: str) -> Path:
+    def with_name(self, name: str) -> Self:
         """Replace the last component."""
         return self._at(self._pure.with_name(name))
 
-    def with_stem(self, stem: str) -> Path:
+    def with_stem(self, stem: str) -> Self:
         """Replace the last component but for its suffix."""
         return self._at(self._pure.with_stem(stem))
 
-    def with_suffix(self, suffix: str) -> Path:
+    def with_suffix(self, suffix: str) -> Self:
         """Replace the suffix, or append one."""
         return self._at(self._pure.with_suffix(suffix))
 
@@ -178,6 +161,35 @@ class Path:
     def match(self, pattern: str) -> bool:
         """Tell whether the path matches a pattern, as ``pathlib.PurePath.match``."""
         return self._pure.match(pattern)
+
+
+class Path(TreePath["AnyTree"]):
+    """A path of a branch or of a view: what ``pathlib.Path`` is to the operating system.
+
+    ``branch.path("a", "b")`` and ``branch / "a" / "b"`` make one. It is always absolute. Two paths
+    are equal where their text and their tree are. ``os.fspath`` gives the text.
+
+    >>> import alknet_fs
+    >>> branch = alknet_fs.memory().branch()
+    >>> readme = branch / "docs" / "README.md"
+    >>> readme.parent.mkdir()
+    >>> readme.write_text("Hello")
+    5
+    >>> readme.with_suffix(".txt").exists()
+    False
+    >>> [str(path) for path in branch.path().rglob("*.md")]
+    ['/docs/README.md']
+    """
+
+    __slots__ = ()
+
+    @property
+    def _branch(self) -> Branch:
+        from ._tree import Branch
+
+        if isinstance(self._tree, Branch):
+            return self._tree
+        raise make("ReadOnly", "a view can only be read", str(self), None)
 
     # What is there.
 

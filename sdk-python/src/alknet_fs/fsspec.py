@@ -296,7 +296,7 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
         try:
             return change(*args, **kwargs)
         except FileNotFoundError:
-            if not self.auto_mkdir or branch.exists(place.parent):
+            if not self.auto_mkdir:
                 raise
         branch.makedirs(place.parent, exist_ok=True)
         return change(*args, **kwargs)
