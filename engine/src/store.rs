@@ -10,7 +10,7 @@ use alknet_fs_core::branch::{self, DEFAULT_BRANCH};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor};
 use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{ReadTxn, SessionId, Store as TreeStore, WriteTxn};
+use alknet_fs_core::store::{BucketId, ReadTxn, SessionId, Store as TreeStore, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp, TreePath};
 use alknet_fs_sqlite::SqliteStore;
 use parking_lot::Mutex;
@@ -22,6 +22,9 @@ use crate::{BranchId, Durability, SessionInfo};
 
 /// The bucket that [`Store::create`] makes.
 pub const DEFAULT_BUCKET: &str = "default";
+
+/// The number of the bucket that every store begins with.
+const FIRST_BUCKET: BucketId = BucketId(1);
 
 /// How to open a store.
 ///
@@ -103,7 +106,7 @@ impl Options {
         let path = path.as_ref();
         let sqlite = SqliteStore::create(path, self.sqlite()).map_err(|e| e.op("mkfs"))?;
         let store = self.on_disk(path, sqlite)?;
-        store.create_bucket(DEFAULT_BUCKET)?;
+        store.make_first_bucket()?;
         Ok(store)
     }
 
@@ -114,7 +117,9 @@ impl Options {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         let sqlite = SqliteStore::open(path, self.sqlite()).map_err(|e| e.op("open store"))?;
-        self.on_disk(path, sqlite)
+        let store = self.on_disk(path, sqlite)?;
+        store.make_first_bucket()?;
+        Ok(store)
     }
 
     /// Opens a store, or makes it where the directory is missing or empty.
@@ -138,7 +143,7 @@ impl Options {
     pub fn memory(self) -> Result<Store> {
         let contents = Contents::in_memory();
         let store = Store::new(self, Arc::new(MemoryStore::new()), None, contents);
-        store.create_bucket(DEFAULT_BUCKET)?;
+        store.make_first_bucket()?;
         Ok(store)
     }
 
@@ -267,6 +272,23 @@ impl Store {
         Ok(self.bucket_handle(bucket.id))
     }
 
+    /// Makes the bucket [`DEFAULT_BUCKET`] where there never was any: in a new store, and in one
+    /// whose maker did not get so far, or has not yet.
+    fn make_first_bucket(&self) -> Result<()> {
+        let txn = self.inner.tree.read()?;
+        if txn.bucket_named(DEFAULT_BUCKET)?.is_some() || !txn.buckets()?.is_empty() {
+            return Ok(());
+        }
+        drop(txn);
+        let mut txn = self.inner.write()?;
+        match branch::create_bucket(&mut *txn, DEFAULT_BUCKET, &self.inner.context()) {
+            // Numbers are not used twice: with another one, all buckets were deleted.
+            Ok((bucket, _)) if bucket.id == FIRST_BUCKET => txn.commit(),
+            Err(e) if !e.is_already_exists() => Err(e.op("create bucket")),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives a bucket another name.
     ///
     /// # Errors
@@ -321,7 +343,7 @@ impl Store {
         Watcher::new(Arc::clone(&self.inner), options)
     }
 
-    fn bucket_handle(&self, id: alknet_fs_core::store::BucketId) -> Bucket {
+    fn bucket_handle(&self, id: BucketId) -> Bucket {
         Bucket {
             inner: Arc::clone(&self.inner),
             id,

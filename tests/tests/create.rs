@@ -1,0 +1,48 @@
+//! Making a store while others open it.
+#![allow(clippy::unwrap_used)]
+
+use std::thread;
+
+use alknet_fs::{Options, Store};
+use alknet_fs_sqlite::SqliteStore;
+
+#[test]
+fn all_who_open_a_new_store_find_its_first_bucket() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = &dir.path().join("store");
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let store = Options::new().open_or_create(path).unwrap();
+                    store.bucket("default").unwrap().main().unwrap();
+                });
+            }
+        });
+        assert_eq!(Store::open(path).unwrap().buckets().unwrap(), ["default"]);
+    }
+}
+
+#[test]
+fn a_store_that_was_made_in_part_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(SqliteStore::create(&path, alknet_fs_sqlite::Options::default()).unwrap());
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.buckets().unwrap(), ["default"]);
+}
+
+#[test]
+fn a_bucket_that_was_deleted_stays_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    Store::create(&path)
+        .unwrap()
+        .delete_bucket("default")
+        .unwrap();
+    let store = Store::open(&path).unwrap();
+    assert!(store.buckets().unwrap().is_empty());
+    store.create_bucket("other").unwrap();
+    drop(store);
+    assert_eq!(Store::open(&path).unwrap().buckets().unwrap(), ["other"]);
+}
