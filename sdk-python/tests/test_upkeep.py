@@ -189,9 +189,9 @@ def test_an_exception_in_progress_ends_the_work(branch: alknet_fs.Branch, folder
 INTERRUPTED = """
 import alknet_fs, pathlib, sys
 branch = alknet_fs.memory().branch()
-print("ready", flush=True)
 number = 0
 try:
+    print("ready", flush=True)
     while True:
         branch.import_(sys.argv[1], f"/{number}")
         number += 1
