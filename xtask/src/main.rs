@@ -51,6 +51,13 @@ enum Task {
         keep_going: bool,
     },
 
+    /// Builds the reference of an SDK's API from its sources, into the target folder.
+    Docs {
+        /// The SDK.
+        #[arg(value_name = "SDK")]
+        sdk: Sdk,
+    },
+
     /// Builds and runs the benchmarks, which write docs/benchmarks.md.
     #[command(after_help = "\
 Examples:
@@ -66,6 +73,13 @@ Examples:
         )]
         arguments: Vec<String>,
     },
+}
+
+/// An SDK.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sdk {
+    /// The Python package.
+    Python,
 }
 
 /// A part of the tests.
@@ -112,6 +126,13 @@ impl Part {
 fn main() -> Result<ExitCode> {
     match Arguments::parse().task {
         Task::Test { parts, keep_going } => test(parts, keep_going),
+        Task::Docs { sdk } => {
+            let workspace = Workspace::find()?;
+            match sdk {
+                Sdk::Python => python::document(&workspace)?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Bench { arguments } => {
             bench(&arguments)?;
             Ok(ExitCode::SUCCESS)

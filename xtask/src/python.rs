@@ -20,17 +20,9 @@ with alknet_fs.open(sys.argv[1]) as store:
 ";
 
 pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
+    let python = install_editable(workspace)?;
     let package = workspace.root().join("sdk-python");
-    // The tools, and the libraries that the package is tested with.
-    let requirements = ["requirements-dev.txt", "requirements-integrations.txt"];
-    let requirements = requirements.map(|name| package.join(name));
-    let python = environment(workspace, &venv(workspace), &requirements)?;
     let tool = |name: &str| tool(workspace, &python, name).dir(&package);
-
-    tool("maturin")
-        .args(["develop", "--locked", "--quiet"])
-        .env("VIRTUAL_ENV", venv(workspace))
-        .run()?;
     tool("ruff").args(["format", "--check"]).run()?;
     tool("ruff").args(["check", "--quiet"]).run()?;
     tool("mypy").run()?;
@@ -42,7 +34,41 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
         tests = tests.args(["--exitfirst"]);
     }
     tests.run()?;
+    build_reference(workspace, &python)?;
     use_wheel(workspace, &python)
+}
+
+/// Builds the reference of the API.
+pub(crate) fn document(workspace: &Workspace) -> Result<()> {
+    let python = install_editable(workspace)?;
+    let folder = build_reference(workspace, &python)?;
+    report::ok(&format!("{}", folder.join("index.html").display()));
+    Ok(())
+}
+
+fn build_reference(workspace: &Workspace, python: &Path) -> Result<PathBuf> {
+    let folder = workspace.metadata.target_directory.join("doc-python");
+    workspace
+        .command(python)
+        .args(["-W", "error", "reference.py", folder.as_str()])
+        .dir(&workspace.root().join("sdk-python"))
+        .run()?;
+    Ok(folder.into())
+}
+
+/// Installs the package as it is in the working tree, beside the tools and the libraries that it
+/// is tested with.
+fn install_editable(workspace: &Workspace) -> Result<PathBuf> {
+    let package = workspace.root().join("sdk-python");
+    let requirements = ["requirements-dev.txt", "requirements-integrations.txt"];
+    let requirements = requirements.map(|name| package.join(name));
+    let python = environment(workspace, &venv(workspace), &requirements)?;
+    tool(workspace, &python, "maturin")
+        .args(["develop", "--locked", "--quiet"])
+        .env("VIRTUAL_ENV", venv(workspace))
+        .dir(&package)
+        .run()?;
+    Ok(python)
 }
 
 /// Installs the wheel in an empty environment and runs a program there.
