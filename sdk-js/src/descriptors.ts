@@ -17,10 +17,11 @@ import { failure, outOfRange, wrongType } from './errors.js';
 import type { OpenFile, Outcome } from './native.js';
 import { owner, readAll, stats } from './operations.js';
 
+/** Where in a file, in bytes; nothing for the position. */
 export type Position = number | bigint | null | undefined;
 
 /** Which part of a buffer, and where in the file. */
-export interface Where {
+export interface Part {
   offset?: number | null;
   length?: number | null;
   position?: Position;
@@ -92,7 +93,7 @@ export function read(
   file: OpenFile,
   later: boolean,
   buffer: NodeJS.ArrayBufferView,
-  offset?: number | null | Where,
+  offset?: number | null | Part,
   length?: number | null,
   position?: Position,
 ): Outcome<number> {
@@ -124,7 +125,7 @@ export function write(
   file: OpenFile,
   later: boolean,
   data: NodeJS.ArrayBufferView | string,
-  offset?: number | null | Where,
+  offset?: number | null | Part,
   length?: number | string | null,
   position?: Position,
 ): Outcome<number> {

@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 
 import { check, toOptions } from './arguments.js';
 import * as descriptors from './descriptors.js';
-import { lookUp, register, type Where } from './descriptors.js';
+import { lookUp, type Part, register } from './descriptors.js';
 import { Dir, opendir } from './dir.js';
 import { wrongType } from './errors.js';
 import {
@@ -13,11 +13,11 @@ import {
   type FileWatchOptions,
   type FSWatcher,
   fileWatching,
-  type Listener,
   type StatListener,
   type StatWatcher,
   type StatWatchOptions,
   type Watching,
+  type WatchListener,
   watch,
   watchLater,
 } from './fswatch.js';
@@ -112,7 +112,7 @@ export type FileSystemPromises = Pick<
   ): Promise<void>;
   open(path: nodefs.PathLike, flags?: string | number, mode?: nodefs.Mode): Promise<FileHandle>;
   opendir(path: nodefs.PathLike, options?: nodefs.OpenDirOptions): Promise<Dir>;
-  /** Finds what matches a pattern, as {@link FileSystem.globSync}. */
+  /** Finds what matches a pattern, as `globSync` of {@link FileSystem}. */
   glob(
     pattern: Patterns,
     options: GlobOptions & { withFileTypes: true },
@@ -165,11 +165,11 @@ export type FileSystem = Pick<
    * Tells of changes: those of the branch itself, and not those that a live fork sees of the
    * branch that it was forked from.
    */
-  watch(path: nodefs.PathLike, listener?: Listener): FSWatcher;
+  watch(path: nodefs.PathLike, listener?: WatchListener): FSWatcher;
   watch(
     path: nodefs.PathLike,
     options: FileWatchOptions | BufferEncoding | null | undefined,
-    listener?: Listener,
+    listener?: WatchListener,
   ): FSWatcher;
   watchFile(path: nodefs.PathLike, listener: StatListener<Stats>): StatWatcher;
   watchFile(
@@ -312,7 +312,7 @@ function reading(args: Anything[]): [NodeJS.ArrayBufferView, ...Anything[]] {
     first === null ||
     (typeof first === 'object' && !ArrayBuffer.isView(first))
   ) {
-    const options = (first ?? {}) as Where & { buffer?: NodeJS.ArrayBufferView };
+    const options = (first ?? {}) as Part & { buffer?: NodeJS.ArrayBufferView };
     return [options.buffer ?? Buffer.alloc(16384), options];
   }
   return [first, ...rest];
@@ -330,7 +330,8 @@ export function fileSystem(tree: Tree, watching: Watching): FileSystem {
     ...{ Stats, BigIntStats, Dirent, Dir },
     ...streams(tree),
     ...fileWatching(tree, watching),
-    watch: (path: nodefs.PathLike, ...rest: [Listener]) => watch(tree, watching, path, ...rest),
+    watch: (path: nodefs.PathLike, ...rest: [WatchListener]) =>
+      watch(tree, watching, path, ...rest),
   };
   promises.watch = (path: nodefs.PathLike, options?: FileWatchOptions) =>
     watchLater(tree, watching, path, options);

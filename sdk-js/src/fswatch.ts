@@ -33,7 +33,7 @@ export type Watching = (options: { signal?: AbortSignal }) => Watcher;
 
 type Options = FileWatchOptions | string | null | undefined;
 /** Is told of changes. */
-export type Listener = (eventType: WatchEventType, filename: string | null) => void;
+export type WatchListener = (eventType: WatchEventType, filename: string | null) => void;
 
 /** Tells what an event is to one who watches a path. */
 type Translate = (event: StoreEvent) => FileChange[];
@@ -169,8 +169,8 @@ export function watch(
   tree: Tree,
   watching: Watching,
   path: PathLike,
-  options?: Options | Listener,
-  listener?: Listener,
+  options?: Options | WatchListener,
+  listener?: WatchListener,
 ): FSWatcher {
   const [how, listen] = typeof options === 'function' ? [undefined, options] : [options, listener];
   const { signal, persistent = true } = toOptions(how) as FileWatchOptions;

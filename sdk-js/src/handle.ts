@@ -9,10 +9,15 @@ import { check, toOptions } from './arguments.js';
 import { type Attributes, toAttributes } from './attributes.js';
 import { later, now, run } from './calls.js';
 import * as descriptors from './descriptors.js';
-import { forget, type Position, register, type Where } from './descriptors.js';
+import { forget, type Part, type Position, register } from './descriptors.js';
 import type { Closed, Entry, OpenFile } from './native.js';
 import type { BigIntStats, Stats } from './stats.js';
-import { type ReadOptions, readHandle, type WriteOptions, writeHandle } from './streams.js';
+import {
+  type ReadStreamOptions,
+  readHandle,
+  type WriteStreamOptions,
+  writeHandle,
+} from './streams.js';
 
 type Text = { encoding?: BufferEncoding | null; signal?: AbortSignal } | BufferEncoding | null;
 
@@ -60,17 +65,17 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   /** Reads into a buffer, or into one that it makes. */
   read<T extends NodeJS.ArrayBufferView>(
     buffer: T,
-    offset?: number | null | Where,
+    offset?: number | null | Part,
     length?: number | null,
     position?: Position,
   ): Promise<{ bytesRead: number; buffer: T }>;
   read<T extends NodeJS.ArrayBufferView>(
-    options: Where & { buffer: T },
+    options: Part & { buffer: T },
   ): Promise<{ bytesRead: number; buffer: T }>;
-  read(options?: Where | null): Promise<{ bytesRead: number; buffer: Buffer }>;
+  read(options?: Part | null): Promise<{ bytesRead: number; buffer: Buffer }>;
   async read(
-    first?: NodeJS.ArrayBufferView | (Where & { buffer?: NodeJS.ArrayBufferView }) | null,
-    offset?: number | null | Where,
+    first?: NodeJS.ArrayBufferView | (Part & { buffer?: NodeJS.ArrayBufferView }) | null,
+    offset?: number | null | Part,
     length?: number | null,
     position?: Position,
   ): Promise<{ bytesRead: number; buffer: NodeJS.ArrayBufferView }> {
@@ -111,7 +116,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   }
 
   /** Reads line by line. */
-  readLines(options?: ReadOptions): Interface {
+  readLines(options?: ReadStreamOptions): Interface {
     return createInterface({ input: this.createReadStream(options), crlfDelay: Infinity });
   }
 
@@ -137,18 +142,18 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   }
 
   /** A stream that reads; it closes the file unless `autoClose` is false. */
-  createReadStream(options?: ReadOptions): ReadStream {
+  createReadStream(options?: ReadStreamOptions): ReadStream {
     return readHandle(this, this.#file, options);
   }
 
   /** A stream that writes; its end closes the file, and an error leaves nothing of it. */
-  createWriteStream(options?: WriteOptions): WriteStream {
+  createWriteStream(options?: WriteStreamOptions): WriteStream {
     return writeHandle(this, this.#file, options);
   }
 
   async write<T extends NodeJS.ArrayBufferView | string>(
     data: T,
-    offset?: number | null | Where,
+    offset?: number | null | Part,
     length?: number | string | null,
     position?: Position,
   ): Promise<{ bytesWritten: number; buffer: T }> {

@@ -6,6 +6,7 @@
 
 export type { Attributes } from './attributes.js';
 export { Batch, type Data, type PutOptions } from './batch.js';
+export type { Part, Position } from './descriptors.js';
 export { Dir } from './dir.js';
 export type { AlkError } from './errors.js';
 export type { FileSystem, FileSystemPromises } from './fs.js';
@@ -13,8 +14,10 @@ export type {
   FileChange,
   FileWatchOptions,
   FSWatcher,
+  StatListener,
   StatWatcher,
   StatWatchOptions,
+  WatchListener,
 } from './fswatch.js';
 export type { GlobOptions } from './glob.js';
 export { FileHandle } from './handle.js';
@@ -59,5 +62,6 @@ export {
   Store,
   View,
 } from './store.js';
+export type { ReadStreamOptions, WriteStreamOptions } from './streams.js';
 export type { TaskOptions } from './task.js';
 export { Watcher, type WatchOptions } from './watch.js';

@@ -89,6 +89,7 @@ export class Stats extends AnyStats<number> {
   ctimeMs: number;
   birthtimeMs: number;
 
+  /** @internal */
   constructor(numbers: AttributeNumbers) {
     super();
     const n = numbers as Numbers;
@@ -125,6 +126,7 @@ export class BigIntStats extends AnyStats<bigint> {
   ctimeNs: bigint;
   birthtimeNs: bigint;
 
+  /** @internal */
   constructor(numbers: AttributeNumbers) {
     super();
     const [kind, mode, uid, gid, size, mtime, mtimeNs, ctime, ctimeNs] =
@@ -162,6 +164,7 @@ export class Dirent<Name extends string | Buffer = string> extends Typed {
   path: string;
   readonly #kind: number;
 
+  /** @internal */
   constructor(name: Name, parentPath: string, kind: number) {
     super();
     this.name = name;

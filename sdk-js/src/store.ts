@@ -18,6 +18,7 @@ import { Batch, type Data, type PutOptions } from './batch.js';
 import { later, now } from './calls.js';
 import { failure, wrongType } from './errors.js';
 import { type FileSystem, fileSystem } from './fs.js';
+import type { Watching } from './fswatch.js';
 import { FileHandle } from './handle.js';
 import {
   type BranchInfo,
@@ -547,7 +548,9 @@ export abstract class ReadableTree {
   }
 
   /** @internal */
-  protected abstract watching(options: { signal?: AbortSignal }): Watcher;
+  protected watching: Watching = () => {
+    throw failure('ENOSYS', 'Unsupported', { syscall: 'watch' });
+  };
 
   /** Tells all that is known of a path; links at its end are followed unless said otherwise. */
   async entry(path: PathLike, options?: { follow?: boolean }): Promise<Entry> {
@@ -696,11 +699,6 @@ export abstract class ReadableTree {
  * with `using`.
  */
 export class View extends ReadableTree {
-  /** @internal */
-  protected watching(): never {
-    throw failure('ENOSYS', 'Unsupported', { syscall: 'watch' });
-  }
-
   /** Lets the view go. */
   close(): void {
     now(() => this.native.close());
@@ -723,6 +721,7 @@ export class Branch extends ReadableTree {
   constructor(tree: Tree, store: StoreHandle) {
     super(tree);
     this.#store = store;
+    this.watching = (options) => this.watch(options);
   }
 
   /** The branch's name as it is now. */
@@ -849,11 +848,6 @@ export class Branch extends ReadableTree {
    * its parent's events: watch the parent, or the bucket.
    */
   watch(options?: Omit<WatchOptions, 'branch'>): Watcher {
-    return this.watching({ ...toObject(options) });
-  }
-
-  /** @internal */
-  protected watching(options: Omit<WatchOptions, 'branch'>): Watcher {
     return this.bucket.watch({ ...toObject(options), branch: this.name });
   }
 

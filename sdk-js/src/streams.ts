@@ -15,7 +15,7 @@ import type { OpenFile, Outcome, Tree } from './native.js';
 import { open } from './operations.js';
 
 /** The options of a stream that reads. */
-export interface ReadOptions extends Abortable {
+export interface ReadStreamOptions extends Abortable {
   encoding?: BufferEncoding | null;
   autoClose?: boolean;
   emitClose?: boolean;
@@ -26,7 +26,7 @@ export interface ReadOptions extends Abortable {
 }
 
 /** The options of a stream that writes. */
-export interface WriteOptions extends Abortable {
+export interface WriteStreamOptions extends Abortable {
   encoding?: BufferEncoding | null;
   autoClose?: boolean;
   emitClose?: boolean;
@@ -188,11 +188,11 @@ function ofHandle(handle: Handle, file: OpenFile, Stream: unknown, options: Opti
 }
 
 /** A stream that reads a handle. */
-export function readHandle(handle: Handle, file: OpenFile, options?: ReadOptions) {
+export function readHandle(handle: Handle, file: OpenFile, options?: ReadStreamOptions) {
   return ofHandle(handle, file, nodefs.ReadStream, options) as nodefs.ReadStream;
 }
 
 /** A stream that writes to a handle. */
-export function writeHandle(handle: Handle, file: OpenFile, options?: WriteOptions) {
+export function writeHandle(handle: Handle, file: OpenFile, options?: WriteStreamOptions) {
   return ofHandle(handle, file, nodefs.WriteStream, options) as nodefs.WriteStream;
 }

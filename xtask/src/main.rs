@@ -80,6 +80,8 @@ Examples:
 enum Sdk {
     /// The Python package.
     Python,
+    /// The Node package.
+    Node,
 }
 
 /// A part of the tests.
@@ -130,6 +132,7 @@ fn main() -> Result<ExitCode> {
             let workspace = Workspace::find()?;
             match sdk {
                 Sdk::Python => python::document(&workspace)?,
+                Sdk::Node => node::document(&workspace)?,
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -19,9 +19,35 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     npm(workspace, &package, &["run", "--silent", "lint"]).run()?;
     npm(workspace, &package, &["run", "--silent", "build"]).run()?;
     npm(workspace, &package, &["test", "--silent"]).run()?;
+    build_reference(workspace, &package)?;
     let integrations = package.join("integrations");
     npm(workspace, &integrations, INSTALL).run()?;
     npm(workspace, &integrations, &["test", "--silent"]).run()
+}
+
+/// Builds the reference of the API.
+pub(crate) fn document(workspace: &Workspace) -> Result<()> {
+    check_node(workspace)?;
+    let package = workspace.root().join("sdk-js");
+    npm(workspace, &package, INSTALL).run()?;
+    let folder = build_reference(workspace, &package)?;
+    report::ok(&format!("{}", folder.join("index.html").display()));
+    Ok(())
+}
+
+fn build_reference(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
+    let folder = workspace.metadata.target_directory.join("doc-node");
+    let arguments = [
+        "run",
+        "--silent",
+        "docs",
+        "--",
+        "--logLevel",
+        "Warn",
+        "--out",
+    ];
+    npm(workspace, package, &arguments).args([&folder]).run()?;
+    Ok(folder.into())
 }
 
 const INSTALL: &[&str] = &["install", "--no-audit", "--no-fund"];
