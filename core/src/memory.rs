@@ -16,7 +16,7 @@ use crate::path::TreePath;
 use crate::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch,
     Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
-    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
+    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
 };
 
 /// A store that keeps everything in memory and forgets it when dropped.
@@ -38,8 +38,6 @@ struct Shared {
 struct Inner {
     state: State,
     writing: bool,
-    /// Counts the commits, plus one.
-    commits: u64,
 }
 
 impl Shared {
@@ -54,6 +52,7 @@ type RowKey = (BucketId, Arc<str>, Arc<str>, std::cmp::Reverse<Layer>);
 
 #[derive(Clone, Default)]
 struct State {
+    commits: u64,
     last_bucket: u32,
     last_branch: u32,
     last_session: u64,
@@ -114,9 +113,9 @@ impl Store for MemoryStore {
         let (inner, _) = self
             .shared
             .changed
-            .wait_timeout_while(inner, timeout, |inner| inner.commits + 1 == seen)
+            .wait_timeout_while(inner, timeout, |inner| inner.state.commits + 1 == seen)
             .unwrap_or_else(PoisonError::into_inner);
-        Ok(inner.commits + 1)
+        Ok(inner.state.commits + 1)
     }
 }
 
@@ -175,6 +174,10 @@ fn is_within(parent: &str, under: &TreePath) -> bool {
 }
 
 impl ReadTxn for Reader {
+    fn version(&self) -> Option<Version> {
+        Some(Version(self.0.commits.into()))
+    }
+
     fn bucket_named(&self, name: &str) -> Result<Option<BucketRecord>> {
         Ok(self.0.buckets.values().find(|b| b.name == name).cloned())
     }
@@ -557,11 +560,9 @@ fn taken(what: &str, name: &str) -> Error {
 
 impl WriteTxn for Writer {
     fn commit(mut self: Box<Self>) -> Result<()> {
-        let state = std::mem::take(&mut self.reader.0);
-        let mut inner = self.shared.lock();
-        inner.state = state;
-        inner.commits += 1;
-        drop(inner);
+        let mut state = std::mem::take(&mut self.reader.0);
+        state.commits += 1;
+        self.shared.lock().state = state;
         Ok(())
     }
 

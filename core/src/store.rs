@@ -278,12 +278,24 @@ pub struct Retention {
     pub at_most: Option<u64>,
 }
 
+/// Names one state of a store; every commit leads to another. Opaque.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(pub u128);
+
 /// Keeps rows, and hands out transactions over them.
 pub trait Store: Send + Sync {
     /// Begins a read transaction: a consistent view of all that is committed now.
     ///
     /// It stays as it is while others commit, and blocks nobody.
     fn read(&self) -> Result<Box<dyn ReadTxn>>;
+
+    /// Begins reads that may each see what is committed at their own time.
+    ///
+    /// That is cheaper than a transaction, and as good where [`ReadTxn::version`] is the same before
+    /// and after: then all reads saw the same state.
+    fn glance(&self) -> Result<Box<dyn ReadTxn>> {
+        self.read()
+    }
 
     /// Begins the write transaction, waiting for any other to end.
     ///
@@ -312,6 +324,12 @@ pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFl
 /// Scans deliver names in the order of their UTF-8 bytes. Implementations return
 /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) where a row does not decode.
 pub trait ReadTxn: Send {
+    /// Returns the state that the next read would see, at the price of no system call; nothing where
+    /// that cannot be told, as within most transactions. See [`Store::glance`].
+    fn version(&self) -> Option<Version> {
+        None
+    }
+
     /// Finds a bucket by its name.
     fn bucket_named(&self, name: &str) -> Result<Option<BucketRecord>>;
     /// Finds a bucket by its number.

@@ -87,20 +87,6 @@ impl Branch {
         View::open_at(&self.inner, true, |txn| self.inner.chain(txn, self.id))
     }
 
-    /// Opens a view for one call.
-    fn now(&self) -> Result<View> {
-        View::open_at(&self.inner, false, |txn| self.inner.chain(txn, self.id))
-    }
-
-    /// Reads content in a view for one call, and should it find a file missing, which garbage
-    /// collection may have removed meanwhile, once more in a pinned one.
-    fn read_now<R>(&self, read: impl Fn(&View) -> Result<R>) -> Result<R> {
-        match read(&self.now()?) {
-            Err(e) if e.is_corrupt() => read(&self.view()?),
-            result => result,
-        }
-    }
-
     /// Opens a view of one of the branch's snapshots.
     ///
     /// # Errors
@@ -181,49 +167,57 @@ impl Branch {
 
     /// As [`View::stat`], now.
     pub fn stat(&self, path: impl IntoPath) -> Result<Entry> {
-        self.now()?.stat(path)
+        self.now("stat", path, |view, path| view.stat(path))
     }
 
     /// As [`View::lstat`], now.
     pub fn lstat(&self, path: impl IntoPath) -> Result<Entry> {
-        self.now()?.lstat(path)
+        self.now("lstat", path, |view, path| view.lstat(path))
     }
 
     /// As [`View::exists`], now.
     pub fn exists(&self, path: impl IntoPath) -> Result<bool> {
-        self.now()?.exists(path)
+        self.now("stat", path, |view, path| view.exists(path))
     }
 
     /// As [`View::canonicalize`], now.
     pub fn canonicalize(&self, path: impl IntoPath) -> Result<TreePath> {
-        self.now()?.canonicalize(path)
+        self.now("canonicalize", path, |view, path| view.canonicalize(path))
     }
 
     /// As [`View::read_link`], now.
     pub fn read_link(&self, path: impl IntoPath) -> Result<String> {
-        self.now()?.read_link(path)
+        self.now("readlink", path, |view, path| view.read_link(path))
     }
 
     /// As [`View::list`], now.
     pub fn list(&self, path: impl IntoPath) -> Result<Vec<DirEntry>> {
-        self.now()?.list(path)
+        self.now("list", path, |view, path| view.list(path))
     }
 
     /// As [`View::read`], now.
     pub fn read(&self, path: impl IntoPath) -> Result<Vec<u8>> {
-        let path = path.into_path().map_err(|e| e.op("read"))?;
-        self.read_now(|view| view.read(&path))
+        self.now("read", path, |view, path| view.read(path))
     }
 
     /// As [`View::open`], now.
     pub fn open(&self, path: impl IntoPath) -> Result<Reader> {
-        let path = path.into_path().map_err(|e| e.op("open"))?;
-        self.read_now(|view| view.open(&path))
+        self.now("open", path, |view, path| view.open(path))
+    }
+
+    fn now<R>(
+        &self,
+        op: &'static str,
+        path: impl IntoPath,
+        call: impl Fn(&View, &TreePath) -> Result<R>,
+    ) -> Result<R> {
+        let path = path.into_path().map_err(|e| e.op(op))?;
+        View::now(&self.inner, self.id, |view| call(view, &path))
     }
 
     /// Opens a file, with where the path leads and what is there.
     pub(crate) fn open_entry(&self, path: &TreePath) -> Result<(TreePath, Entry, Reader)> {
-        self.read_now(|view| view.open_entry(path))
+        View::now(&self.inner, self.id, |view| view.open_entry(path))
     }
 
     /// Writes a whole file, creating or replacing it; a link at the end of the path is followed.

@@ -10,13 +10,15 @@ use alknet_fs_core::branch::{self, DEFAULT_BRANCH};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor};
 use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{BucketId, ReadTxn, SessionId, Store as TreeStore, WriteTxn};
+use alknet_fs_core::store::{BucketId, ReadTxn, SessionId, Store as TreeStore, Version, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp, TreePath};
 use alknet_fs_sqlite::SqliteStore;
+use hashlink::LruCache;
 use parking_lot::Mutex;
 
 use crate::bucket::Bucket;
 use crate::session::Keeper;
+use crate::view::Seen;
 use crate::watch::{WatchOptions, Watcher};
 use crate::{BranchId, Durability, SessionInfo};
 
@@ -180,6 +182,16 @@ pub(crate) struct Disk {
     pub(crate) sqlite: Arc<SqliteStore>,
 }
 
+/// What calls have seen of a branch in one state of the store.
+struct Recent {
+    version: Version,
+    chain: Arc<Chain>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// Of how many branches a store remembers what was seen.
+const RECENT_BRANCHES: usize = 8;
+
 /// What all handles of one store share.
 pub(crate) struct Inner {
     pub(crate) tree: Arc<dyn TreeStore>,
@@ -188,6 +200,8 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) keeper: Keeper,
     chains: Mutex<HashMap<BranchId, Arc<Chain>>>,
+    /// What was seen of the branches read last, each in one state of the store.
+    recent: Mutex<LruCache<BranchId, Recent>>,
     uid: u32,
     gid: u32,
 }
@@ -212,6 +226,7 @@ impl Store {
                 options,
                 keeper,
                 chains: Mutex::default(),
+                recent: Mutex::new(LruCache::new(RECENT_BRANCHES)),
                 uid,
                 gid,
             }),
@@ -394,8 +409,33 @@ impl Inner {
         Ok(chain)
     }
 
+    /// Returns the chain of a branch in one state of the store, and what was seen of it in that
+    /// state: whoever uses or adds to it must find the store still in that state afterwards.
+    pub(crate) fn recent(
+        &self,
+        txn: &dyn ReadTxn,
+        id: BranchId,
+        version: Version,
+    ) -> Result<(Arc<Chain>, Arc<Mutex<Seen>>)> {
+        if let Some(recent) = self.recent.lock().get(&id)
+            && recent.version == version
+        {
+            return Ok((Arc::clone(&recent.chain), Arc::clone(&recent.seen)));
+        }
+        let chain = self.chain(txn, id)?;
+        let seen = Arc::new(Mutex::new(Seen::new()));
+        let recent = Recent {
+            version,
+            chain: Arc::clone(&chain),
+            seen: Arc::clone(&seen),
+        };
+        self.recent.lock().insert(id, recent);
+        Ok((chain, seen))
+    }
+
     pub(crate) fn forget_chain(&self, id: BranchId) {
         self.chains.lock().remove(&id);
+        self.recent.lock().remove(&id);
     }
 
     /// Edits a branch in one transaction and commits it; an error undoes everything.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use alknet_fs_content::ContentReader;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::event::glob_set;
-use alknet_fs_core::store::ReadTxn;
+use alknet_fs_core::store::{BranchId, ReadTxn, Version};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Hash, Node, Result, TreePath};
 use hashlink::LruCache;
@@ -24,23 +24,33 @@ pub struct View {
     inner: Arc<Inner>,
     chain: Arc<Chain>,
     txn: Mutex<Box<dyn ReadTxn>>,
-    /// What was resolved and listed before, which cannot change; for a pinned view only.
-    seen: Mutex<Seen>,
+    /// What was resolved and listed before, which cannot change. Nothing where it is not worth it.
+    seen: Option<Arc<Mutex<Seen>>>,
     /// Whether garbage collection waits for this view. A view that lives for one call goes without.
     pinned: bool,
 }
 
-/// How many paths and how many listings a view remembers.
-const SEEN_PATHS: usize = 1024;
-const SEEN_LISTINGS: usize = 64;
+/// How many paths and how many listings are remembered.
+const SEEN_PATHS: usize = 4096;
+const SEEN_LISTINGS: usize = 32;
 
-/// The longest listing that a view remembers.
-const SEEN_LISTING_LEN: usize = 1024;
+/// The longest listing that is remembered.
+const SEEN_LISTING_LEN: usize = 512;
 
-struct Seen {
+/// What was found in a tree that stays the same.
+pub(crate) struct Seen {
     /// Where a path leads, links followed.
     paths: LruCache<TreePath, (TreePath, Entry)>,
     listings: LruCache<TreePath, Vec<DirEntry>>,
+}
+
+impl Seen {
+    pub(crate) fn new() -> Self {
+        Self {
+            paths: LruCache::new(SEEN_PATHS),
+            listings: LruCache::new(SEEN_LISTINGS),
+        }
+    }
 }
 
 impl View {
@@ -63,10 +73,7 @@ impl View {
                 inner: Arc::clone(inner),
                 chain,
                 txn,
-                seen: Mutex::new(Seen {
-                    paths: LruCache::new(SEEN_PATHS),
-                    listings: LruCache::new(SEEN_LISTINGS),
-                }),
+                seen: pinned.then(|| Arc::new(Mutex::new(Seen::new()))),
                 pinned,
             }),
             Err(e) => {
@@ -76,6 +83,46 @@ impl View {
                 Err(e)
             }
         }
+    }
+
+    /// Runs a call on a branch as it is now, and where a commit came in between, once more in a
+    /// transaction: so mostly without the price of one, and with what earlier calls have seen.
+    pub(crate) fn now<R>(
+        inner: &Arc<Inner>,
+        branch: BranchId,
+        call: impl Fn(&Self) -> Result<R>,
+    ) -> Result<R> {
+        let glance = Self::glance(inner, branch);
+        if let Ok(Some((view, version))) = glance {
+            let result = call(&view);
+            let unchanged = view.with(|txn, _| txn.version()) == Some(version);
+            if unchanged && !matches!(&result, Err(e) if e.is_corrupt()) {
+                return result;
+            }
+        }
+        let view = |pinned| Self::open_at(inner, pinned, |txn| inner.chain(txn, branch));
+        match call(&view(false)?) {
+            // Garbage collection may have removed a file meanwhile, which a pinned view keeps.
+            Err(e) if e.is_corrupt() => call(&view(true)?),
+            result => result,
+        }
+    }
+
+    /// Opens a view that shows one state of the store for as long as it stays in that state.
+    fn glance(inner: &Arc<Inner>, branch: BranchId) -> Result<Option<(Self, Version)>> {
+        let txn = inner.tree.glance()?;
+        let Some(version) = txn.version() else {
+            return Ok(None);
+        };
+        let (chain, seen) = inner.recent(&*txn, branch, version)?;
+        let view = Self {
+            inner: Arc::clone(inner),
+            chain,
+            txn: Mutex::new(txn),
+            seen: Some(seen),
+            pinned: false,
+        };
+        Ok(Some((view, version)))
     }
 
     pub(crate) fn with<R>(&self, read: impl FnOnce(&dyn ReadTxn, &Chain) -> R) -> R {
@@ -92,8 +139,9 @@ impl View {
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::NotADirectory`], [`ErrorKind::TooManyLinks`].
     pub fn stat(&self, path: impl IntoPath) -> Result<Entry> {
-        self.entry(path, Follow::Yes, "stat")
-            .map(|(_, entry)| entry)
+        let path = path.into_path()?;
+        self.look(&path, Follow::Yes)
+            .map_err(|e| e.op("stat").path(path))
     }
 
     /// Returns what is at a path; a link at its end is returned itself.
@@ -101,8 +149,9 @@ impl View {
     /// # Errors
     /// As [`stat`](Self::stat).
     pub fn lstat(&self, path: impl IntoPath) -> Result<Entry> {
-        self.entry(path, Follow::No, "lstat")
-            .map(|(_, entry)| entry)
+        let path = path.into_path()?;
+        self.look(&path, Follow::No)
+            .map_err(|e| e.op("lstat").path(path))
     }
 
     /// Tells whether something is at a path, links followed.
@@ -149,8 +198,8 @@ impl View {
     /// [`ErrorKind::NotADirectory`], and as [`stat`](Self::stat).
     pub fn list(&self, path: impl IntoPath) -> Result<Vec<DirEntry>> {
         let path = path.into_path()?;
-        if self.pinned
-            && let Some(listing) = self.seen.lock().listings.get(&path)
+        if let Some(seen) = &self.seen
+            && let Some(listing) = seen.lock().listings.get(&path)
         {
             return Ok(listing.clone());
         }
@@ -163,8 +212,10 @@ impl View {
         };
         match list() {
             Ok(listing) => {
-                if self.pinned && listing.len() <= SEEN_LISTING_LEN {
-                    self.seen.lock().listings.insert(path, listing.clone());
+                if let Some(seen) = &self.seen
+                    && listing.len() <= SEEN_LISTING_LEN
+                {
+                    seen.lock().listings.insert(path, listing.clone());
                 }
                 Ok(listing)
             }
@@ -258,7 +309,7 @@ impl View {
     }
 
     pub(crate) fn content(&self, hash: &Hash) -> Result<ContentReader> {
-        self.with(|txn, _| self.inner.contents.open(txn, hash))
+        self.with(|txn, _| self.inner.contents.open_cached(txn, hash))
     }
 
     /// Re-reads a file and checks every byte against its hash.
@@ -293,34 +344,55 @@ impl View {
         self.resolve(&path, follow).map_err(|e| e.op(op).path(path))
     }
 
-    fn resolve(&self, path: &TreePath, follow: Follow) -> Result<(TreePath, Entry)> {
-        self.remembered(path, follow, || {
-            if self.pinned
-                && self.chain.may_hide_rows()
-                && let Some(resolved) = self.resolve_in_parent(path)?
-            {
-                return Ok(resolved);
-            }
-            self.with(|txn, chain| tree::resolve(txn, chain, path, follow))
-        })
+    /// Resolves a path to what is there, and not to where it leads.
+    fn look(&self, path: &TreePath, follow: Follow) -> Result<Entry> {
+        match self.remembered(path, follow, |_, entry| entry.clone()) {
+            Some(entry) => Ok(entry),
+            None => self.resolve_anew(path, follow).map(|(_, entry)| entry),
+        }
     }
 
-    fn remembered(
+    fn resolve(&self, path: &TreePath, follow: Follow) -> Result<(TreePath, Entry)> {
+        match self.remembered(path, follow, both) {
+            Some(resolved) => Ok(resolved),
+            None => self.resolve_anew(path, follow),
+        }
+    }
+
+    fn resolve_anew(&self, path: &TreePath, follow: Follow) -> Result<(TreePath, Entry)> {
+        if self.seen.is_some()
+            && self.chain.may_hide_rows()
+            && let Some(resolved) = self.resolve_in_parent(path)?
+        {
+            self.remember(path, &resolved);
+            return Ok(resolved);
+        }
+        let resolved = self.with(|txn, chain| tree::resolve(txn, chain, path, follow))?;
+        self.remember(path, &resolved);
+        Ok(resolved)
+    }
+
+    fn remember(&self, path: &TreePath, resolved: &(TreePath, Entry)) {
+        // A link at the end, not followed, is not where the path leads.
+        if let Some(seen) = &self.seen
+            && !resolved.1.is_symlink()
+        {
+            let resolved = resolved.clone();
+            seen.lock().paths.insert(path.clone(), resolved);
+        }
+    }
+
+    /// Uses what was resolved before.
+    fn remembered<R>(
         &self,
         path: &TreePath,
         follow: Follow,
-        resolve: impl FnOnce() -> Result<(TreePath, Entry)>,
-    ) -> Result<(TreePath, Entry)> {
-        if !self.pinned || follow == Follow::No {
-            return resolve();
-        }
-        if let Some(seen) = self.seen.lock().paths.get(path) {
-            return Ok(seen.clone());
-        }
-        let resolved = resolve()?;
-        let mut seen = self.seen.lock();
-        seen.paths.insert(path.clone(), resolved.clone());
-        Ok(resolved)
+        seen: impl FnOnce(&TreePath, &Entry) -> R,
+    ) -> Option<R> {
+        let mut all = self.seen.as_ref()?.lock();
+        let (real, entry) = all.paths.get(path)?;
+        // Another path is where a link leads, perhaps one at the end.
+        (follow == Follow::Yes || real == path).then(|| seen(real, entry))
     }
 
     /// Resolves a path in the directory that its parent leads to, which is mostly remembered.
@@ -329,10 +401,18 @@ impl View {
         let Some(parent) = path.parent() else {
             return Ok(None);
         };
-        let resolve =
-            |txn: &dyn ReadTxn, chain: &Chain| tree::resolve(txn, chain, &parent, Follow::Yes);
-        let Ok((dir, entry)) = self.remembered(&parent, Follow::Yes, || self.with(resolve)) else {
-            return Ok(None);
+        let (dir, entry) = match self.remembered(&parent, Follow::Yes, both) {
+            Some(resolved) => resolved,
+            None => {
+                let resolve = |txn: &dyn ReadTxn, chain: &Chain| {
+                    tree::resolve(txn, chain, &parent, Follow::Yes)
+                };
+                let Ok(resolved) = self.with(resolve) else {
+                    return Ok(None);
+                };
+                self.remember(&parent, &resolved);
+                resolved
+            }
         };
         if !entry.is_dir() {
             return Ok(None);
@@ -345,11 +425,15 @@ impl View {
     }
 
     fn file_hash(&self, path: &TreePath) -> Result<Hash> {
-        match self.resolve(path, Follow::Yes)?.1.node {
+        match self.look(path, Follow::Yes)?.node {
             Node::File { hash, .. } => Ok(hash),
             _ => Err(Error::new(ErrorKind::IsADirectory)),
         }
     }
+}
+
+fn both(path: &TreePath, entry: &Entry) -> (TreePath, Entry) {
+    (path.clone(), entry.clone())
 }
 
 impl Drop for View {

@@ -1,6 +1,6 @@
 //! A store that fails on demand: at the n-th call, whichever it is.
 //!
-//! Each call of [`Store::read`], [`Store::write`] and of every method of a transaction counts, and
+//! Each call of [`Store::read`], [`Store::glance`], [`Store::write`] and of every method of a transaction counts, and
 //! so does each row that a scan delivers. [`Store::wait_for_commit`] never fails.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use alknet_fs_core::event::{Commit, Cursor, Event};
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch,
     Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
-    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, WriteTxn,
+    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 
@@ -110,6 +110,14 @@ impl Store for FaultyStore {
         }))
     }
 
+    fn glance(&self) -> Result<Box<dyn ReadTxn>> {
+        self.plan.call("glance")?;
+        Ok(Box::new(Reader {
+            inner: self.inner.glance()?,
+            plan: self.plan.clone(),
+        }))
+    }
+
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>> {
         self.plan.call("write")?;
         Ok(Box::new(Writer {
@@ -141,6 +149,10 @@ macro_rules! pass_on {
 macro_rules! pass_reads_on {
     ($of:ty) => {
         impl ReadTxn for $of {
+            fn version(&self) -> Option<Version> {
+                self.inner.version()
+            }
+
             pass_on! {
                 fn bucket_named(&self, name: &str) -> Result<Option<BucketRecord>>;
                 fn bucket(&self, id: BucketId) -> Result<Option<BucketRecord>>;

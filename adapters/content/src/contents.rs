@@ -12,6 +12,7 @@ use alknet_fs_core::store::{ContentForm, ContentRecord, ReadTxn, SessionId, Writ
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp};
 
 use crate::assemble::{Assembly, FULL_PART, SEGMENTS_MAX};
+use crate::cache::SmallContents;
 use crate::delta::Delta;
 use crate::files::{Area, DiskFiles, Files};
 use crate::hash_tree::{GROUP_LEN, TreeHasher};
@@ -42,6 +43,9 @@ pub struct Config {
     pub delta_depth_max: u32,
     /// A hash tree is kept in its record up to this many bytes. Default 32 KiB.
     pub tree_inline_max: u64,
+    /// How many bytes of small contents that were read more than once stay in memory. Default 4 MiB;
+    /// with 0 none do.
+    pub cache_bytes: u64,
     /// The largest content in bytes. Default 1 TiB: hashing it takes minutes even where it is a
     /// single hole.
     pub size_max: u64,
@@ -56,6 +60,7 @@ impl Default for Config {
             delta_merge_max: 32 << 10,
             delta_depth_max: 16,
             tree_inline_max: 32 << 10,
+            cache_bytes: 4 << 20,
             size_max: 1 << 40,
         }
     }
@@ -163,15 +168,13 @@ pub struct Usage {
 pub struct Contents {
     files: Option<Arc<dyn Files>>,
     config: Config,
+    cache: Arc<SmallContents>,
 }
 
 impl Contents {
     /// Keeps everything in records: for a store in memory.
     pub fn in_memory() -> Self {
-        Self {
-            files: None,
-            config: Config::default(),
-        }
+        Self::new(None, Config::default())
     }
 
     /// Keeps large contents in the `blobs/` directory of a store, which is made if need be.
@@ -184,9 +187,15 @@ impl Contents {
 
     /// Keeps large contents in files of any kind.
     pub fn with_files(files: Arc<dyn Files>, config: Config) -> Self {
+        Self::new(Some(files), config)
+    }
+
+    fn new(files: Option<Arc<dyn Files>>, config: Config) -> Self {
+        let cache = Arc::new(SmallContents::new(config.cache_bytes));
         Self {
-            files: Some(files),
+            files,
             config,
+            cache,
         }
     }
 
@@ -207,6 +216,21 @@ impl Contents {
     /// names the hash and the file.
     pub fn open(&self, txn: &dyn ReadTxn, hash: &Hash) -> Result<ContentReader> {
         ContentReader::open(txn, self.files.as_ref(), hash)
+    }
+
+    /// Opens a content for reading, from memory where it is small and was read before.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the store may have lost a content that is still in memory.
+    pub fn open_cached(&self, txn: &dyn ReadTxn, hash: &Hash) -> Result<ContentReader> {
+        if let Some(bytes) = self.cache.get(hash) {
+            return Ok(ContentReader::of_bytes(*hash, bytes));
+        }
+        let reader = self.open(txn, hash)?;
+        if let Body::Bytes(bytes) = &reader.body {
+            self.cache.offer(hash, bytes);
+        }
+        Ok(reader)
     }
 
     /// Prepares a content from bytes in memory; a large one is written and synced.

@@ -23,6 +23,7 @@
 //! ```
 
 mod assemble;
+mod cache;
 mod contents;
 mod delta;
 mod files;

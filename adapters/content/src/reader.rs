@@ -33,7 +33,7 @@ pub struct ContentReader {
 
 #[derive(Debug)]
 pub(crate) enum Body {
-    Bytes(Vec<u8>),
+    Bytes(Arc<Vec<u8>>),
     File {
         file: Arc<dyn FileHandle>,
         /// The hash tree; empty where it is in a file.
@@ -93,7 +93,7 @@ impl ContentReader {
             if record.size != record.data.len() as u64 {
                 return Err(corrupt(hash, "its record has another size"));
             }
-            return Ok(Self::of_bytes(*hash, record.data));
+            return Ok(Self::of_bytes(*hash, Arc::new(record.data)));
         }
         let Some(files) = files else {
             return Err(corrupt(
@@ -112,7 +112,7 @@ impl ContentReader {
         })
     }
 
-    pub(crate) fn of_bytes(hash: Hash, bytes: Vec<u8>) -> Self {
+    pub(crate) fn of_bytes(hash: Hash, bytes: Arc<Vec<u8>>) -> Self {
         Self {
             hash,
             size: bytes.len() as u64,
@@ -247,7 +247,7 @@ impl ContentReader {
     /// As [`read_at`](Self::read_at); [`ErrorKind::TooLarge`] where it does not fit the memory.
     pub fn read_all(&self) -> Result<Vec<u8>> {
         if let Body::Bytes(bytes) = &self.body {
-            return Ok(bytes.clone());
+            return Ok(bytes.to_vec());
         }
         let mut bytes = Vec::new();
         let len = usize::try_from(self.size).map_err(|_| ErrorKind::TooLarge)?;
@@ -265,7 +265,7 @@ impl ContentReader {
     /// As [`read_all`](Self::read_all).
     pub fn into_bytes(self) -> Result<Vec<u8>> {
         match self.body {
-            Body::Bytes(bytes) => Ok(bytes),
+            Body::Bytes(bytes) => Ok(Arc::unwrap_or_clone(bytes)),
             _ => self.read_all(),
         }
     }

@@ -29,6 +29,7 @@ mod schedule;
 mod schema;
 mod store;
 mod turn;
+mod wal_index;
 mod watch;
 mod write;
 

@@ -7,7 +7,7 @@ use alknet_fs_core::event::{Cursor, Event};
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Layer,
     LazyRow, LineBase, LineRecord, ReadTxn, Row, RowVisitor, Schedule, SessionId, SessionOp,
-    SessionRecord, SnapshotRecord, Staging, TreeVisitor,
+    SessionRecord, SnapshotRecord, Staging, TreeVisitor, Version,
 };
 use alknet_fs_core::{Result, TreePath};
 use rusqlite::types::{FromSql, ValueRef};
@@ -91,6 +91,10 @@ pub(crate) fn parents_below(dir: &TreePath) -> (String, String) {
 }
 
 impl<H: Handle> ReadTxn for Txn<H> {
+    fn version(&self) -> Option<Version> {
+        self.0.version()
+    }
+
     fn bucket_named(&self, name: &str) -> Result<Option<BucketRecord>> {
         let sql = "SELECT id, name, created, epoch, generation, pruned FROM buckets WHERE name = ?";
         one(self.0.conn()?, sql, [name], decode_bucket)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alknet_fs_core::store::{Durability, ReadTxn, Store, WriteTxn};
+use alknet_fs_core::store::{Durability, ReadTxn, Store, Version, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use rusqlite::{Connection, OpenFlags};
@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{DbResult, from_sqlite};
 use crate::schema::{self, Identity};
 use crate::turn::{Pauses, Turn};
+use crate::wal_index::Versioned;
 use crate::watch::Watch;
 
 /// The name of the database within a store's directory.
@@ -280,6 +281,10 @@ impl Store for SqliteStore {
         Ok(Box::new(Txn(reader.begin()?)))
     }
 
+    fn glance(&self) -> Result<Box<dyn ReadTxn>> {
+        Ok(Box::new(Txn(self.readers.take()?)))
+    }
+
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>> {
         let deadline = self.deadline();
         let mut writer = self.lock_writer(deadline)?;
@@ -351,7 +356,7 @@ type WriterGuard = ArcMutexGuard<RawMutex, Writer>;
 
 /// The idle reader connections.
 struct Readers {
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Versioned>>,
     keep: usize,
     database: PathBuf,
     busy_timeout: Duration,
@@ -362,7 +367,7 @@ impl Readers {
         let idle = self.idle.lock().pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => open_reader(&self.database, self.busy_timeout).db()?,
+            None => Versioned::new(open_reader(&self.database, self.busy_timeout).db()?),
         };
         Ok(Reader {
             conn: Some(conn),
@@ -370,7 +375,7 @@ impl Readers {
         })
     }
 
-    fn give_back(&self, conn: Connection) {
+    fn give_back(&self, conn: Versioned) {
         let mut idle = self.idle.lock();
         if idle.len() < self.keep {
             idle.push(conn);
@@ -384,14 +389,18 @@ impl Readers {
 /// A reader connection that goes back to the pool.
 pub(crate) struct Reader {
     /// Always there until the reader is dropped.
-    conn: Option<Connection>,
+    conn: Option<Versioned>,
     readers: Arc<Readers>,
 }
 
 impl Reader {
     #[expect(clippy::unwrap_used, reason = "only drop takes the connection")]
-    fn conn(&self) -> &Connection {
+    fn versioned(&self) -> &Versioned {
         self.conn.as_ref().unwrap()
+    }
+
+    fn conn(&self) -> &Connection {
+        self.versioned().conn()
     }
 
     /// Begins a read transaction and pins its snapshot.
@@ -406,7 +415,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let Some(conn) = self.conn.take() else { return };
-        if conn.is_autocommit() || run(&conn, "COMMIT").is_ok() {
+        if conn.conn().is_autocommit() || run(conn.conn(), "COMMIT").is_ok() {
             self.readers.give_back(conn);
         }
     }
@@ -416,11 +425,19 @@ impl Drop for Reader {
 pub(crate) trait Handle: Send {
     /// Returns the connection, within the transaction.
     fn conn(&self) -> Result<&Connection>;
+
+    /// Returns what was committed last, outside of a transaction.
+    fn version(&self) -> Option<Version>;
 }
 
 impl Handle for Reader {
     fn conn(&self) -> Result<&Connection> {
         Ok(self.conn())
+    }
+
+    fn version(&self) -> Option<Version> {
+        let conn = self.versioned();
+        conn.conn().is_autocommit().then(|| conn.version())?
     }
 }
 
@@ -442,6 +459,10 @@ impl Handle for WriteHandle {
             ));
         }
         Ok(&self.writer.conn)
+    }
+
+    fn version(&self) -> Option<Version> {
+        None
     }
 }
 
@@ -839,6 +860,6 @@ mod tests {
         drop(many);
         let idle = store.readers.idle.lock();
         assert_eq!(idle.len(), Options::default().max_readers);
-        assert!(idle[0].execute("DELETE FROM kv", []).is_err());
+        assert!(idle[0].conn().execute("DELETE FROM kv", []).is_err());
     }
 }
