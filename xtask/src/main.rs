@@ -8,6 +8,7 @@ mod node;
 mod portable;
 mod python;
 mod report;
+mod together;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -99,6 +100,8 @@ enum Part {
     Python,
     /// Builds, checks and tests the Node package.
     Node,
+    /// Python and Node processes on one store.
+    Together,
 }
 
 impl Part {
@@ -110,6 +113,7 @@ impl Part {
             Self::Cross => "cross",
             Self::Python => "python",
             Self::Node => "node",
+            Self::Together => "together",
         }
     }
 
@@ -121,6 +125,7 @@ impl Part {
             Self::Cross => portable::check_cross(workspace),
             Self::Python => python::run(workspace, keep_going),
             Self::Node => node::run(workspace),
+            Self::Together => together::run(workspace),
         }
     }
 }

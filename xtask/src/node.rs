@@ -12,12 +12,8 @@ use crate::report;
 const NODE: (u32, u32) = (20, 19);
 
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    check_node(workspace)?;
-    let package = workspace.root().join("sdk-js");
-    npm(workspace, &package, INSTALL).run()?;
-    build_native(workspace, &package)?;
+    let package = build(workspace)?;
     npm(workspace, &package, &["run", "--silent", "lint"]).run()?;
-    npm(workspace, &package, &["run", "--silent", "build"]).run()?;
     npm(workspace, &package, &["test", "--silent"]).run()?;
     build_reference(workspace, &package)?;
     let integrations = package.join("integrations");
@@ -48,6 +44,15 @@ fn build_reference(workspace: &Workspace, package: &Path) -> Result<PathBuf> {
     ];
     npm(workspace, package, &arguments).args([&folder]).run()?;
     Ok(folder.into())
+}
+
+/// Builds the package where it is, and returns its folder.
+pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    check_node(workspace)?;
+    let package = workspace.root().join("sdk-js");
+    npm(workspace, &package, INSTALL).run()?;
+    build_native(workspace, &package)?;
+    Ok(package)
 }
 
 const INSTALL: &[&str] = &["install", "--no-audit", "--no-fund"];

@@ -58,7 +58,7 @@ fn build_reference(workspace: &Workspace, python: &Path) -> Result<PathBuf> {
 
 /// Installs the package as it is in the working tree, beside the tools and the libraries that it
 /// is tested with.
-fn install_editable(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn install_editable(workspace: &Workspace) -> Result<PathBuf> {
     let package = workspace.root().join("sdk-python");
     let requirements = ["requirements-dev.txt", "requirements-integrations.txt"];
     let requirements = requirements.map(|name| package.join(name));
@@ -193,7 +193,7 @@ fn program(venv: &Path, name: &str) -> PathBuf {
         .with_extension(env::consts::EXE_EXTENSION)
 }
 
-fn tool(workspace: &Workspace, python: &Path, name: &str) -> Step {
+pub(crate) fn tool(workspace: &Workspace, python: &Path, name: &str) -> Step {
     let program = python.with_file_name(name);
     workspace.command(program.with_extension(env::consts::EXE_EXTENSION))
 }
