@@ -1,4 +1,5 @@
 //! Reading by single calls, which remember what they saw for as long as nothing is committed.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
