@@ -275,6 +275,15 @@ impl Store {
         Ok(report.map(GcReport::from))
     }
 
+    /// Panics in the engine's place, here or in the thread of long work; only in builds for tests.
+    #[cfg(debug_assertions)]
+    fn _panic(&self, py: Python<'_>, long: bool) -> PyResult<()> {
+        match long {
+            true => Follower::default().run(py, &self.0, |_, _| panic!("a panic of the engine")),
+            false => self.0.run(py, |_| panic!("a panic of the engine")),
+        }
+    }
+
     /// Gives the free space inside the database back to the disk; returns how many bytes smaller
     /// the store is. Writers of all processes wait meanwhile.
     fn compact(&self, py: Python<'_>) -> PyResult<u64> {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from ._errors import BadHandle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -188,7 +191,9 @@ def _collect(file: io.IOBase, raw: File) -> None:
             detail = f"{raw!r} was never closed: what was written to it is lost"
             warnings.warn(detail, ResourceWarning, stacklevel=3, source=file)
     finally:
-        raw.abort()
+        # The store may be closed, which has aborted it, or be that of the parent process.
+        with contextlib.suppress(BadHandle):
+            raw.abort()
 
 
 class _Buffered:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import TYPE_CHECKING
+
+from ._errors import BadHandle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -133,7 +136,9 @@ class Session:
             try:
                 warnings.warn(detail, ResourceWarning, stacklevel=2, source=self)
             finally:
-                self.abort()
+                # The store may be closed, or be that of the parent process.
+                with contextlib.suppress(BadHandle):
+                    self.abort()
 
     def __repr__(self) -> str:
         state = "" if self._open else "closed "

@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from . import _native
+from ._errors import AlkError
 from ._files import (
     DEFAULT_BUFFER_SIZE,
     BufferedRandom,
@@ -111,6 +112,13 @@ def _wrap(
     except BaseException:
         raw.abort()
         raise
+
+
+def _represent(what: str, handle: _native.Branch | _native.Bucket) -> str:
+    try:
+        return f"<alknet_fs.{what} {handle.name!r}>"
+    except AlkError as error:
+        return f"<alknet_fs.{what}: {error.strerror}>"
 
 
 def _leads_to_dir(entry: _native.DirEntry) -> bool:
@@ -421,7 +429,7 @@ class Branch(_Reading, _Writing, _native.Branch):
     _unpickled: Bucket | None = None
 
     def __repr__(self) -> str:
-        return f"<alknet_fs.Branch {self.name!r}>"
+        return _represent("Branch", self)
 
     def view(self, snapshot: str | None = None) -> View:
         """Open a view of the branch as it is now, or of one of its snapshots."""
@@ -699,7 +707,7 @@ class Bucket(_native.Bucket):
     _unpickled: Store | None = None
 
     def __repr__(self) -> str:
-        return f"<alknet_fs.Bucket {self.name!r}>"
+        return _represent("Bucket", self)
 
     @property
     def store(self) -> Store:
