@@ -1,6 +1,6 @@
 /** One body for the synchronous and the promised form of every operation. */
 
-import { type Call, rebuild } from './errors.js';
+import { aborted, type Call, rebuild } from './errors.js';
 import type { Outcome } from './native.js';
 
 /** One native call; its argument says whether it is to be a promise. */
@@ -58,6 +58,18 @@ export function runSmall<T>(call: Call | undefined, now: () => T, later: () => P
       pooled = AFTER_LONG;
     }
   }
+}
+
+/** Waits for a promise, or for the signal that says to wait no longer. */
+export function until<T>(signal: AbortSignal | undefined, promise: Promise<T>): Promise<T> {
+  if (signal === undefined || signal === null) {
+    return promise;
+  }
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(aborted(signal));
+    signal.addEventListener('abort', abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
 }
 
 /** Runs an operation on the calling thread, or as a promise. */

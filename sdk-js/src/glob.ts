@@ -74,9 +74,8 @@ function* globSteps(
       if (kind !== 1) {
         continue;
       }
-      const { names, kinds: each } = yield* step(call, (later) => tree.listAll(from, later));
       const top = new Dirent(posix.basename(from), posix.dirname(from), kind);
-      entries = [top, ...names.map((name, at) => entry(from, name, each[at] as number))];
+      entries = [top, ...(yield* below(tree, from, depth(pattern)))];
     } catch (error) {
       if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) {
         continue;
@@ -99,6 +98,41 @@ function* globSteps(
     }
   }
   return withFileTypes ? [...found.values()] : [...found.keys()];
+}
+
+/** How many names a pattern has after its part without magic; any number for `**`. */
+function depth(pattern: string): number {
+  const unknown = /\*\*|[{(]/.test(pattern);
+  const names = (path: string) => path.split('/').filter((name) => name !== '' && name !== '.');
+  return unknown ? Infinity : names(pattern).length - names(base(pattern)).length;
+}
+
+/** Lists what is below a directory, as deep as a pattern reaches. */
+function* below(tree: Tree, from: string, depth: number): Steps<Dirent[]> {
+  const list = function* (path: string, all: boolean): Steps<Dirent[]> {
+    const { names, kinds } = yield* step({ syscall: 'scandir', path }, (later) =>
+      all ? tree.listAll(path, later) : tree.list(path, later),
+    );
+    return names.map((name, at) => entry(path, name, kinds[at] as number));
+  };
+  if (depth === Infinity) {
+    return yield* list(from, true);
+  }
+  const found: Dirent[] = [];
+  let paths = [from];
+  for (let level = 0; level < depth; level += 1) {
+    const next: string[] = [];
+    for (const path of paths) {
+      for (const entry of yield* list(path, false)) {
+        found.push(entry);
+        if (entry.isDirectory()) {
+          next.push(posix.join(path, entry.name));
+        }
+      }
+    }
+    paths = next;
+  }
+  return found;
 }
 
 function kinds(numbers: number[]) {

@@ -35,7 +35,7 @@ import {
   toTime,
 } from './arguments.js';
 import { checkObject, toFunction } from './attributes.js';
-import { drive, run, runSmall, type Step, type Steps, step } from './calls.js';
+import { drive, run, runSmall, type Step, type Steps, step, until } from './calls.js';
 import { DirectoryFile } from './directory.js';
 import { failure, rebuild, systemError, wrongType } from './errors.js';
 import type { Listing, OpenFile, Outcome, Tree } from './native.js';
@@ -150,11 +150,8 @@ export function readFile(tree: Tree, later: boolean, path: PathLike, options?: F
   if (later) {
     check(signal);
     const bytes = run(true, call, () => tree.read(name, true)) as Promise<Buffer>;
-    return bytes.then(
-      (bytes) => {
-        check(signal);
-        return decoded(bytes, encoding);
-      },
+    return until(signal, bytes).then(
+      (bytes) => decoded(bytes, encoding),
       (error) => {
         throw readingDirectory(error);
       },

@@ -320,6 +320,8 @@ describe('patterns', () => {
     ['.git/*', {}, ['.git/d.ts']],
     ['/src/*.ts', {}, ['/src/a.ts']],
     ['*.ts', { cwd: '/src' }, ['a.ts']],
+    ['*/*.ts', {}, ['src/a.ts']],
+    ['./src/*/?.ts', {}, ['src/lib/b.ts']],
     ['../*.ts', { cwd: '/src' }, ['../e.ts']],
     ['none/*', {}, []],
     ['e.ts', {}, ['e.ts']],

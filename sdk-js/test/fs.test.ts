@@ -147,6 +147,20 @@ describe('files', () => {
     assert.equal(fs.existsSync('/a'), false);
   });
 
+  it('are waited for until the signal says so', async () => {
+    const fs = fresh();
+    fs.writeFileSync('/a', 'old');
+    const controller = new AbortController();
+    const { signal } = controller;
+    const read = fs.promises.readFile('/a', { signal });
+    const large = Buffer.alloc(4 << 20, 'new');
+    const written = fs.promises.writeFile('/a', large, { signal });
+    controller.abort();
+    await assert.rejects(read, { name: 'AbortError', code: 'ABORT_ERR' });
+    await assert.rejects(written, { name: 'AbortError', code: 'ABORT_ERR' });
+    assert.equal(fs.readFileSync('/a', 'utf8'), 'old');
+  });
+
   it('open, read, write and close by number', async () => {
     const fs = fresh();
     const fd = fs.openSync('/a', 'w+');
