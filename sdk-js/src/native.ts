@@ -586,11 +586,17 @@ function platformName(): string {
   if (platform !== 'linux') {
     return `${platform}-${arch}`;
   }
-  const report = process.report.getReport() as { header?: { glibcVersionRuntime?: string } };
-  return `linux-${arch}-${report.header?.glibcVersionRuntime ? 'gnu' : 'musl'}`;
+  const report = process.report as typeof process.report & { excludeNetwork?: boolean };
+  // Otherwise the report asks name servers about open connections.
+  const before = report.excludeNetwork;
+  report.excludeNetwork = true;
+  const { header } = report.getReport() as { header?: { glibcVersionRuntime?: string } };
+  report.excludeNetwork = before;
+  return `linux-${arch}-${header?.glibcVersionRuntime ? 'gnu' : 'musl'}`;
 }
 
-const platform = platformName();
+/** The name of this platform. */
+export const platform = platformName();
 
 /** The name of the native module's file, in the root of the package. */
 export const file = `alknet-fs.${platform}.node`;
@@ -613,5 +619,10 @@ function load(): Native {
     }
   }
   const cause = new AggregateError(failures);
-  throw new Error(`alknet-fs has no native module for ${platform}`, { cause });
+  throw new Error(
+    `alknet-fs has no native module for ${platform}. It comes with the optional dependency ` +
+      `@alknet/fs-${platform}: install again without leaving optional dependencies out. ` +
+      'Where there is none for this platform, build it in a clone of the repository.',
+    { cause },
+  );
 }
