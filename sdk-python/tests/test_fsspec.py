@@ -387,8 +387,14 @@ def test_removals(fs: AlkFileSystem) -> None:
         fs.rmdir("dir")
     fs.rm("dir/sub/*")
     fs.rmdir("dir/sub")
-    fs.rm(["a", "dir", "dir/b"], recursive=True)
+    fs.pipe_file("dir-2/a", b"")
+    fs.rm(["a", "dir", "dir-2", "dir/b"], recursive=True)
     assert fs.find("") == ["e"]
+    fs.pipe({"1": b"", "[1]": b""})
+    fs.rm("[1]")
+    assert fs.find("") == ["1", "e"]
+    with pytest.raises(alknet_fs.InUse):
+        fs.rm("", recursive=True)
 
 
 def test_transfers_report_progress(fs: AlkFileSystem, tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ class File(io.RawIOBase):
 
     def write(self, data: Buffer, /) -> int:
         """Write all bytes at the position, or at the end of a file opened for appending."""
-        return self._native.write(data)
+        # What is bytes is not copied again.
+        return self._native.write(data.tobytes() if isinstance(data, memoryview) else data)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Read up to ``size`` bytes at an offset; the position stays."""

@@ -87,6 +87,17 @@ def _shared_store(path: str, create: bool, **options: Any) -> _tree.Store:
         return store
 
 
+def _forget_stores() -> None:
+    """Forget the stores of the parent after a fork, where another thread may have held the lock."""
+    global _stores_lock
+    _stores_lock = threading.Lock()
+    _stores.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_stores)
+
+
 class _ByStore(_Cached):  # type: ignore[misc]
     """Resolves the store before fsspec looks for a filesystem it has made already.
 
@@ -650,12 +661,18 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
             if maxdepth is not None:
                 super().rm(path, recursive=recursive, maxdepth=maxdepth)
                 return
-            below: str | None = None
-            for item in self.expand_path(path):
-                if below is not None and item.startswith(below):
+            paths = path if isinstance(path, list) else [path]
+            # A name with a bracket is a name before it is a pattern.
+            found = {p for p in map(self._strip_protocol, paths) if self.lexists(p)}
+            patterns = [p for p in map(self._strip_protocol, paths) if p not in found]
+            if patterns:
+                found |= set(self.expand_path(patterns))
+            gone: tuple[str, ...] = ()
+            for item in sorted(found):
+                if item.startswith(gone):
                     continue
                 if self._remove(item, recursive=recursive, files_only=True):
-                    below = f"{item}/"
+                    gone += (f"{item}/",)
 
     def _remove(self, path: Any, *, recursive: bool, files_only: bool = False) -> bool:
         """Remove what is at a path; tell whether it was a whole tree."""
@@ -760,7 +777,6 @@ class AlkTransaction(Transaction):  # type: ignore[misc]
 
     def complete(self, commit: bool = True) -> None:
         """Commit everything, or drop it."""
-        fs: Any = self.fs
         try:
             for file in self.files:
                 file.commit() if commit else file.discard()
@@ -769,7 +785,6 @@ class AlkTransaction(Transaction):  # type: ignore[misc]
                 self._group.commit()
         finally:
             super().complete(commit=False)
-            fs._intrans = False
 
 
 AlkFileSystem.transaction_type = AlkTransaction
