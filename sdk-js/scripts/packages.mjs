@@ -12,6 +12,10 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
+if (process.argv[2] === '--instead') {
+  console.error('Publish what `npm run packages` lays out, and not this folder.');
+  process.exit(1);
+}
 const [folder, native = root] = process.argv.slice(2).map((path) => resolve(path));
 if (folder === undefined) {
   throw new Error('usage: node scripts/packages.mjs FOLDER [NATIVE]');
@@ -79,7 +83,7 @@ for (const target of napi.targets) {
 
 const main = join(folder, manifest.name);
 mkdirSync(main);
-write(join(main, 'package.json'), { ...manifest, optionalDependencies });
+write(join(main, 'package.json'), { ...manifest, files: ['dist'], optionalDependencies });
 for (const name of ['dist', 'README.md']) {
   if (existsSync(join(root, name))) {
     cpSync(join(root, name), join(main, name), { recursive: true });
