@@ -1,6 +1,7 @@
 //! The Python package: built, linted, tested, and used as others would use it.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
     }
     tests.run()?;
     build_reference(workspace, &python)?;
-    use_wheel(workspace, &python)
+    use_packages(workspace, &python)
 }
 
 /// Builds the reference of the API.
@@ -71,15 +72,91 @@ pub(crate) fn install_editable(workspace: &Workspace) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// Installs the wheel in an empty environment and runs a program there.
-fn use_wheel(workspace: &Workspace, python: &Path) -> Result<()> {
+/// Builds the package as pip does, from its folder and from its source distribution, installs it in
+/// an empty environment and runs a program there.
+fn use_packages(workspace: &Workspace, python: &Path) -> Result<()> {
     let folder = workspace.tools().join("python-package");
+    fs::create_dir_all(&folder)?;
+    let source = unpack(workspace, python, &folder)?;
+    // What the source distribution builds must not pass for what the working tree builds: another
+    // setting gives it other file names in the same target folder, and all else is shared. It has
+    // fewer members of the workspace than its lock file.
+    let mut other = "--profile dev --offline".to_owned();
+    for name in ["core", "content", "sqlite", "python"].map(|name| format!("alknet-fs-{name}")) {
+        other += &format!(" --config profile.dev.package.{name}.codegen-units=250");
+    }
+    other += " --config profile.dev.package.alknet-fs.codegen-units=250";
+    let packages = [
+        (
+            workspace.root().join("sdk-python"),
+            "--profile dev --locked",
+        ),
+        (source, &*other),
+    ];
+    for (package, arguments) in packages {
+        let wheels = emptied(folder.join("wheels"))?;
+        workspace
+            .command(python)
+            .args(["-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps"])
+            .args(["--no-cache-dir", "--no-build-isolation", "--wheel-dir"])
+            .args([&wheels, &package])
+            .env("MATURIN_PEP517_ARGS", arguments)
+            .env("CARGO_TARGET_DIR", &workspace.metadata.target_directory)
+            .env("PATH", path_with(python)?)
+            .run()?;
+        use_wheel(workspace, python, &only_file(&wheels)?, &folder)?;
+    }
+    Ok(())
+}
+
+/// Makes the source distribution and unpacks it, unless it is the one that is unpacked already.
+fn unpack(workspace: &Workspace, python: &Path, folder: &Path) -> Result<PathBuf> {
+    let made = emptied(folder.join("sdist"))?;
+    tool(workspace, python, "maturin")
+        .args(["sdist", "--out"])
+        .args([&made])
+        .dir(&workspace.root().join("sdk-python"))
+        .run()?;
+    let made = only_file(&made)?;
+    let (unpacked, stamp) = (folder.join("unpacked"), folder.join("unpacked.tar.gz"));
+    if !fs::read(&stamp).is_ok_and(|old| fs::read(&made).is_ok_and(|new| old == new)) {
+        let unpacked = emptied(unpacked.clone())?;
+        // Files get the time of now: those of the archive would make changed sources look old.
+        workspace
+            .command("tar")
+            .args(["-xzmf".as_ref(), made.as_os_str()])
+            .args(["-C".as_ref(), unpacked.as_os_str()])
+            .run()?;
+        fs::copy(&made, stamp)?;
+    }
+    only_file(&unpacked)
+}
+
+fn emptied(folder: PathBuf) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let wheel = wheel(workspace, python, &folder.join("wheels"), "dev")?;
-    let empty = folder.join("venv");
+    Ok(folder)
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let file = fs::read_dir(folder)?.next();
+    Ok(file.context("nothing was built")??.path())
+}
+
+/// Returns the search path with the tools of an environment first.
+fn path_with(python: &Path) -> Result<OsString> {
+    let tools = python.parent().map(ToOwned::to_owned);
+    let path = env::var_os("PATH").unwrap_or_default();
+    Ok(env::join_paths(
+        tools.into_iter().chain(env::split_paths(&path)),
+    )?)
+}
+
+/// Installs a wheel in an empty environment and runs a program there.
+fn use_wheel(workspace: &Workspace, python: &Path, wheel: &Path, folder: &Path) -> Result<()> {
+    let empty = emptied(folder.join("venv"))?;
     workspace
         .command(python)
         .args(["-m", "venv"])
@@ -90,22 +167,21 @@ fn use_wheel(workspace: &Workspace, python: &Path) -> Result<()> {
         .command(&python)
         .args(["-m", "pip", "install", "--quiet", "--no-index"])
         .args([wheel])
-        .dir(&folder)
+        .dir(folder)
         .run()?;
     let script = folder.join("first_use.py");
     fs::write(&script, FIRST_USE)?;
+    let store = emptied(folder.join("store"))?;
     workspace
         .command(&python)
-        .args([&script, &folder.join("store")])
-        .dir(&folder)
+        .args([&script, &store])
+        .dir(folder)
         .run()
 }
 
 /// Builds the wheel, the only one in its folder.
 fn wheel(workspace: &Workspace, python: &Path, folder: &Path, profile: &str) -> Result<PathBuf> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
-    }
+    emptied(folder.to_owned())?;
     tool(workspace, python, "maturin")
         .args([
             "build",
@@ -118,8 +194,7 @@ fn wheel(workspace: &Workspace, python: &Path, folder: &Path, profile: &str) -> 
         .args([folder])
         .dir(&workspace.root().join("sdk-python"))
         .run()?;
-    let wheel = fs::read_dir(folder)?.next();
-    Ok(wheel.context("maturin built no wheel")??.path())
+    only_file(folder)
 }
 
 /// Returns an interpreter with the release build of the package and what it is measured beside.
