@@ -156,7 +156,7 @@ fn a_call_of_many_reads_shows_one_state() {
             batch.rename(from, to).unwrap();
         } else {
             batch.mkdir(to).unwrap();
-            batch.write(&format!("{to}/file"), "text").unwrap();
+            batch.write(format!("{to}/file"), "text").unwrap();
         }
         batch.symlink(to, "/now").unwrap();
         batch.commit().unwrap();
