@@ -68,10 +68,9 @@ def branch(store: alknet_fs.Store) -> alknet_fs.Branch:
 def node(store: alknet_fs.Store) -> Iterator[Node]:
     assert store.path is not None
     node = Node(pathlib.Path(store.path))
-    yield node
-    assert node.process.stdin is not None
-    node.process.stdin.close()
-    node.process.wait(timeout=DEADLINE)
+    # Leaving the block ends the input, and with it the process.
+    with node.process:
+        yield node
 
 
 def test_each_reads_at_once_what_the_other_wrote(branch: alknet_fs.Branch, node: Node) -> None:
