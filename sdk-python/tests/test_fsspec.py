@@ -207,7 +207,7 @@ def test_files_read_and_seek_as_local_ones(fs: AlkFileSystem, tmp_path: Path, bl
         assert file.size == len(data)
         assert isinstance(file, io.BufferedReader)
         assert (file.readable(), file.writable(), file.seekable()) == (True, False, True)
-        for place in ((0, 0), (99_990, 0), (-3, 2), (5, 0), (block, 1)):
+        for place in ((0, 0), (-1, 1), (99_990, 0), (-3, 2), (5, 0), (block, 1), (200_000, 0)):
             assert file.seek(*place) == local.seek(*place)
             assert file.read(block) == local.read(block)
             assert file.tell() == local.tell()
