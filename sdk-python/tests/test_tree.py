@@ -153,6 +153,12 @@ def test_links(branch: alknet_fs.Branch) -> None:
     assert branch.stat("/l", follow_symlinks=False) == branch.lstat("/l")
     branch.chmod("/l", 0o600)
     assert branch.stat("/a").mode == 0o600
+    branch.symlink(pathlib.PurePosixPath("a"), "/l2")
+    branch.symlink("é".encode(), b"/l3")
+    assert (branch.readlink("/l2"), branch.readlink("/l3")) == ("a", "é")
+    for target in (b"\xff", "\udcff", "", "a\0b"):
+        with pytest.raises(alknet_fs.InvalidInput):
+            branch.symlink(target, "/l4")
     branch.symlink("loop", "/loop")
     with pytest.raises(alknet_fs.TooManyLinks):
         branch.stat("/loop")

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use alknet_fs::{Follow, IntoPath, PutMode, Result, SetAttrs, Timestamp, TreePath};
+use alknet_fs::{
+    Error, ErrorKind, Follow, IntoPath, PutMode, Result, SetAttrs, Timestamp, TreePath,
+};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
@@ -15,6 +17,16 @@ impl Default for PathArg<'_> {
     /// The root.
     fn default() -> Self {
         Self(Cow::Borrowed(b"/"))
+    }
+}
+
+impl PathArg<'_> {
+    /// Returns the text as the target of a symbolic link, which need not be a path of a tree.
+    pub(crate) fn target(&self) -> Result<&str> {
+        std::str::from_utf8(&self.0).map_err(|_| {
+            let detail = "the target of a link is not UTF-8";
+            Error::with_detail(ErrorKind::InvalidInput, detail).op("symlink")
+        })
     }
 }
 

@@ -128,7 +128,7 @@ impl Batch {
     fn symlink(
         &self,
         py: Python<'_>,
-        target: &str,
+        target: PathArg<'_>,
         path: PathArg<'_>,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -136,7 +136,9 @@ impl Batch {
         mtime_ns: Option<i64>,
     ) -> PyResult<()> {
         let set = attrs(mode, uid, gid, mtime_ns);
-        self.with(py, |batch| batch.symlink_with(target, &path, &set))
+        self.with(py, |batch| {
+            batch.symlink_with(target.target()?, &path, &set)
+        })
     }
 
     /// Removes a file or a link.

@@ -449,8 +449,9 @@ impl Branch {
     }
 
     /// Makes a symbolic link at `path` that points to `target`, which need not exist.
-    fn symlink(&self, py: Python<'_>, target: &str, path: PathArg<'_>) -> PyResult<()> {
-        self.0.run(py, |branch| branch.symlink(target, &path))
+    fn symlink(&self, py: Python<'_>, target: PathArg<'_>, path: PathArg<'_>) -> PyResult<()> {
+        self.0
+            .run(py, |branch| branch.symlink(target.target()?, &path))
     }
 
     /// Refuses to make a hard link: an entry has one path, and a copy costs no space.

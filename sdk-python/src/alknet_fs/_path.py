@@ -378,7 +378,7 @@ class Path(TreePath["AnyTree"]):
 
     def symlink_to(self, target: Part, target_is_directory: bool = False) -> None:
         """Make a symbolic link that points to a target, which need not exist."""
-        self._branch.symlink(os.fspath(target), self)
+        self._branch.symlink(target, self)
 
     def hardlink_to(self, target: Part) -> None:
         """Refuse to make a hard link: an entry has one path, and a copy costs no space."""
