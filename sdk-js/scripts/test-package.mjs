@@ -81,7 +81,9 @@ for (const name of readdirSync(join(packed, 'out'))) {
 const built = join(root, file);
 rmSync(built, { force: true });
 const linked = project('linked');
-npm(linked, ['install', '--offline', root], { ALKNET_FS_PROFILE: process.env.ALKNET_FS_PROFILE ?? 'dev' });
+npm(linked, ['install', '--offline', root], {
+  ALKNET_FS_PROFILE: process.env.ALKNET_FS_PROFILE ?? 'dev',
+});
 expect(existsSync(built), `npm install did not build ${built}`);
 use(linked);
 

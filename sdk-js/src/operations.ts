@@ -728,16 +728,19 @@ export function statfs(tree: Tree, later: boolean, path: PathLike, options?: Sta
           : nodefs.statfsSync(home, { bigint })) as Step<StatsFs | BigIntStatsFs>;
     }
     const number = (n: number) => (bigint ? BigInt(Math.floor(n)) : Math.floor(n));
-    const free = number(freemem() / BLOCK);
-    return {
+    // The fields that this Node has: some have more.
+    const shape = nodefs.statfsSync('/', { bigint });
+    const [size, free] = [number(BLOCK), number(freemem() / BLOCK)];
+    return Object.assign(shape, {
       type: number(0),
-      bsize: number(BLOCK),
+      bsize: size,
+      ...('frsize' in shape ? { frsize: size } : {}),
       blocks: number(totalmem() / BLOCK),
       bfree: free,
       bavail: free,
       files: number(0),
       ffree: number(0),
-    } as StatsFs | BigIntStatsFs;
+    });
   };
   return drive(later, steps());
 }

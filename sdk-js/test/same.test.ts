@@ -230,7 +230,7 @@ const MORE: [string, string, Arguments][] = [
 ];
 
 /** Where Node does what is not worth to be done again. */
-const OTHERWISE: [form: string, name: string, label: RegExp][] = [
+const OTHERWISE: (readonly [form: string, name: string, label: RegExp])[] = [
   // It has emptied the file by the time it finds the directory.
   ['', 'copyFile', /^dir to file$/],
   // Linux tells of the slash before it tells of the directory.
@@ -239,6 +239,8 @@ const OTHERWISE: [form: string, name: string, label: RegExp][] = [
   ['sync', 'rm', /^something below a file.*recursive.*force/],
   ['sync', 'cp', /^dir to new$/],
   ['sync', 'opendir', /^(nothing|a file)$/],
+  // Since Node 22 it has other words for what it refuses, and ends the process for some of it.
+  ...(Number.parseInt(process.versions.node, 10) < 22 ? [] : [['sync', 'cp', /./] as const]),
   // It takes the callback for the argument that is missing.
   ['callback', 'chmod', /^no mode$/],
   ['callback', 'writeFile', /^no data$/],
