@@ -92,8 +92,9 @@ function* globSteps(
       }
       // As Node does, what starts with a directory above is told that way.
       const shown = absolute ? path : start.startsWith('..') ? posix.relative(cwd, path) : relative;
-      if (wanted(shown) && !(onlyDirectories && !entry.isDirectory())) {
-        found.set(onlyDirectories ? `${shown}/` : shown, entry);
+      const matches = shown === '.' ? pattern === '**' : wanted(shown);
+      if (matches && !(onlyDirectories && !entry.isDirectory())) {
+        found.set(shown, entry);
       }
     }
   }

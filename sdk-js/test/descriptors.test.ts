@@ -1,13 +1,13 @@
 /** Open files by numbers and as handles, directories, patterns. */
 
 import assert from 'node:assert/strict';
-import type * as nodefs from 'node:fs';
+import * as nodefs from 'node:fs';
 import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 
 import { type FileHandle, type FileSystem, memory } from 'alknet-fs';
 
-import { type Anything, caught, same, shape } from './both.js';
+import { type Anything, fresh as both, caught, same, shape } from './both.js';
 
 function fresh(): FileSystem {
   return memory().bucket().branch().fs;
@@ -303,18 +303,31 @@ describe('directories', () => {
 
 describe('patterns', () => {
   const fs = fresh();
-  for (const path of ['/src/a.ts', '/src/lib/b.ts', '/src/lib/c.js', '/.git/d.ts', '/e.ts']) {
-    fs.mkdirSync(path.replace(/\/[^/]*$/, '') || '/', { recursive: true });
-    fs.writeFileSync(path, '');
+  const at = both();
+  for (const [each, root] of [
+    [fs, ''],
+    [nodefs, at],
+  ] as const) {
+    for (const path of ['/src/a.ts', '/src/lib/b.ts', '/src/lib/c.js', '/.git/d.ts', '/e.ts']) {
+      each.mkdirSync(root + path.replace(/\/[^/]*$/, '/'), { recursive: true });
+      each.writeFileSync(root + path, '');
+    }
+    each.symlinkSync('lib', `${root}/src/link`);
   }
-  fs.symlinkSync('lib', '/src/link');
 
   const cases: [string | string[], Anything, string[]][] = [
     ['*.ts', {}, ['e.ts']],
     ['**/*.ts', {}, ['e.ts', 'src/a.ts', 'src/lib/b.ts']],
     ['src/**/*.{ts,js}', {}, ['src/a.ts', 'src/lib/b.ts', 'src/lib/c.js']],
     ['src/*', {}, ['src/a.ts', 'src/lib', 'src/link']],
-    ['src/*/', {}, ['src/lib/']],
+    ['src/*/', {}, ['src/lib']],
+    ['src/', {}, ['src']],
+    ['.', {}, []],
+    ['src/**', {}, ['src', 'src/a.ts', 'src/lib', 'src/lib/b.ts', 'src/lib/c.js', 'src/link']],
+    ['src/{a.ts,lib/*.js}', {}, ['src/a.ts', 'src/lib/c.js']],
+    ['src/!(a).ts', {}, []],
+    ['src/+(a|b).ts', {}, ['src/a.ts']],
+    ['**/.*', {}, ['.git']],
     ['src/?.ts', {}, ['src/a.ts']],
     ['src/[b-z].ts', {}, []],
     ['.git/*', {}, ['.git/d.ts']],
@@ -341,6 +354,12 @@ describe('patterns', () => {
         fs.glob(pattern, options, (error, value) => (error ? reject(error) : resolve(value))),
       );
       assert.deepEqual(back, want);
+      // Node has it since version 22.
+      if ('globSync' in nodefs && !pattern.includes('/src/*.ts')) {
+        const cwd = `${at}${options.cwd ?? ''}`;
+        const node = (nodefs as Anything).globSync(pattern, { ...options, cwd }).sort();
+        assert.deepEqual(node, want);
+      }
     });
   }
 
