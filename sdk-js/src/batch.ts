@@ -60,7 +60,9 @@ export class Batch {
 
   /** Writes a whole file with attributes. */
   async put(path: PathLike, data: Data, options?: PutOptions): Promise<void> {
-    const bytes = toBytes(data);
+    const given = toBytes(data);
+    // What waits for its turn must not change meanwhile.
+    const bytes = this.#before === undefined ? given : given.slice();
     await this.#collect(this.#putting(path, bytes, options), bytes.length > SMALL);
   }
 
@@ -233,11 +235,8 @@ export class Batch {
       now(change);
       return;
     }
-    const before = this.#before;
-    const work = (async () => {
-      await before?.catch(() => {});
-      await (long ? later(change) : now(change));
-    })();
+    const begin = async () => (long ? later(change) : now(change));
+    const work = this.#before === undefined ? begin() : this.#before.then(begin, begin);
     this.#before = work;
     try {
       await work;

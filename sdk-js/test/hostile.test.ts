@@ -6,6 +6,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 
 import {
   type AlkError,
@@ -397,6 +399,68 @@ describe('hostile arguments', () => {
     }
     for (const options of [7, 'x', { author: 7 }, { busyTimeout: -1 }, { busyTimeout: 'x' }]) {
       assert.ok(await outcome({ memory }, 'memory', [options]));
+    }
+  });
+});
+
+describe('a buffer that is taken away while it is used', () => {
+  const SIZE = 4 << 20;
+
+  function taken(fill: number): [Uint8Array, () => void] {
+    const bytes = new Uint8Array(SIZE).fill(fill);
+    return [bytes, () => void structuredClone(bytes.buffer, { transfer: [bytes.buffer] })];
+  }
+
+  setFlagsFromString('--expose-gc');
+  const gc = runInNewContext('gc') as () => void;
+
+  it('is written as it was', async () => {
+    const branch = tree();
+    const session = branch.openSessionSync('/session');
+    const handle = await branch.openFile('/handle', { write: true, create: true });
+    const batch = branch.batch();
+    const writes = [
+      (bytes: Uint8Array) => branch.fs.promises.writeFile('/file', bytes),
+      (bytes: Uint8Array) => branch.put('/put', bytes),
+      (bytes: Uint8Array) => session.write(bytes, 0),
+      (bytes: Uint8Array) => handle.write(bytes, 0, SIZE, 0),
+      (bytes: Uint8Array) => batch.write('/batch', bytes),
+    ];
+    await Promise.all(
+      writes.map(async (write) => {
+        const [bytes, take] = taken(7);
+        const written = write(bytes);
+        take();
+        gc();
+        await written;
+      }),
+    );
+    await Promise.all([session.close(), handle.close(), batch.commit()]);
+    for (const path of ['/file', '/put', '/session', '/handle', '/batch']) {
+      assert.ok(branch.fs.readFileSync(path).equals(Buffer.alloc(SIZE, 7)), path);
+    }
+  });
+
+  it('is not read into', async () => {
+    const branch = tree();
+    branch.fs.writeFileSync('/f', Buffer.alloc(SIZE, 7));
+    const reader = branch.readerSync('/f');
+    const session = branch.openSessionSync('/f');
+    const handle = await branch.openFile('/f');
+    const reads = [
+      (bytes: Uint8Array) => reader.readInto(bytes, 0),
+      (bytes: Uint8Array) => session.readInto(bytes, 0),
+      (bytes: Uint8Array) => handle.read(bytes, 0, SIZE, 0),
+    ];
+    for (const read of reads) {
+      const [bytes, take] = taken(0);
+      const refused = assert.rejects(read(bytes), { code: 'ERR_INVALID_ARG_TYPE' });
+      take();
+      gc();
+      await refused;
+      const [kept] = taken(0);
+      await read(kept);
+      assert.ok(Buffer.from(kept.buffer).equals(Buffer.alloc(SIZE, 7)));
     }
   });
 });

@@ -5,9 +5,10 @@ use napi::bindgen_prelude::{ToNapiValue, Uint8Array};
 use napi_derive::napi;
 use parking_lot::Mutex;
 
+use crate::bytes::Given;
 use crate::convert::{Attributes, follow, put_mode};
 use crate::handle::Handle;
-use crate::job::{Kept, Outcome, now, run};
+use crate::job::{Outcome, now, run};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -57,11 +58,11 @@ impl BatchHandle {
         create: bool,
         replace: bool,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<()>>> {
+    ) -> napi::Result<Outcome<()>> {
+        let data = Given::new(data, later);
         self.collect(later, move |batch| {
             let mode = put_mode(create, replace)?;
-            batch.put(path, &*data, &attributes.set()?, mode)?;
-            Ok(Kept::new((), data))
+            batch.put(path, data.into_vec(), &attributes.set()?, mode)
         })
     }
 

@@ -4,9 +4,10 @@ use alknet_fs::{Error, File};
 use napi::bindgen_prelude::{ToNapiValue, Uint8Array};
 use napi_derive::napi;
 
+use crate::bytes::{Filled, Given};
 use crate::convert::{Attributes, ClosedInfo, EntryInfo, StatNumbers, length, stat_numbers};
 use crate::handle::Handle;
-use crate::job::{Kept, Outcome, now, run};
+use crate::job::{Outcome, now, run};
 
 /// The flags of an open file, as the TypeScript layer makes them from Node's.
 pub(crate) mod flags {
@@ -97,19 +98,16 @@ impl OpenFile {
     #[napi]
     pub fn read(
         &self,
-        mut buffer: Uint8Array,
+        buffer: Uint8Array,
         offset: Option<f64>,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<f64>>> {
+    ) -> napi::Result<Outcome<Filled>> {
         self.with(later, move |file| {
-            // SAFETY: whoever reads into a buffer does not look at it before the read is over, as
-            // with Node's own files.
-            let bytes = unsafe { buffer.as_mut() };
-            let n = match offset {
-                Some(offset) => file.read_at(length(offset)?, bytes)?,
-                None => file.read(bytes)?,
-            };
-            Ok(Kept::new(n as f64, buffer))
+            let offset = offset.map(length).transpose()?;
+            Filled::read(buffer, later, |bytes| match offset {
+                Some(offset) => file.read_at(offset, bytes),
+                None => file.read(bytes),
+            })
         })
     }
 
@@ -120,13 +118,11 @@ impl OpenFile {
         data: Uint8Array,
         offset: Option<f64>,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<()>>> {
-        self.with(later, move |file| {
-            match offset {
-                Some(offset) => file.write_at(length(offset)?, &data)?,
-                None => file.write(&data)?,
-            }
-            Ok(Kept::new((), data))
+    ) -> napi::Result<Outcome<()>> {
+        let data = Given::new(data, later);
+        self.with(later, move |file| match offset {
+            Some(offset) => file.write_at(length(offset)?, &data),
+            None => file.write(&data),
         })
     }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use alknet_fs::Error;
-use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, TypeName, Uint8Array};
+use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, TypeName};
 use napi::{Env, Status, Task, ValueType, sys};
 use serde_json::json;
 
@@ -99,36 +99,4 @@ pub(crate) fn packed(error: &Error) -> String {
         "source": source,
     })
     .to_string()
-}
-
-/// A value with the buffer that the operation used: it is let go on the thread of JavaScript.
-pub struct Kept<T> {
-    value: T,
-    _buffer: Uint8Array,
-}
-
-impl<T> Kept<T> {
-    pub(crate) fn new(value: T, buffer: Uint8Array) -> Self {
-        Self {
-            value,
-            _buffer: buffer,
-        }
-    }
-}
-
-impl<T: TypeName> TypeName for Kept<T> {
-    fn type_name() -> &'static str {
-        T::type_name()
-    }
-
-    fn value_type() -> ValueType {
-        T::value_type()
-    }
-}
-
-impl<T: ToNapiValue> ToNapiValue for Kept<T> {
-    unsafe fn to_napi_value(env: sys::napi_env, kept: Self) -> napi::Result<sys::napi_value> {
-        // SAFETY: as the caller's.
-        unsafe { T::to_napi_value(env, kept.value) }
-    }
 }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod bucket;
+mod bytes;
 mod convert;
 mod file;
 mod handle;

@@ -4,9 +4,10 @@ use alknet_fs::{ContentForm, Reader};
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 
+use crate::bytes::Filled;
 use crate::convert::{Bytes, length};
 use crate::handle::Handle;
-use crate::job::{Kept, Outcome, now, run};
+use crate::job::{Outcome, now, run};
 
 /// One version of a file, open for reading.
 #[napi]
@@ -63,17 +64,14 @@ impl ReaderHandle {
     #[napi]
     pub fn read_into(
         &self,
-        mut buffer: Uint8Array,
+        buffer: Uint8Array,
         offset: f64,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<f64>>> {
+    ) -> napi::Result<Outcome<Filled>> {
         let reader = self.reader.clone();
         run(later, move || {
-            // SAFETY: whoever reads into a buffer does not look at it before the read is over, as
-            // with Node's own files.
-            let bytes = unsafe { buffer.as_mut() };
-            let n = reader.get()?.read_at(length(offset)?, bytes)?;
-            Ok(Kept::new(n as f64, buffer))
+            let (reader, offset) = (reader.get()?, length(offset)?);
+            Filled::read(buffer, later, |bytes| reader.read_at(offset, bytes))
         })
     }
 

@@ -4,9 +4,10 @@ use alknet_fs::{Error, OpenOptions, Session, SessionInfo as Info, Staging};
 use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
 use napi_derive::napi;
 
+use crate::bytes::{Filled, Given};
 use crate::convert::{Attributes, Bytes, ClosedInfo, bits, length};
 use crate::handle::Handle;
-use crate::job::{Kept, Outcome, now, run};
+use crate::job::{Outcome, now, run};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -122,16 +123,13 @@ impl SessionHandle {
     #[napi]
     pub fn read_into(
         &self,
-        mut buffer: Uint8Array,
+        buffer: Uint8Array,
         offset: f64,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<f64>>> {
+    ) -> napi::Result<Outcome<Filled>> {
         self.with(later, move |session| {
-            // SAFETY: whoever reads into a buffer does not look at it before the read is over, as
-            // with Node's own files.
-            let bytes = unsafe { buffer.as_mut() };
-            let n = session.read_at(length(offset)?, bytes)?;
-            Ok(Kept::new(n as f64, buffer))
+            let offset = length(offset)?;
+            Filled::read(buffer, later, |bytes| session.read_at(offset, bytes))
         })
     }
 
@@ -150,24 +148,19 @@ impl SessionHandle {
 
     /// Writes all bytes at an offset.
     #[napi]
-    pub fn write(
-        &self,
-        data: Uint8Array,
-        offset: f64,
-        later: bool,
-    ) -> napi::Result<Outcome<Kept<()>>> {
+    pub fn write(&self, data: Uint8Array, offset: f64, later: bool) -> napi::Result<Outcome<()>> {
+        let data = Given::new(data, later);
         self.with(later, move |session| {
-            session.write_at(length(offset)?, &data)?;
-            Ok(Kept::new((), data))
+            session.write_at(length(offset)?, &data)
         })
     }
 
     /// Writes all bytes at the end. Returns where that was.
     #[napi]
-    pub fn append(&self, data: Uint8Array, later: bool) -> napi::Result<Outcome<Kept<f64>>> {
+    pub fn append(&self, data: Uint8Array, later: bool) -> napi::Result<Outcome<f64>> {
+        let data = Given::new(data, later);
         self.with(later, move |session| {
-            let offset = session.append(&data)?;
-            Ok(Kept::new(offset as f64, data))
+            session.append(&data).map(|offset| offset as f64)
         })
     }
 

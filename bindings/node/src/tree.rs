@@ -11,13 +11,14 @@ use parking_lot::Mutex;
 
 use crate::batch::BatchHandle;
 use crate::bucket::{BranchFacts, BucketHandle};
+use crate::bytes::Given;
 use crate::convert::{
     Attributes, Bytes, EntryInfo, Listing, NamedEntry, PathText, StatNumbers, follow, kind_number,
     length, put_mode, put_stat_numbers, stat_numbers,
 };
 use crate::file::{OpenFile, flags};
 use crate::handle::Handle;
-use crate::job::{Kept, Outcome, now, run};
+use crate::job::{Outcome, now, run};
 use crate::reader::ReaderHandle;
 use crate::session::{SessionHandle, SessionInfo, SessionOptions};
 use crate::task::TaskHandle;
@@ -418,11 +419,9 @@ impl Tree {
         bits: u32,
         mode: Option<u32>,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<()>>> {
-        self.write_with(later, move |branch| {
-            write(branch, &path, &data, bits, mode)?;
-            Ok(Kept::new((), data))
-        })
+    ) -> napi::Result<Outcome<()>> {
+        let data = Given::new(data, later);
+        self.write_with(later, move |branch| write(branch, &path, data, bits, mode))
     }
 
     #[napi]
@@ -464,11 +463,11 @@ impl Tree {
         create: bool,
         replace: bool,
         later: bool,
-    ) -> napi::Result<Outcome<Kept<()>>> {
+    ) -> napi::Result<Outcome<()>> {
+        let data = Given::new(data, later);
         self.write_with(later, move |branch| {
             let mode = put_mode(create, replace)?;
-            branch.put(path, &*data, &attributes.set()?, mode)?;
-            Ok(Kept::new((), data))
+            branch.put(path, data.into_vec(), &attributes.set()?, mode)
         })
     }
 
@@ -718,20 +717,20 @@ impl Tree {
     }
 }
 
-fn write(branch: &Branch, path: &str, data: &[u8], bits: u32, mode: Option<u32>) -> Result<()> {
+fn write(branch: &Branch, path: &str, data: Given, bits: u32, mode: Option<u32>) -> Result<()> {
     // One commit without a session, unless the mode is that of a new file only.
     let whole = flags::WRITE | flags::CREATE | flags::TRUNCATE;
     if bits == whole && mode.is_none() {
-        return branch.write(path, data);
+        return branch.write(path, data.into_vec());
     }
     if bits == whole | flags::EXCLUSIVE {
         let set = SetAttrs {
             mode,
             ..SetAttrs::default()
         };
-        return branch.put(path, data, &set, PutMode::CreateNew);
+        return branch.put(path, data.into_vec(), &set, PutMode::CreateNew);
     }
     let file = branch.open_file(path, &flags::options(bits, mode))?;
-    file.write(data)?;
+    file.write(&data)?;
     file.close().map(drop)
 }
