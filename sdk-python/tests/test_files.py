@@ -7,6 +7,7 @@ import pytest
 from typing_extensions import assert_type
 
 import alknet_fs
+from alknet_fs._errors import make
 
 
 def test_modes_and_types(branch: alknet_fs.Branch) -> None:
@@ -178,3 +179,79 @@ def test_a_large_file(branch: alknet_fs.Branch) -> None:
         assert file.read(10) == data[1_000_000:1_000_010]
     with branch.view() as view, view.open("/big", "rb") as file:
         assert file.read() == data
+
+
+class Refusal:
+    """Makes the raw file below refuse what comes next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException) -> None:
+        self.left = 1
+        original = getattr(alknet_fs.File, method)
+
+        def refusing(file: alknet_fs.File, *args: object) -> object:
+            if self.left:
+                self.left -= 1
+                raise error
+            return original(file, *args)
+
+        monkeypatch.setattr(alknet_fs.File, method, refusing)
+
+
+BUSY = make("Busy", "try again", "/a", "write")
+
+
+@pytest.mark.parametrize("error", [BUSY, KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize("mode", ["w", "wb", "r+b", "r+"])
+def test_a_failed_flush_commits_nothing(
+    branch: alknet_fs.Branch, mode: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch.write_bytes("/a", b"old")
+    file = branch.open("/a", mode)
+    file.write("x" * 10 if "b" not in mode else b"x" * 10)
+    Refusal(monkeypatch, "write", error)
+    with pytest.raises(type(error)):
+        file.close()
+    assert branch.read_bytes("/a") == b"old"
+    if error is BUSY and "b" in mode:
+        assert not file.closed
+        file.close()
+        assert branch.read_bytes("/a") == b"x" * 10
+    file.abort()
+    file.close()
+
+
+@pytest.mark.parametrize("mode", ["w", "wb", "r+b"])
+def test_a_failed_commit_can_be_tried_again(
+    branch: alknet_fs.Branch, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch.write_bytes("/a", b"old")
+    file = branch.open("/a", mode)
+    file.write("new" if mode == "w" else b"new")
+    Refusal(monkeypatch, "commit", BUSY)
+    with pytest.raises(alknet_fs.Busy):
+        file.close()
+    assert not file.closed
+    assert branch.read_bytes("/a") == b"old"
+    file.close()
+    assert file.closed
+    assert branch.read_bytes("/a") == b"new"
+
+
+@pytest.mark.parametrize("method", ["write", "commit"])
+@pytest.mark.parametrize("mode", ["w", "wb", "r+b"])
+def test_a_block_whose_end_fails_aborts(
+    branch: alknet_fs.Branch, mode: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch.write_bytes("/a", b"old")
+    with pytest.raises(alknet_fs.Busy), branch.open("/a", mode) as file:
+        file.write("new" if mode == "w" else b"new")
+        Refusal(monkeypatch, method, BUSY)
+    assert file.closed
+    assert branch.read_bytes("/a") == b"old"
+
+
+def test_an_unknown_encoding(branch: alknet_fs.Branch) -> None:
+    with pytest.raises(LookupError, match="nonsense"):
+        branch.open("/a", "w", encoding="nonsense")
+    assert not branch.exists("/a")
+    assert branch.sessions() == []

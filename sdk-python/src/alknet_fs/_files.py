@@ -7,7 +7,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ._errors import BadHandle
+from ._errors import AlkError, BadHandle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -177,10 +177,14 @@ class File(io.RawIOBase):
 
 
 def _leave(file: io.IOBase, raw: File, kind: type[BaseException] | None) -> None:
-    if kind is None:
-        file.close()
-    else:
+    if kind is not None:
         raw.abort()
+        return
+    try:
+        file.close()
+    except BaseException:
+        raw.abort()
+        raise
 
 
 def _collect(file: io.IOBase, raw: File) -> None:
@@ -201,6 +205,22 @@ class _Buffered:
     """What the buffered files have in common: only closing them commits."""
 
     raw: File
+
+    def close(self) -> None:
+        """Commit what was written. Where the store refuses, the file stays open with all of it."""
+        assert isinstance(self, io.IOBase)
+        # What close does by itself would, after a flush that failed, commit half of the file.
+        if not self.raw.closed:
+            try:
+                self.flush()
+            except AlkError:
+                raise
+            except BaseException:
+                # Nobody knows how much arrived.
+                self.raw.abort()
+                raise
+            self.raw.close()
+        super().close()  # type: ignore[misc]
 
     def abort(self) -> None:
         """Close the file and throw away what was written."""
@@ -241,6 +261,21 @@ class TextFile(io.TextIOWrapper):
         """The mode it was opened with."""
         return raw_of(self).mode.replace("b", "")
 
+    def close(self) -> None:
+        """Commit what was written. Where the store refuses the commit, the file stays open.
+
+        Where it refuses the last of the text before that, the file is aborted.
+        """
+        if not self.buffer.closed:
+            try:
+                self.flush()
+            except BaseException:
+                # The text that it was to hand over is gone.
+                self.abort()
+                raise
+            self.buffer.close()
+        super().close()
+
     def abort(self) -> None:
         """Close the file and throw away what was written."""
         raw_of(self).abort()
@@ -255,7 +290,9 @@ class TextFile(io.TextIOWrapper):
         _leave(self, raw_of(self), kind)
 
     def __del__(self) -> None:
-        _collect(self, raw_of(self))
+        # It has none where it could not be made.
+        if getattr(self, "buffer", None) is not None:
+            _collect(self, raw_of(self))
 
 
 def raw_of(file: TextFile) -> File:
