@@ -7,6 +7,7 @@
 // for `npm pack` or `npm publish`. NATIVE is a folder with built modules `alknet-fs.PLATFORM.node`,
 // otherwise that of the package; platforms of which it has none are laid out without it, and said.
 
+import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -75,6 +76,8 @@ for (const target of napi.targets) {
   licences(to);
   if (existsSync(join(native, file))) {
     cpSync(join(native, file), join(to, file));
+    // Line numbers are most of it. Where there is no such program, it stays large.
+    spawnSync('strip', ['-S', join(to, file)], { stdio: 'ignore' });
     console.log(to);
   } else {
     console.log(`${to}: ${file} is not built`);
