@@ -30,6 +30,9 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<()> {
     tool("pyright")
         .args(["--pythonpath".as_ref(), python.as_os_str()])
         .run()?;
+    tool("stubtest")
+        .args(["--ignore-disjoint-bases", "alknet_fs._native"])
+        .run()?;
     let mut tests = tool("pytest").args(["--quiet"]);
     if !keep_going {
         tests = tests.args(["--exitfirst"]);

@@ -36,21 +36,21 @@ impl Store {
     /// path, `"memory"`. With a store instead, makes another handle of it.
     #[new]
     #[pyo3(signature = (
-        how, path = None, *, author = None, durability = "full".to_owned(), busy_timeout = None
+        how, path = None, *, author = None, durability = "full", busy_timeout = None
     ))]
     fn new(
         py: Python<'_>,
         how: How<'_>,
         path: Option<PathBuf>,
         author: Option<String>,
-        durability: String,
+        durability: &str,
         busy_timeout: Option<f64>,
     ) -> PyResult<Self> {
         let how = match how {
             How::New(how) => how,
             How::Handle(store) => return Ok(Self(store.get().0.clone())),
         };
-        let mut options = Options::new().durability(match durability.as_str() {
+        let mut options = Options::new().durability(match durability {
             "full" => Durability::Full,
             "relaxed" => Durability::Relaxed,
             _ => return Err(PyValueError::new_err("durability is 'full' or 'relaxed'")),
@@ -75,7 +75,7 @@ impl Store {
         let store = store.ok_or_else(|| PyValueError::new_err("no such way to open a store"))?;
         let opened_with = OpenedWith {
             author,
-            durability,
+            durability: durability.to_owned(),
             busy_timeout,
         };
         let store = store.map_err(|e| to_py(py, e))?;

@@ -539,7 +539,7 @@ impl Branch {
     /// It commits in batches: after an error, what was committed stays, and another import goes on
     /// from there.
     #[pyo3(signature = (
-        source, path = None, *, exclude = Vec::new(), delete = false, progress = None, cancel = None
+        source, path = None, *, exclude = None, delete = false, progress = None, cancel = None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     fn import_(
@@ -547,14 +547,15 @@ impl Branch {
         py: Python<'_>,
         source: PathBuf,
         path: Option<PathArg<'_>>,
-        exclude: Vec<String>,
+        exclude: Option<Vec<String>>,
         delete: bool,
         progress: Option<Py<PyAny>>,
         cancel: Option<Py<Cancel>>,
     ) -> PyResult<ImportReport> {
         let path = path.unwrap_or_default();
         let options = ImportOptions::new().delete(delete);
-        let options = exclude.into_iter().fold(options, ImportOptions::exclude);
+        let exclude = exclude.unwrap_or_default().into_iter();
+        let options = exclude.fold(options, ImportOptions::exclude);
         let report = Follower { progress, cancel }.run(py, &self.0, |branch, task| {
             branch.import(source, &path, &options, task)
         })?;

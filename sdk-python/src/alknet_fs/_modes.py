@@ -1,4 +1,4 @@
-"""The modes of ``open``, as type checkers know them."""
+"""Words that are arguments, as type checkers know them: modes of ``open``, kinds, events."""
 
 from typing import Literal, Union
 
@@ -29,3 +29,17 @@ OpenTextMode = Union[OpenTextModeReading, OpenTextModeWriting, OpenTextModeUpdat
 OpenBinaryMode = Union[  # noqa: UP007
     OpenBinaryModeReading, OpenBinaryModeWriting, OpenBinaryModeUpdating
 ]
+EventOp = Literal[
+    "create",
+    "modify",
+    "attributes",
+    "remove",
+    "rename",
+    "fork",
+    "rename_branch",
+    "delete_branch",
+    "snapshot",
+    "delete_snapshot",
+    "restore",
+]
+EntryKind = Literal["file", "dir", "symlink"]

@@ -5,20 +5,41 @@ from typing import Literal, final
 
 from typing_extensions import Buffer, Self
 
-EventOp = Literal[
-    "create",
-    "modify",
-    "attributes",
-    "remove",
-    "rename",
-    "fork",
-    "rename_branch",
-    "delete_branch",
-    "snapshot",
-    "delete_snapshot",
-    "restore",
+from ._modes import EntryKind, EventOp
+
+__all__ = [
+    "Batch",
+    "Branch",
+    "BranchInfo",
+    "Bucket",
+    "Cancel",
+    "Closed",
+    "Difference",
+    "DirEntry",
+    "Entry",
+    "Event",
+    "ExportReport",
+    "File",
+    "FsckReport",
+    "GcReport",
+    "GcSchedule",
+    "ImportReport",
+    "Problem",
+    "Progress",
+    "Reader",
+    "Session",
+    "SessionInfo",
+    "Sharing",
+    "Snapshot",
+    "Stats",
+    "Store",
+    "Tree",
+    "TreeSharing",
+    "View",
+    "Watch",
+    "forked",
+    "kinds",
 ]
-EntryKind = Literal["file", "dir", "symlink"]
 
 _StrPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -652,7 +673,7 @@ class Branch(Tree):
         source: str | PathLike[str],
         path: _StrPath | None = None,
         *,
-        exclude: Sequence[str] = (),
+        exclude: Sequence[str] | None = None,
         delete: bool = False,
         progress: Callable[[Progress], object] | None = None,
         cancel: Cancel | None = None,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from ._modes import (
+        EntryKind,
+        EventOp,
         OpenBinaryMode,
         OpenBinaryModeReading,
         OpenBinaryModeUpdating,
@@ -500,8 +502,8 @@ class Branch(_Reading, _Writing, _native.Branch):
         *,
         under: StrPath | None = None,
         directly_in: StrPath | None = None,
-        ops: Iterable[_native.EventOp] | None = None,
-        kinds: Iterable[_native.EntryKind] | None = None,
+        ops: Iterable[EventOp] | None = None,
+        kinds: Iterable[EntryKind] | None = None,
         after: int | None = None,
         timeout: float | None = None,
     ) -> Watch:
@@ -534,8 +536,8 @@ class Branch(_Reading, _Writing, _native.Branch):
         *,
         under: StrPath | None = None,
         directly_in: StrPath | None = None,
-        ops: Iterable[_native.EventOp] | None = None,
-        kinds: Iterable[_native.EntryKind] | None = None,
+        ops: Iterable[EventOp] | None = None,
+        kinds: Iterable[EntryKind] | None = None,
         after: int = 0,
     ) -> Watch:
         """Iterate over the events that are there after a cursor, oldest first, read as needed.
@@ -569,8 +571,8 @@ class Branch(_Reading, _Writing, _native.Branch):
         *,
         under: StrPath | None = None,
         directly_in: StrPath | None = None,
-        ops: Iterable[_native.EventOp] | None = None,
-        kinds: Iterable[_native.EntryKind] | None = None,
+        ops: Iterable[EventOp] | None = None,
+        kinds: Iterable[EntryKind] | None = None,
     ) -> list[_native.Event]:
         """Return the newest events, newest first. The filters are those of :meth:`watch`."""
         return self.bucket.log(
@@ -725,8 +727,8 @@ class Bucket(_native.Bucket):
         branch: str | None = None,
         under: StrPath | None = None,
         directly_in: StrPath | None = None,
-        ops: Iterable[_native.EventOp] | None = None,
-        kinds: Iterable[_native.EntryKind] | None = None,
+        ops: Iterable[EventOp] | None = None,
+        kinds: Iterable[EntryKind] | None = None,
     ) -> list[_native.Event]:
         """Return the newest events, newest first. The filters are those of ``branch.watch``."""
         return self._log(
@@ -746,8 +748,8 @@ class Bucket(_native.Bucket):
         branch: str | None = None,
         under: StrPath | None = None,
         directly_in: StrPath | None = None,
-        ops: Iterable[_native.EventOp] | None = None,
-        kinds: Iterable[_native.EntryKind] | None = None,
+        ops: Iterable[EventOp] | None = None,
+        kinds: Iterable[EntryKind] | None = None,
         after: int | None = None,
         timeout: float | None = None,
     ) -> Watch:
@@ -818,8 +820,8 @@ class Store(_native.Store):
         branch: str | None = None,
         under: StrPath | None = None,
         directly_in: StrPath | None = None,
-        ops: Iterable[_native.EventOp] | None = None,
-        kinds: Iterable[_native.EntryKind] | None = None,
+        ops: Iterable[EventOp] | None = None,
+        kinds: Iterable[EntryKind] | None = None,
         after: int | None = None,
         timeout: float | None = None,
     ) -> Watch:

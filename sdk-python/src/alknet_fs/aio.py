@@ -54,12 +54,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from ._modes import (
+        EntryKind,
+        EventOp,
         OpenBinaryMode,
         OpenBinaryModeReading,
         OpenTextMode,
         OpenTextModeReading,
     )
-    from ._native import EntryKind, Event, EventOp, Progress
+    from ._native import Event, Progress
     from ._path import Part
     from ._tree import StrPath
 
