@@ -2,6 +2,7 @@
 
 import { constants, type PathLike, type TimeLike } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { types } from 'node:util';
 
 import { aborted, failure, outOfRange, wrongType, wrongValue } from './errors.js';
 
@@ -11,13 +12,13 @@ export function toPath(path: PathLike, name = 'path'): string {
   let text: string;
   if (typeof path === 'string') {
     text = path;
-  } else if (path instanceof Uint8Array) {
+  } else if (types.isUint8Array(path)) {
     try {
       text = utf8.decode(path);
     } catch {
       throw failure('EINVAL', 'InvalidPath', { syscall: 'open', path: path.toString() });
     }
-  } else if (path instanceof URL) {
+  } else if (isUrl(path)) {
     text = fileURLToPath(path);
   } else {
     throw wrongType(name, 'of type string or an instance of Buffer or URL', path);
@@ -26,6 +27,12 @@ export function toPath(path: PathLike, name = 'path'): string {
     throw wrongValue(name, 'must be a string, Uint8Array, or URL without null bytes', path);
   }
   return wellFormed(text, name);
+}
+
+/** Tells URLs, also those of another context than this one's, as Node does. */
+function isUrl(value: unknown): value is URL {
+  const { href, protocol, auth, path } = (value ?? {}) as Record<string, unknown>;
+  return Boolean(href && protocol) && auth === undefined && path === undefined;
 }
 
 /** Refuses halves of surrogate pairs, which no encoding keeps apart. */
@@ -52,6 +59,7 @@ export const EXCLUSIVE = 16;
 export const TRUNCATE = 32;
 
 const FLAGS: Record<string, number> = {
+  __proto__: null as never,
   r: READ,
   rs: READ,
   sr: READ,
@@ -79,6 +87,7 @@ const FLAGS: Record<string, number> = {
 /** Turns flags of `open` into those of the native module. */
 export function toFlags(flags: string | number | null | undefined, otherwise: string): number {
   if (typeof flags === 'number') {
+    integer(flags, 'flags', -(2 ** 31), 2 ** 31 - 1);
     const on = (flag: number) => (flags & flag) !== 0;
     const write = on(constants.O_WRONLY) || on(constants.O_RDWR);
     let bits = on(constants.O_WRONLY) ? 0 : READ;
@@ -159,7 +168,7 @@ export function toTime(time: TimeLike | bigint, name = 'time'): bigint {
   }
   const text = typeof time === 'string' && time.trim() !== '';
   const number = typeof time === 'number' || text ? Number(time) : Number.NaN;
-  const seconds = time instanceof Date ? time.getTime() / 1000 : number;
+  const seconds = types.isDate(time) ? time.getTime() / 1000 : number;
   if (!Number.isFinite(seconds)) {
     throw wrongType(name, 'an instance of Date or an Time in seconds', time);
   }
@@ -191,7 +200,7 @@ export function toBytes(
   if (typeof data === 'string') {
     return Buffer.from(data, encoding ?? 'utf8');
   }
-  if (data instanceof Uint8Array) {
+  if (types.isUint8Array(data)) {
     return data;
   }
   if (ArrayBuffer.isView(data)) {

@@ -1,5 +1,7 @@
 /** Attributes of entries as the store's own operations take them. */
 
+import { types } from 'node:util';
+
 import { toTime } from './arguments.js';
 import { wrongType } from './errors.js';
 import type { Attributes as NativeAttributes } from './native.js';
@@ -35,10 +37,21 @@ export function checkObject<T extends object>(options: T | undefined, name: stri
 
 /** Takes a signal, which must be one or absent. */
 export function toSignal(signal: unknown): AbortSignal | undefined {
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+  if (signal !== undefined && !isSignal(signal)) {
     throw wrongType('options.signal', 'an instance of AbortSignal', signal);
   }
   return signal;
+}
+
+/** Tells signals, also those of another context than this one's. */
+function isSignal(value: unknown): value is AbortSignal {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'aborted' in value &&
+    'addEventListener' in value &&
+    typeof value.addEventListener === 'function'
+  );
 }
 
 /** Checks that something can be called. */
@@ -50,7 +63,7 @@ export function toFunction(value: unknown, name: string): void {
 
 export function toAttributes(attributes: Attributes | undefined): NativeAttributes {
   const { mode, uid, gid, mtime } = toObject(attributes, 'attributes');
-  if (mtime !== undefined && typeof mtime !== 'bigint' && !(mtime instanceof Date)) {
+  if (mtime !== undefined && typeof mtime !== 'bigint' && !types.isDate(mtime)) {
     throw wrongType('mtime', 'of type bigint or an instance of Date', mtime);
   }
   return {

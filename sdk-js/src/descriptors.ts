@@ -13,7 +13,7 @@ import {
   toUint8Array,
 } from './arguments.js';
 import { drive, run, type Steps } from './calls.js';
-import { failure, outOfRange, wrongType } from './errors.js';
+import { failure, isClosed, outOfRange, wrongType } from './errors.js';
 import type { OpenFile, Outcome } from './native.js';
 import { owner, readAll, stats } from './operations.js';
 
@@ -28,13 +28,22 @@ export interface Part {
 }
 
 /** The files that have a number. Numbers are far from those of the operating system. */
-const files = new Map<number, OpenFile>();
+const files = new Map<number, OpenFile | WeakRef<OpenFile>>();
+const lost = new FinalizationRegistry<number>((fd) => files.delete(fd));
 let last = 1 << 30;
 
 /** Gives an open file a number. */
 export function register(file: OpenFile): number {
   last += 1;
   files.set(last, file);
+  return last;
+}
+
+/** Gives the file of a handle a number, which goes with the handle. */
+export function registerWeakly(file: OpenFile): number {
+  last += 1;
+  files.set(last, new WeakRef(file));
+  lost.register(file, last);
   return last;
 }
 
@@ -45,7 +54,8 @@ export function forget(fd: number): void {
 
 /** Finds an open file by its number. */
 export function lookUp(fd: number, syscall: string): OpenFile {
-  const file = files.get(fd);
+  const found = files.get(fd);
+  const file = found instanceof WeakRef ? found.deref() : found;
   if (file === undefined) {
     integer(fd, 'fd', 0, 2 ** 31 - 1);
     throw failure('EBADF', 'BadHandle', { syscall });
@@ -241,7 +251,7 @@ export function ftruncate(file: OpenFile, later: boolean, size?: number | null) 
 
 /** Node has another code for a file that cannot be written. */
 function unwritable(error: unknown): never {
-  if (error instanceof Error && error.message.includes('"kind":"BadHandle"')) {
+  if (isClosed(error)) {
     throw failure('EINVAL', 'BadHandle', { syscall: 'ftruncate' });
   }
   throw error;

@@ -1,7 +1,7 @@
 /** Errors in Node's shape. */
 
 import { constants } from 'node:os';
-import { getSystemErrorMap, inspect } from 'node:util';
+import { getSystemErrorMap, inspect, types } from 'node:util';
 
 /** An error of the store: as Node's own filesystem errors, with the store's kind of error added. */
 export interface AlkError extends NodeJS.ErrnoException {
@@ -86,8 +86,18 @@ export function failure(code: keyof typeof constants.errno, kind: string, call: 
   return compose(code, kind, constants.errno[code], texts.get(code) ?? code, call);
 }
 
+/** Tells errors, also those of another context than this one's. */
+function isError(error: unknown): error is NodeJS.ErrnoException {
+  return types.isNativeError(error);
+}
+
+/** Tells whether an error of the native module says that something is closed. */
+export function isClosed(error: unknown): boolean {
+  return unpack(error)?.kind === 'BadHandle';
+}
+
 function unpack(error: unknown): Packed | undefined {
-  if (!(error instanceof Error) || !error.message.startsWith('{')) {
+  if (!isError(error) || !error.message.startsWith('{')) {
     return undefined;
   }
   return JSON.parse(error.message);
@@ -95,7 +105,7 @@ function unpack(error: unknown): Packed | undefined {
 
 /** Turns the native module's refusal of an argument's type into Node's. */
 function refused(error: unknown): unknown {
-  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  const code = isError(error) ? error.code : undefined;
   if (code !== 'InvalidArg' && !code?.endsWith('Expected')) {
     return error;
   }
@@ -171,6 +181,18 @@ export function wrongValue(name: string, why: string, value: unknown): TypeError
   }
   const message = `The argument '${name}' ${why}. Received ${shown}`;
   return Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
+}
+
+/** Tells what somebody has to wait for. */
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
+}
+
+/** Makes the error of a function that gave the wrong thing. */
+export function wrongResult(expected: string, name: string, value: unknown): TypeError {
+  const given = received(value).replace(/^Received /, '');
+  const message = `Expected ${expected} to be returned from the "${name}" function but got ${given}.`;
+  return Object.assign(new TypeError(message), { code: 'ERR_INVALID_RETURN_VALUE' });
 }
 
 /** Makes the error of a number that is too small, too large or broken. */

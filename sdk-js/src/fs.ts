@@ -232,23 +232,15 @@ function deliver(
   );
 }
 
-/** What takes a path, a `FileHandle` or a number: reading and writing whole files. */
+/** What takes a path or a number: reading and writing whole files. */
 function whole(name: 'readFile' | 'writeFile' | 'appendFile', operation: Operation): Operation {
   return (tree, later, target, ...args) => {
-    if (
-      typeof target === 'string' ||
-      !(target instanceof FileHandle || typeof target === 'number')
-    ) {
+    if (typeof target !== 'number') {
       return operation(tree, later, target, ...args);
     }
     const options = toOptions(name === 'readFile' ? args[0] : args[1]);
     if (later) {
       check(options.signal);
-    }
-    if (target instanceof FileHandle) {
-      return name === 'readFile'
-        ? target.readFile(args[0])
-        : target.writeFile(args[0] as Anything, args[1] as Anything);
     }
     return name === 'readFile'
       ? descriptors.readText(lookUp(target, 'read'), later, options.encoding)
@@ -290,7 +282,10 @@ async function writePieces(
 /** `writeFile` and `appendFile` as promises, which take iterables and signals. */
 function writing(tree: Tree, simple: Operation, otherwise: string) {
   return async (target: Anything, data: unknown, options?: Anything) => {
-    if (!(target instanceof FileHandle)) {
+    if (target instanceof FileHandle) {
+      return target.writeFile(data, options);
+    }
+    if (typeof target !== 'number') {
       if (isIterable(data)) {
         return writePieces(tree, target, data, options, otherwise);
       }
@@ -355,6 +350,9 @@ function addPaths(tree: Tree, fs: Record<string, Anything>, promises: Record<str
       deliver(() => operation(tree, true, ...rest), cb);
     };
   }
+  const { readFile } = promises;
+  promises.readFile = async (target: Anything, ...args: Anything[]) =>
+    target instanceof FileHandle ? target.readFile(args[0]) : readFile(target, ...args);
   promises.writeFile = writing(tree, whole('writeFile', operations.writeFile), 'w');
   promises.appendFile = writing(tree, whole('appendFile', operations.appendFile), 'a');
 

@@ -143,7 +143,7 @@ export class FSWatcher extends EventEmitter {
     } catch (error) {
       // A signal that was given ends the watching, and that is no error.
       if ((error as Error).name !== 'AbortError') {
-        this.emit('error', error);
+        process.nextTick(() => this.emit('error', error));
       }
     }
     process.nextTick(() => this.emit('close'));
@@ -225,8 +225,9 @@ export class StatWatcher extends EventEmitter {
           process.nextTick(() => this.emit('change', found, before));
         }
       }
-    } catch (error) {
-      this.emit('error', error);
+    } catch {
+      // As Node's, which has no error: nothing more is told.
+      this.stop();
     }
   }
 
@@ -263,7 +264,16 @@ export function fileWatching(tree: Tree, watching: Watching) {
     }
     const name = toPath(path);
     const options = { bigint, throwIfNoEntry: false };
-    const look = () => (stat(tree, false, name, options) as AnyStats | undefined) ?? none(bigint);
+    const look = () => {
+      try {
+        return (stat(tree, false, name, options) as AnyStats | undefined) ?? none(bigint);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EBADF') {
+          throw error;
+        }
+        return none(bigint);
+      }
+    };
     let watcher = watchers.get(name);
     if (watcher === undefined) {
       watcher = new StatWatcher(watching({}), look);

@@ -9,7 +9,7 @@ import { check, toOptions } from './arguments.js';
 import { type Attributes, toAttributes } from './attributes.js';
 import { later, now, run } from './calls.js';
 import * as descriptors from './descriptors.js';
-import { forget, type Part, type Position, register } from './descriptors.js';
+import { forget, type Part, type Position, registerWeakly } from './descriptors.js';
 import type { Closed, Entry, OpenFile } from './native.js';
 import type { BigIntStats, Stats } from './stats.js';
 import {
@@ -33,6 +33,8 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   #closing?: Promise<void>;
   /** Operations that are on their way; the file closes after them. */
   readonly #busy = new Set<Promise<unknown>>();
+  /** Ends those that would wait for more to write. */
+  readonly #abandoned = new AbortController();
 
   /** @internal */
   constructor(file: OpenFile) {
@@ -45,7 +47,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     if (this.#closing) {
       return -1;
     }
-    this.#fd ??= register(this.#file);
+    this.#fd ??= registerWeakly(this.#file);
     return this.#fd;
   }
 
@@ -180,8 +182,8 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
         await descriptors.writeAll(file, true, data, encoding);
         return;
       }
-      for await (const chunk of data) {
-        check(signal);
+      const ends = [signal, this.#abandoned.signal].filter((end) => end != null);
+      for await (const chunk of untilAborted(data, ends)) {
         await descriptors.writeAll(file, true, chunk, encoding);
       }
     });
@@ -263,8 +265,14 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     return this.#closing;
   }
 
-  /** Closes the file and throws away what was written. */
+  /**
+   * Closes the file and throws away what was written. A {@link writeFile} that waits for more to
+   * write fails with an `AbortError`.
+   */
   abort(): Promise<void> {
+    if (!this.#closing) {
+      this.#abandoned.abort();
+    }
     this.#closing ??= this.#end((file) => file.abort(true));
     return this.#closing;
   }
@@ -287,6 +295,43 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   /** Leaving a block closes the file, and throws away what was written and not closed. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.abort();
+  }
+}
+
+/** Gives what an iterable gives, and ends it when one of the signals says so. */
+async function* untilAborted<T>(
+  data: AsyncIterable<T> | Iterable<T>,
+  signals: AbortSignal[],
+): AsyncGenerator<T, void> {
+  const iterator =
+    Symbol.asyncIterator in data ? data[Symbol.asyncIterator]() : data[Symbol.iterator]();
+  let end = () => {};
+  const ended = new Promise<undefined>((resolve) => {
+    end = () => resolve(undefined);
+  });
+  for (const signal of signals) {
+    signal.addEventListener('abort', end, { once: true });
+  }
+  let finished = false;
+  try {
+    for (;;) {
+      signals.forEach(check);
+      const next = await Promise.race([iterator.next(), ended]);
+      signals.forEach(check);
+      if (next === undefined || next.done) {
+        finished = true;
+        return;
+      }
+      yield next.value;
+    }
+  } finally {
+    for (const signal of signals) {
+      signal.removeEventListener('abort', end);
+    }
+    if (!finished) {
+      // One that waits for its own next chunk would end after it only: nobody waits for that.
+      Promise.resolve(iterator.return?.()).catch(() => {});
+    }
   }
 }
 

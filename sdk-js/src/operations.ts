@@ -19,6 +19,7 @@ import { freemem, totalmem } from 'node:os';
 import { posix } from 'node:path';
 
 import {
+  APPEND,
   check,
   decoded,
   encoded,
@@ -33,11 +34,12 @@ import {
   toOptions,
   toPath,
   toTime,
+  WRITE,
 } from './arguments.js';
 import { checkObject, toFunction } from './attributes.js';
 import { drive, run, runSmall, type Step, type Steps, step, until } from './calls.js';
 import { DirectoryFile } from './directory.js';
-import { failure, rebuild, systemError, wrongType } from './errors.js';
+import { failure, isThenable, rebuild, systemError, wrongResult, wrongType } from './errors.js';
 import type { Listing, OpenFile, Outcome, Tree } from './native.js';
 import { type AttributeNumbers, BigIntStats, BLOCK, Dirent, Stats } from './stats.js';
 
@@ -144,6 +146,9 @@ export function readFile(tree: Tree, later: boolean, path: PathLike, options?: F
   const { encoding, flag, signal } = toOptions(options);
   const name = toPath(path);
   if (flag !== undefined && flag !== null && flag !== 'r') {
+    if (later) {
+      check(signal);
+    }
     return drive(later, readOpened(tree, name, flag, encoding));
   }
   const call = { syscall: 'open', path: name };
@@ -180,10 +185,35 @@ function* readOpened(
 ): Steps<Buffer | string> {
   const call = { syscall: 'open', path };
   const bits = toFlags(flag, 'r');
+  yield* permitted(tree, path, flag);
   const file = yield* step(call, (later) => tree.open(path, bits, undefined, later));
-  const bytes = yield* readAll(file);
-  yield* step({ syscall: 'close' }, (later) => file.close(later));
-  return decoded(bytes, encoding);
+  try {
+    return decoded(yield* readAll(file), encoding);
+  } finally {
+    yield* step({ syscall: 'close' }, (later) => file.close(later));
+  }
+}
+
+const { O_DIRECTORY = 0, O_NOFOLLOW = 0 } = constants;
+
+/** Tells whether flags say what must be there, which is looked at before a file is opened. */
+function demands(flags: unknown): flags is number {
+  return typeof flags === 'number' && (flags & (O_DIRECTORY | O_NOFOLLOW)) !== 0;
+}
+
+/** Fails where something else is at a path than flags say. */
+function* permitted(tree: Tree, path: string, flags: unknown): Steps<void> {
+  if (!demands(flags)) {
+    return;
+  }
+  const kind = yield* look(tree, path, (flags & O_NOFOLLOW) === 0, 'open');
+  const call = { syscall: 'open', path };
+  if (flags & O_DIRECTORY && kind !== undefined && kind !== 1) {
+    throw failure('ENOTDIR', 'NotADirectory', call);
+  }
+  if (kind === 2) {
+    throw failure('ELOOP', 'TooManyLinks', call);
+  }
 }
 
 /** Reads from the position to the end. */
@@ -220,7 +250,22 @@ function writeWith(
     check(signal);
   }
   const call = { syscall: 'open', path: name };
-  return run(later, call, (later) => tree.write(name, bytes, flags, bits, later));
+  if (!demands(flag) && flags & (WRITE | APPEND)) {
+    return run(later, call, (later) => tree.write(name, bytes, flags, bits, later));
+  }
+  const steps = function* (): Steps<void> {
+    yield* permitted(tree, name, flag);
+    const file = yield* step(call, (later) => tree.open(name, flags, bits, later));
+    try {
+      const call = { syscall: 'write' };
+      yield* step(call, (later) => file.write(bytes, undefined, later));
+    } catch (error) {
+      yield* step({ syscall: 'close' }, (later) => file.abort(later));
+      throw error;
+    }
+    yield* step({ syscall: 'close' }, (later) => file.close(later));
+  };
+  return drive(later, steps());
 }
 
 export function writeFile(
@@ -260,9 +305,13 @@ export function open(
     }
     throw error;
   };
+  const opening = function* (): Steps<OpenFile> {
+    yield* permitted(tree, name, flags);
+    return yield* step(call, (later) => tree.open(name, bits, permissions, later));
+  };
   try {
-    const file = run(later, call, (later) => tree.open(name, bits, permissions, later));
-    return later ? (file as Promise<OpenFile>).catch(directory) : file;
+    const file = drive(later, opening());
+    return later ? (file as Promise<OpenFile>).catch(directory) : (file as OpenFile);
   } catch (error) {
     return directory(error);
   }
@@ -416,9 +465,14 @@ function* copyOne(tree: Tree, path: string, dest: string, exclusive: boolean): S
   yield* step(call, (later) => tree.copy(source, target, later));
 }
 
-function* look(tree: Tree, path: string, links: boolean): Steps<number | undefined> {
+function* look(
+  tree: Tree,
+  path: string,
+  links: boolean,
+  syscall = links ? 'stat' : 'lstat',
+): Steps<number | undefined> {
   try {
-    const call = { syscall: links ? 'stat' : 'lstat', path };
+    const call = { syscall, path };
     return (yield* step(call, (later) => tree.stat(path, links, later)))[0];
   } catch (error) {
     if (code(error) === 'ENOENT') {
@@ -460,7 +514,14 @@ function* cpSteps(
   const { filter, dereference = false, recursive = false, verbatimSymlinks = false } = options;
   const { force = true, errorOnExist = false } = options;
   if (filter) {
-    const wanted = yield ((_later) => filter(path, dest)) as Step<boolean>;
+    const wanted = yield ((later) => {
+      const wanted = filter(path, dest);
+      if (!later && isThenable(wanted)) {
+        Promise.resolve(wanted).catch(() => {});
+        throw wrongResult('boolean', 'filter', wanted);
+      }
+      return wanted;
+    }) as Step<boolean>;
     if (!wanted) {
       return;
     }

@@ -186,7 +186,13 @@ export class Session {
   writable(): WritableStream<Data> {
     return new WritableStream({
       write: async (chunk) => {
-        await this.append(chunk);
+        try {
+          await this.append(chunk);
+        } catch (error) {
+          // The stream does not call `abort` for what it was told itself.
+          await this.abort().catch(() => {});
+          throw error;
+        }
       },
       close: async () => {
         await this.close();

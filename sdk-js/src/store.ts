@@ -9,6 +9,7 @@ import {
   READ,
   TRUNCATE,
   toBytes,
+  toMode,
   toPath,
   toText,
   WRITE,
@@ -16,7 +17,7 @@ import {
 import { type Attributes, toAttributes, toFunction, toObject, toSignal } from './attributes.js';
 import { Batch, type Data, type PutOptions } from './batch.js';
 import { later, now } from './calls.js';
-import { failure, wrongType } from './errors.js';
+import { failure, isThenable, wrongResult, wrongType } from './errors.js';
 import { type FileSystem, fileSystem } from './fs.js';
 import type { Watching } from './fswatch.js';
 import { FileHandle } from './handle.js';
@@ -484,7 +485,8 @@ export class Bucket {
   async log(options?: LogOptions): Promise<StoreEvent[]> {
     const filter = toFilter(options);
     const { limit = 100, before } = toObject(options);
-    return later((later) => this.#native.log(filter, before, limit, later));
+    const most = limit === Number.POSITIVE_INFINITY ? Number.MAX_SAFE_INTEGER : limit;
+    return later((later) => this.#native.log(filter, before, most, later));
   }
 
   /** Goes through the log from the newest event, page by page. */
@@ -632,7 +634,7 @@ export abstract class ReadableTree {
   /** Opens a file by flags of its own, where `fs.promises.open` takes those of Node. */
   async openFile(path: PathLike, options: FileOptions = { read: true }): Promise<FileHandle> {
     const name = toPath(path);
-    const { mode } = toObject(options);
+    const mode = toMode(toObject(options).mode);
     const bits = toBits(options);
     return new FileHandle(await later((later) => this.native.open(name, bits, mode, later)));
   }
@@ -910,6 +912,10 @@ export class Branch extends ReadableTree {
     const batch = new Batch(now(() => this.native.batch()));
     try {
       const result = change(batch);
+      if (isThenable(result)) {
+        Promise.resolve(result).catch(() => {});
+        throw wrongResult('a value that is no promise', 'change', result);
+      }
       batch.commitSync();
       return result;
     } finally {

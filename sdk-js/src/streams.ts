@@ -159,7 +159,9 @@ function create(Stream: Stream, path: unknown, options: Options) {
 }
 
 function named(stream: Stream, name: string): Stream {
-  return Object.defineProperty(stream, 'name', { value: name });
+  Object.defineProperty(stream, 'name', { value: name });
+  // Node's own are made without `new` too.
+  return new Proxy(stream, { apply: (Made, _this, [path, options]) => new Made(path, options) });
 }
 
 interface Handle {

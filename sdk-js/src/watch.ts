@@ -1,7 +1,7 @@
 /** Watching events. */
 
 import { now } from './calls.js';
-import { aborted, rebuild } from './errors.js';
+import { aborted, isClosed, rebuild } from './errors.js';
 import type { Delivery, EventFilter, StoreEvent, WatchHandle } from './native.js';
 
 /** What to watch, and from where on. */
@@ -29,9 +29,9 @@ const waiting = new Set<Watcher>();
 /**
  * Events in order, each once, whichever process committed them.
  *
- * The events come through a thread of the watcher's own, which ends when the watcher is closed,
- * when a loop over it is left, or when it is garbage-collected. While somebody waits for an event,
- * the process stays alive, unless {@link unref} says otherwise.
+ * The events come through a thread of the watcher's own, which ends when the watcher or its store
+ * is closed, when a loop over it is left, or when it is garbage-collected. While somebody waits for
+ * an event, the process stays alive, unless {@link unref} says otherwise.
  *
  * ```ts
  * for await (const event of branch.watch({ globs: ['*.md'] })) {
@@ -63,7 +63,7 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
     this.#cursor = this.#native.cursor();
     this.#delivered = this.#cursor;
     this.#signal = signal;
-    this.#abort = () => signal && this.#fail(aborted(signal));
+    this.#abort = Watcher.#aborting(new WeakRef(this), signal);
     if (signal?.aborted) {
       this.#abort();
     } else {
@@ -77,6 +77,16 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
       const watcher = self.deref();
       if (watcher !== undefined) {
         watcher.#deliver(delivery);
+      }
+    };
+  }
+
+  /** What a signal calls, which must not keep the watcher either. */
+  static #aborting(self: WeakRef<Watcher>, signal: AbortSignal | undefined): () => void {
+    return () => {
+      const watcher = self.deref();
+      if (watcher !== undefined) {
+        watcher.#fail(aborted(signal));
       }
     };
   }
@@ -182,7 +192,12 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
       return;
     }
     if (error !== undefined) {
-      this.#fail(rebuild(new Error(error)));
+      const packed = new Error(error);
+      if (isClosed(packed)) {
+        this.close();
+      } else {
+        this.#fail(rebuild(packed));
+      }
       return;
     }
     this.#ready.push(...events);

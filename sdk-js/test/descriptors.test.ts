@@ -8,9 +8,18 @@ import { promisify } from 'node:util';
 import { type FileHandle, type FileSystem, memory } from 'alknet-fs';
 
 import { type Anything, fresh as both, caught, same, shape } from './both.js';
+import { collected } from './gc.js';
 
 function fresh(): FileSystem {
   return memory().bucket().branch().fs;
+}
+
+function thrown(operation: () => unknown): unknown {
+  try {
+    return operation();
+  } catch (error) {
+    return error;
+  }
 }
 
 const text = (buffer: Uint8Array, n: number) => Buffer.from(buffer).toString('utf8', 0, n);
@@ -389,4 +398,122 @@ describe('hard links', () => {
       message: "EPERM: operation not permitted, link '/a' -> '/b'",
     });
   });
+});
+
+describe('handles', () => {
+  it('are collected with their number', async () => {
+    const branch = memory().bucket().branch();
+    const numbers: number[] = [];
+    const leave = async (path: string) => {
+      const handle = await branch.fs.promises.open(path, 'w');
+      await handle.write('data');
+      numbers.push(handle.fd);
+    };
+    for (let i = 0; i < 10; i += 1) {
+      await leave(`/f${i}`);
+    }
+    assert.equal(branch.sessionsSync().length, 10);
+    assert.ok(
+      await collected(() => branch.sessionsSync().length === 0),
+      `${branch.sessionsSync().length}`,
+    );
+    for (const fd of numbers) {
+      assert.throws(() => branch.fs.fstatSync(fd), { code: 'EBADF' });
+    }
+  });
+
+  it('can be aborted while they wait for more to write', { timeout: 10_000 }, async () => {
+    const fs = fresh();
+    for (const how of ['abort', 'signal'] as const) {
+      const handle = await fs.promises.open('/f', 'w');
+      let returned = false;
+      let asked = () => {};
+      const waits = new Promise<void>((resolve) => {
+        asked = resolve;
+      });
+      const chunks = {
+        [Symbol.asyncIterator]: () => chunks,
+        next: () => {
+          asked();
+          return new Promise<IteratorResult<string>>(() => {});
+        },
+        return: async () => {
+          returned = true;
+          return { done: true as const, value: undefined };
+        },
+      };
+      const controller = new AbortController();
+      const written = handle.writeFile(chunks, { signal: controller.signal });
+      const refused = assert.rejects(written, { name: 'AbortError' });
+      await waits;
+      if (how === 'signal') {
+        controller.abort();
+        await refused;
+      }
+      await handle.abort();
+      await refused;
+      assert.ok(returned);
+      assert.equal(fs.existsSync('/f'), false);
+    }
+  });
+
+  it('are for promises only', async () => {
+    const fs = fresh();
+    fs.writeFileSync('/f', 'content');
+    const handle = (await fs.promises.open('/f', 'r+')) as unknown as string;
+    const refused = { code: 'ERR_INVALID_ARG_TYPE' };
+    assert.throws(() => fs.readFileSync(handle), refused);
+    assert.throws(() => fs.writeFileSync(handle, ''), refused);
+    assert.throws(() => fs.appendFileSync(handle, ''), refused);
+    assert.throws(() => fs.readFile(handle, () => {}), refused);
+    assert.throws(() => fs.writeFile(handle, '', () => {}), refused);
+    assert.equal(await fs.promises.readFile(handle, 'utf8'), 'content');
+    await fs.promises.appendFile(handle, ' and more');
+    await (handle as unknown as FileHandle).close();
+    assert.equal(fs.readFileSync('/f', 'utf8'), 'content and more');
+  });
+});
+
+describe('flags are as those of node:fs', () => {
+  const { O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_WRONLY } = nodefs.constants;
+  const flags: unknown[] = [Number.NaN, 1.5, 2 ** 31, Infinity, 'constructor', '__proto__', {}];
+  for (const flag of flags) {
+    same(`that are none: ${String(flag)}`, (fs, at) => fs.openSync(`${at}/file`, flag as string));
+  }
+  const numbers = [O_DIRECTORY, O_NOFOLLOW, O_DIRECTORY | O_NOFOLLOW];
+  for (const flag of [...numbers, O_NOFOLLOW | O_WRONLY | O_CREAT]) {
+    for (const path of ['file', 'dir', 'link', 'dirlink', 'none']) {
+      for (const later of [false, true]) {
+        same(`that look first: ${flag.toString(8)} ${path} ${later}`, async (fs, at) => {
+          fs.symlinkSync('file', `${at}/link`);
+          fs.symlinkSync('dir', `${at}/dirlink`);
+          const file = `${at}/${path}`;
+          if (later) {
+            await (await fs.promises.open(file, flag)).close();
+          } else {
+            fs.closeSync(fs.openSync(file, flag));
+          }
+          return fs.existsSync(file);
+        });
+      }
+    }
+  }
+  same('that look first, of whole files', (fs, at) => {
+    fs.symlinkSync('file', `${at}/link`);
+    const options = { flag: O_NOFOLLOW | O_WRONLY } as Anything;
+    return [
+      shape(thrown(() => fs.readFileSync(`${at}/link`, { flag: O_NOFOLLOW } as Anything))),
+      shape(thrown(() => fs.writeFileSync(`${at}/link`, 'x', options))),
+    ];
+  });
+  for (const flag of ['r', 'rs']) {
+    same(`that do not write: ${flag}`, (fs, at) => fs.writeFileSync(`${at}/file`, 'x', { flag }));
+    same(`that do not write, later: ${flag}`, (fs, at) =>
+      fs.promises.appendFile(`${at}/file`, 'x', { flag }),
+    );
+    same(`that do not write, nowhere: ${flag}`, (fs, at) =>
+      fs.writeFileSync(`${at}/none`, 'x', { flag }),
+    );
+  }
+  same('that do not read', (fs, at) => fs.readFileSync(`${at}/file`, { flag: 'a' }));
 });

@@ -111,6 +111,28 @@ describe('watching', () => {
     await ended;
   });
 
+  it('ends with its store, without an error', async () => {
+    const store = memory();
+    const { fs } = store.bucket().branch();
+    fs.writeFileSync('/a', '');
+    const watcher = fs.watch('/');
+    fs.watchFile('/a', () => {});
+    const looping = take(fs.promises.watch('/'), 5);
+    const errors: unknown[] = [];
+    const note = (error: unknown) => errors.push(error);
+    watcher.on('error', note);
+    process.on('unhandledRejection', note);
+    const closed = once(watcher, 'close');
+    // Everybody waits for events by then.
+    await new Promise((resolve) => setImmediate(resolve));
+    await store.close();
+    await closed;
+    assert.deepEqual(await looping, []);
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('unhandledRejection', note);
+    assert.deepEqual(errors, []);
+  });
+
   it('compares the attributes of a file', async () => {
     const { fs } = fresh();
     const seen: [number, number][] = [];
