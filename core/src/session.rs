@@ -62,6 +62,34 @@ impl AssemblyPlan {
             .sum()
     }
 
+    /// Returns the plan that puts what this one has behind the first `base` bytes behind another
+    /// `onto` bytes instead, all of a longer, shorter or different base.
+    ///
+    /// Meant for a plan that only appends, whose first `base` bytes are its base.
+    pub fn appended_to(&self, base: u64, onto: u64) -> Self {
+        let kept = Segment {
+            offset: 0,
+            len: onto,
+            source: Source::Base(0),
+        };
+        let appended = self.segments.iter().filter(|s| s.offset >= base);
+        let appended = appended.map(|s| Segment {
+            offset: s.offset - base + onto,
+            ..*s
+        });
+        let kept = (onto > 0).then_some(kept).into_iter();
+        Self {
+            size: self.size - base + onto,
+            segments: kept.chain(appended).collect(),
+        }
+    }
+
+    /// Tells whether every staged byte is staged at its own offset.
+    pub fn is_in_place(&self) -> bool {
+        let own = |s: &Segment| !matches!(s.source, Source::Staged(at) if at != s.offset);
+        self.segments.iter().all(own)
+    }
+
     /// Tells whether the staging area is the file: one segment, staged at its own offset.
     pub fn is_staging_itself(&self) -> bool {
         matches!(&self.segments[..], [only] if only.source == Source::Staged(0))

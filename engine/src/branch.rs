@@ -367,6 +367,15 @@ impl Branch {
         self.edit_at("copy", from, |editor, from| editor.copy(from, &to, true))
     }
 
+    /// Copies as [`copy`](Self::copy), but fails where `to` exists.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`], and as [`copy`](Self::copy).
+    pub fn copy_new(&self, from: impl IntoPath, to: impl IntoPath) -> Result<u64> {
+        let to = to.into_path().map_err(|e| e.op("copy"))?;
+        self.edit_at("copy", from, |editor, from| editor.copy(from, &to, false))
+    }
+
     /// Changes attributes; a link at the end of the path is followed where `follow` says so.
     ///
     /// # Errors

@@ -14,13 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs_content::{Area, ContentReader, Files, Staged, StagingFile, is_gone};
+use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{PutMode, SetAttrs};
 use alknet_fs_core::session::{AssemblyPlan, ExtentMap, Segment, Source, checked_end};
 use alknet_fs_core::store::{
     BranchId, Durability, LockOutcome, ReadTxn, SessionId, SessionOp, SessionRecord, Staging,
 };
 use alknet_fs_core::tree::{Follow, resolve_target};
-use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
+use alknet_fs_core::{Entry, Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::progress::{Progress, Task};
@@ -176,6 +177,8 @@ struct State {
     record: SessionRecord,
     /// Whether closing without a single write still commits, because opening created or truncated.
     dirty: bool,
+    /// Whether all that was written went to the end of what was there.
+    appends: bool,
     /// Whether what is staged in the database was promised to survive a power cut.
     synced: bool,
     base: Option<ContentReader>,
@@ -269,6 +272,7 @@ impl Session {
             inner,
             state: Mutex::new(State {
                 dirty: base.is_none(),
+                appends: !options.truncate && !options.create_new,
                 synced: false,
                 base,
                 staged: StagedBytes::Rows {
@@ -332,6 +336,7 @@ impl Session {
             inner,
             state: Mutex::new(State {
                 dirty,
+                appends: false,
                 synced: true,
                 base,
                 staged,
@@ -364,11 +369,15 @@ impl Session {
     /// others of the operating system, the bytes of that range are undefined, as POSIX has it.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut state = self.state()?;
+        state.appends = false;
         self.write_locked(&mut state, offset, bytes)
             .map_err(|e| e.op("write").path(&state.record.path))
     }
 
     /// Writes bytes at the end of the file as it is in this session; returns the offset.
+    ///
+    /// What a session only appended to a file goes to the end of what is there when it closes:
+    /// nobody's appended bytes are lost, whoever else appends or writes meanwhile.
     ///
     /// # Errors
     /// As [`write_at`](Self::write_at).
@@ -411,13 +420,20 @@ impl Session {
     /// [`ErrorKind::TooLarge`].
     pub fn truncate(&self, size: u64) -> Result<()> {
         let mut state = self.state()?;
+        state.appends = false;
         let State { record, staged, .. } = &mut *state;
-        let cut = match staged {
-            StagedBytes::File(file) => file.truncate(size),
-            StagedBytes::Rows { extents, .. } => checked_end(size, 0)
-                .and_then(|_| self.inner.stage(record, &SessionOp::Truncate { size }))
-                .and_then(|()| extents.truncate(size)),
+        let mut cut = || {
+            checked_end(size, 0)?;
+            self.inner.contents.check_size(size)?;
+            match staged {
+                StagedBytes::File(file) => file.truncate(size),
+                StagedBytes::Rows { extents, .. } => {
+                    self.inner.stage(record, &SessionOp::Truncate { size })?;
+                    extents.truncate(size)
+                }
+            }
         };
+        let cut = cut();
         cut.map_err(|e| e.op("truncate").path(&record.path))?;
         state.dirty = true;
         Ok(())
@@ -497,13 +513,16 @@ impl Session {
         let _entered = span.enter();
         let mut attempts = 0;
         let closed = loop {
-            let error = match self.close_locked(&mut state, set) {
-                Ok(closed) => break closed,
-                Err(error) => error,
-            };
+            let result = self.close_locked(&mut state, set);
+            if let Ok(Some(closed)) = result {
+                break closed;
+            }
             if let StagedBytes::File(file) = &mut state.staged {
                 file.reopen();
             }
+            let Err(error) = result else {
+                continue;
+            };
             attempts += 1;
             if !is_gone(&error) || attempts == CLOSE_ATTEMPTS {
                 return Err(error.op("close").path(&state.record.path));
@@ -569,6 +588,8 @@ impl Session {
     }
 
     fn write_locked(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = checked_end(offset, bytes.len() as u64)?;
+        self.inner.contents.check_size(end)?;
         if let StagedBytes::Rows { log, .. } = &state.staged
             && log.len() + bytes.len() > SPILL_LEN
             && self.inner.contents.files().is_some()
@@ -580,7 +601,6 @@ impl Session {
             StagedBytes::File(file) => file.write_at(offset, bytes)?,
             StagedBytes::Rows { log, extents } => {
                 let len = bytes.len() as u64;
-                checked_end(offset, len)?;
                 let op = SessionOp::Write {
                     offset,
                     data: bytes.to_vec(),
@@ -655,10 +675,13 @@ impl Session {
         txn.commit()
     }
 
-    fn close_locked(&self, state: &mut State, set: &SetAttrs) -> Result<Closed> {
+    /// Closes the session. Returns nothing where it only appended, and somebody changed the file
+    /// while its bytes were prepared: then it must be tried again.
+    fn close_locked(&self, state: &mut State, set: &SetAttrs) -> Result<Option<Closed>> {
         let State {
             record,
             dirty,
+            appends,
             staged,
             ..
         } = state;
@@ -668,48 +691,69 @@ impl Session {
         if let (false, Some((hash, size))) = (*dirty, base) {
             self.close_unwritten(record, set)?;
             let path = record.path.clone();
-            return Ok(Closed { path, hash, size });
+            return Ok(Some(Closed { path, hash, size }));
         }
         let staged = match staged {
             StagedBytes::Rows { log, .. } => Staged::Bytes(log),
             StagedBytes::File(file) => Staged::File(file),
         };
-        let mut prepared = {
-            let is_based = |s: &Segment| matches!(s.source, Source::Base(_));
-            let base = base.filter(|_| plan.segments.iter().any(is_based));
+        let (mut prepared, end_of) = {
             // The files of the base stay while it is read: no transaction is held for that long.
-            let _pinned = base.map(|_| inner.keeper.pinned()).transpose()?;
+            let reads = base.is_some() || *appends;
+            let _pinned = reads.then(|| inner.keeper.pinned()).transpose()?;
             let txn = inner.tree.read()?;
             // Somebody may have aborted it.
             session_record(&*txn, record.id)?;
+            let there = match *appends {
+                true => {
+                    let chain = inner.chain(&*txn, record.branch)?;
+                    file_at(&*txn, &chain, &record.path)?
+                }
+                false => None,
+            };
+            let (base, plan) = match there {
+                Some(there) if Some(there) != base => {
+                    let appended = plan.appended_to(base.map_or(0, |(_, len)| len), there.1);
+                    (Some(there), appended)
+                }
+                _ => (base, plan),
+            };
+            let is_based = |s: &Segment| matches!(s.source, Source::Base(_));
+            let base = base.filter(|_| plan.segments.iter().any(is_based));
             let base = match base {
                 Some((hash, _)) => Some(inner.contents.open(&*txn, &hash)?),
                 None => None,
             };
             drop(txn);
-            let contents = &inner.contents;
-            [contents.prepare_plan_over(base.as_ref(), staged, &plan)?]
+            let prepared = inner
+                .contents
+                .prepare_plan_over(base.as_ref(), staged, &plan)?;
+            ([prepared], there)
         };
         let (hash, size) = (prepared[0].hash(), prepared[0].size());
-        let record = &*record;
+        let (record, appends) = (&*record, *appends);
         let (put, follow) = match record.create_new {
             true => (PutMode::CreateNew, Follow::No),
             false => (PutMode::CreateOrReplace, Follow::Yes),
         };
         let path = inner.edit(record.branch, Some(record.id), |editor| {
             session_record(editor.txn(), record.id)?;
+            let there = editor.resolve_target(&record.path, follow)?.entry;
+            if appends && file_of(there.as_ref()) != end_of {
+                return Ok(None);
+            }
             inner.keep_lock(editor.txn(), record)?;
             inner.commit_contents(editor, &mut prepared)?;
-            let exists = editor.resolve_target(&record.path, follow)?.entry.is_some();
+            let exists = there.is_some();
             let set = SetAttrs {
                 mode: set.mode.or((!exists).then_some(record.mode)),
                 ..*set
             };
             let path = editor.put_file(&record.path, hash, size, &set, put)?;
             inner.end_session(editor.txn(), record)?;
-            Ok(path)
+            Ok(Some(path))
         })?;
-        Ok(Closed { path, hash, size })
+        Ok(path.map(|path| Closed { path, hash, size }))
     }
 }
 
@@ -732,6 +776,16 @@ impl std::fmt::Debug for Session {
             .field("extents", state.staged.extents())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the content and size of the file at a path; nothing where something else is, or nothing.
+fn file_at(txn: &dyn ReadTxn, chain: &Chain, path: &TreePath) -> Result<Option<(Hash, u64)>> {
+    let target = resolve_target(txn, chain, path, Follow::Yes)?;
+    Ok(file_of(target.entry.as_ref()))
+}
+
+fn file_of(entry: Option<&Entry>) -> Option<(Hash, u64)> {
+    entry.and_then(|entry| Some((entry.hash()?, entry.size())))
 }
 
 fn session_record(txn: &dyn ReadTxn, id: SessionId) -> Result<SessionRecord> {

@@ -310,7 +310,11 @@ impl Contents {
         }
     }
 
-    fn check_size(&self, size: u64) -> Result<()> {
+    /// Refuses sizes beyond [`Config::size_max`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`].
+    pub fn check_size(&self, size: u64) -> Result<()> {
         let max = self.config.size_max;
         if size <= max {
             return Ok(());
@@ -458,14 +462,19 @@ impl Contents {
                 return self.prepare_whole(bytes, true);
             }
         };
-        let is_session_file = matches!(staged, Staged::File(_)) && !uses_base(plan);
+        // A session's file has its bytes where the session wrote them, which need not be where the
+        // plan wants them.
+        let in_place = plan.is_in_place();
+        let is_session_file = matches!(staged, Staged::File(_)) && in_place && !uses_base(plan);
         if !is_session_file
             && self.suits_delta(base, plan)
             && let Some(prepared) = assembly.prepare_delta(files, &self.config)?
         {
             return Ok(prepared);
         }
-        if let Staged::File(session) = &mut staged {
+        if let Staged::File(session) = &mut staged
+            && in_place
+        {
             let (hash, tree) = session.seal(plan, base, self.config.tree_inline_max)?;
             let name = session.id().to_string();
             let data = session.data().clone();

@@ -532,7 +532,8 @@ fn connect(database: &Path, busy_timeout: Duration) -> rusqlite::Result<Connecti
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let conn = Connection::open_with_flags(database, flags)?;
-    conn.busy_timeout(busy_timeout)?;
+    // SQLite counts milliseconds in 32 bits.
+    conn.busy_timeout(busy_timeout.min(Duration::from_millis(i32::MAX as u64)))?;
     conn.set_prepared_statement_cache_capacity(128);
     Ok(conn)
 }

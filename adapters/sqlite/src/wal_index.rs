@@ -54,7 +54,14 @@ impl Versioned {
 
     /// Returns what the header names; nothing while it changes.
     pub(crate) fn version(&self) -> Option<Version> {
-        let headers = (*self.headers.get_or_init(|| self.find()))?;
+        let headers = match self.headers.get() {
+            Some(headers) => (*headers)?,
+            None => {
+                // Asked again where the database could not be read now.
+                let found = self.find().ok()?;
+                (*self.headers.get_or_init(|| found))?
+            }
+        };
         // Mapped while the connection is open, and aligned as the start of a page.
         let [first, second] = unsafe { headers.as_ref() };
         let load = |header: &Header| header.each_ref().map(|word| word.load(Ordering::Relaxed));
@@ -75,10 +82,13 @@ impl Versioned {
         Some(Version(changes | frames << 32 | sum1 << 64 | sum2 << 96))
     }
 
-    fn find(&self) -> Option<NonNull<[Header; 2]>> {
+    fn find(&self) -> rusqlite::Result<Option<NonNull<[Header; 2]>>> {
         // The first read opens the log and its index.
-        let mut stmt = self.conn.prepare("SELECT 1 FROM store_info").ok()?;
-        stmt.exists([]).ok()?;
+        self.conn.prepare("SELECT 1 FROM store_info")?.exists([])?;
+        Ok(self.shared_page())
+    }
+
+    fn shared_page(&self) -> Option<NonNull<[Header; 2]>> {
         let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
         let mut page: *mut c_void = ptr::null_mut();
         // The file belongs to the connection. Its `xShmMap` returns what is mapped already, and
