@@ -176,6 +176,9 @@ struct Open {
     bytes: Vec<u8>,
     /// Whether closing it commits: it started empty, or something was written.
     dirty: bool,
+    /// The size it started with, as long as all that was written went to its end: then closing
+    /// appends to what is there.
+    appends_behind: Option<usize>,
     create_new: bool,
     exclusive: bool,
     mode: u32,
@@ -337,6 +340,7 @@ impl World {
                 if self.still_written(n, done.err())? {
                     self.open[n].bytes.resize(*size as usize, 0);
                     self.open[n].dirty = true;
+                    self.open[n].appends_behind = None;
                 }
                 Ok(())
             }
@@ -556,11 +560,16 @@ impl World {
         let base = entry
             .and_then(|e| e.hash())
             .filter(|_| how != How::Truncate);
+        let bytes = base.map_or_else(Vec::new, |hash| self.contents[&hash].clone());
         self.open.push(Open {
             session: Some(session),
             branch,
             path,
-            bytes: base.map_or_else(Vec::new, |hash| self.contents[&hash].clone()),
+            appends_behind: match how {
+                How::Update | How::Existing => Some(bytes.len()),
+                How::Truncate | How::New => None,
+            },
+            bytes,
             dirty: base.is_none(),
             create_new: how == How::New,
             exclusive,
@@ -579,8 +588,11 @@ impl World {
             None => kind(open.session().append(bytes)).map(|at| assert_eq!(at, size)),
         };
         if self.still_written(n, done.err())? {
-            let at = at.unwrap_or(size) as usize;
             let open = &mut self.open[n];
+            if at.is_some() {
+                open.appends_behind = None;
+            }
+            let at = at.unwrap_or(size) as usize;
             let end = (at + bytes.len()).max(open.bytes.len());
             open.bytes.resize(end, 0);
             open.bytes[at..at + bytes.len()].copy_from_slice(bytes);
@@ -606,8 +618,6 @@ impl World {
         };
         let open = &self.open[n];
         let closed = open.session().close_with(&set);
-        let hash = Hash::of(&open.bytes);
-        let size = open.bytes.len() as u64;
         // Only the branch of a session that was thrown away can be gone.
         let name = self.model.name(open.branch).unwrap_or_default();
         let tree = match open.dead {
@@ -616,6 +626,18 @@ impl World {
         };
         let found = model::resolve(&tree, &open.path, true);
         let exists = matches!(found, Ok((_, Some(_))));
+        let there = match &found {
+            Ok((_, Some(entry))) => entry.hash(),
+            _ => None,
+        };
+        let bytes = match (open.appends_behind, there) {
+            (Some(behind), Some(there)) if open.dirty => {
+                [&self.contents[&there], &open.bytes[behind..]].concat()
+            }
+            _ => open.bytes.clone(),
+        };
+        let hash = Hash::of(&bytes);
+        let size = bytes.len() as u64;
         let want = if open.dead {
             Err(ErrorKind::NotFound)
         } else if !open.dirty && mode.is_none() {
@@ -652,7 +674,7 @@ impl World {
             (Ok(closed), Ok(path)) => {
                 let got = (closed.path.to_string(), closed.hash, closed.size);
                 same("closed", &got, &(path, hash, size))?;
-                self.contents.insert(hash, self.open[n].bytes.clone());
+                self.contents.insert(hash, bytes);
                 self.forget(n);
                 Ok(())
             }
@@ -702,6 +724,8 @@ impl World {
     fn take_up(&mut self, n: usize, id: SessionId) -> Result<(), Mismatch> {
         let session = self.store.resume_session(id).map_err(fault)?;
         self.open[n].session = Some(session);
+        // How its bytes came there is not kept.
+        self.open[n].appends_behind = None;
         Ok(())
     }
 
