@@ -84,3 +84,15 @@ def test_empty(branch: alknet_fs.Branch) -> None:
 def test_dropped(branch: alknet_fs.Branch) -> None:
     branch.batch().write_bytes("/a", b"x")
     assert branch.listdir() == []
+
+
+def test_a_closed_store_is_told_of(tmp_path: pathlib.Path) -> None:
+    store = alknet_fs.open(tmp_path / "store")
+    with pytest.raises(alknet_fs.BadHandle), store.branch().batch() as batch:
+        batch.write_bytes("/a", b"x")
+        store.close()
+        assert not batch.closed
+    with pytest.raises(ZeroDivisionError), alknet_fs.memory() as other, other.branch().batch():
+        other.close()
+        raise ZeroDivisionError
+    assert not alknet_fs.open(tmp_path / "store").branch().exists("/a")

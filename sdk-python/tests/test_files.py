@@ -88,6 +88,16 @@ def test_encoding_and_newline(branch: alknet_fs.Branch) -> None:
     with pytest.raises(ValueError, match="binary mode"):
         branch.open("/a", "rb", encoding="utf-8")
     assert branch.read_bytes("/a") != b""
+    with branch.view() as view, pytest.raises(ValueError, match="binary mode"):
+        view.open("/a", "rb", encoding="utf-8")
+    with pytest.raises(ValueError, match="binary mode"):
+        branch.open("/new", "wb", newline="")
+    with pytest.raises(ValueError, match="newline"):
+        branch.write_text("/new", "a\nb", newline="x")
+    assert not branch.exists("/new")
+    for newline in ("", "\n", "\r", "\r\n"):
+        (branch / "new").write_text("a\nb", newline=newline)
+        assert branch.read_bytes("/new") == b"a" + (newline or "\n").encode() + b"b"
 
 
 def test_nothing_shows_before_the_close(branch: alknet_fs.Branch) -> None:

@@ -137,6 +137,9 @@ def test_glob(branch: alknet_fs.Branch, pattern: str, found: list[str]) -> None:
     assert len(list(branch.path().rglob("*.py"))) == 4
     with pytest.raises(ValueError, match="unacceptable"):
         branch.path().glob("")
+    branch.symlink("loop", "/loop")
+    for nothing in ("missing", "missing/too", "a.py", "a.py/too", "loop"):
+        assert list(branch.path(nothing).glob("*")) == []
 
 
 def test_walk(branch: alknet_fs.Branch) -> None:
@@ -231,6 +234,21 @@ def test_pickling(tmp_path: pathlib.Path) -> None:
     assert branch.read_bytes("/from-the-other") == b"here"
     with branch.view() as view, pytest.raises(TypeError):
         pickle.dumps(view)
+
+
+def test_a_store_opened_by_a_relative_path_stays_where_it_is(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = alknet_fs.open("store")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    big = os.urandom(1_000_000)
+    store.branch().write_bytes("/big", big)
+    assert store.path == tmp_path / "store"
+    again: alknet_fs.Branch = pickle.loads(pickle.dumps(store.branch()))
+    assert again.read_bytes("/big") == store.branch().read_bytes("/big") == big
+    assert list(pathlib.Path().iterdir()) == []
 
 
 def test_a_store_in_memory_is_not_pickled() -> None:

@@ -73,6 +73,7 @@ sys.stdin.readline()
 database.execute("ROLLBACK")
 """
 
+
 CHANGES: dict[str, Callable[[alknet_fs.Branch], object]] = {
     "write": lambda branch: branch.write_bytes("/new", b"x"),
     "mkdir": lambda branch: branch.mkdir("/new"),
@@ -89,13 +90,21 @@ CHANGES: dict[str, Callable[[alknet_fs.Branch], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, "drop", "close"])
 def test_a_call_that_waits_stops_no_other_thread(tmp_path: Path, change: str) -> None:
     """The call waits for a lock that is given back only if this thread can run meanwhile."""
     with alknet_fs.open(tmp_path / "store", busy_timeout=60) as store:
         branch = store.branch()
         branch.write_bytes("/a", b"garbage")
         branch.write_bytes("/a", b"abc")
+        other = alknet_fs.open(tmp_path / "store", busy_timeout=60)
+        flags = {"create": True, "create_new": False, "truncate": False, "exclusive": False}
+        held = [other.branch()._open_session("/new", **flags, owner=None, mode=None)]
+        changes: dict[str, Callable[[alknet_fs.Branch], object]] = {
+            **CHANGES,
+            "drop": lambda _: held.clear(),
+            "close": lambda _: other.close(),
+        }
         program = [sys.executable, "-c", HOLD_THE_WRITE_LOCK, str(tmp_path / "store" / "store.db")]
         pipe = subprocess.PIPE
         with subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True) as holder:
@@ -106,7 +115,7 @@ def test_a_call_that_waits_stops_no_other_thread(tmp_path: Path, change: str) ->
 
             def work() -> None:
                 try:
-                    CHANGES[change](branch)
+                    changes[change](branch)
                 except BaseException as error:
                     failures.append(error)
 

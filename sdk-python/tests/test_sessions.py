@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,3 +144,68 @@ def test_more_than_there_is_memory(branch: alknet_fs.Branch) -> None:
             session.pread(2**60, 0)
         assert session.pread(3, 2**59) == b"\0\0\0"
         session.truncate(1)
+
+
+def test_closing_the_store_gives_back_what_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = alknet_fs.open(path)
+    branch = store.branch()
+    branch.write_bytes("/a", b"old")
+    held: list[Any] = [
+        branch.open_session("/a", exclusive=True),
+        branch.open_file("/b", write=True, create=True, exclusive=True),
+        branch.open("/c", "w"),
+        branch.view(),
+        branch.open_reader("/a"),
+        branch.open("/a", "rb"),
+        branch.watch(),
+        branch.batch(),
+    ]
+    held[0].append(b"x" * 400_000)
+    held[2].write("new")
+    files = Path("/proc/self/fd")
+
+    def opened() -> list[str]:
+        links: list[str] = []
+        for link in files.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(link))
+        return [link for link in links if link.startswith(str(path.resolve()))]
+
+    assert not files.exists() or opened()
+    copy = alknet_fs.Store(store)
+    store.close()
+    store.close()
+    assert copy.closed
+    assert not files.exists() or opened() == []
+    with alknet_fs.open(path) as other:
+        assert other.sessions() == []
+        other.branch().open_session("/a", exclusive=True).abort()
+        other.branch().open_file("/b", write=True, create=True, exclusive=True).abort()
+        assert other.branch().listdir() == ["a"]
+    for use in (held[0].close, held[1].close, held[3].listdir, held[5].read, held[7].commit):
+        with pytest.raises(alknet_fs.BadHandle):
+            use()
+    with pytest.warns(ResourceWarning):
+        held.clear()
+        gc.collect()
+    assert len({branch, alknet_fs.Branch(branch)}) == 1
+
+
+def test_closing_the_store_waits_for_nobody(tmp_path: Path) -> None:
+    """A call that goes on in another thread keeps what it needs, and ends as it would have."""
+    store = alknet_fs.open(tmp_path / "store")
+    branch = store.branch()
+    data = os.urandom(20_000_000)
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(6):
+            path, size = f"/{number}", 4_000_000 * number
+            again = alknet_fs.open(tmp_path / "store")
+            write = pool.submit(again.branch().write_bytes, path, data[:size])
+            again.close()
+            try:
+                assert write.result() == size
+            except alknet_fs.BadHandle:
+                assert not branch.exists(path)
+            else:
+                assert branch.stat(path).size == size

@@ -5,6 +5,7 @@ import os
 import pathlib
 import stat
 import threading
+from typing import Any
 
 import pytest
 
@@ -45,10 +46,29 @@ def test_bad_paths(branch: alknet_fs.Branch, path: str | bytes) -> None:
         branch.read_bytes(path)
 
 
-@pytest.mark.parametrize("path", [1, None, object(), ["/a"]], ids=repr)
-def test_what_is_no_path(branch: alknet_fs.Branch, path: object) -> None:
+class Returns:
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __fspath__(self) -> Any:
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "path", [1, None, object(), ["/a"], Returns(1), Returns, pathlib.Path], ids=repr
+)
+def test_what_is_no_path(branch: alknet_fs.Branch, path: Any) -> None:
     with pytest.raises(TypeError):
-        branch.read_bytes(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        branch.read_bytes(path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("mine")], ids=repr)
+def test_a_path_that_raises(branch: alknet_fs.Branch, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        branch.read_bytes(Returns(error))
+    assert caught.value is error
 
 
 @pytest.mark.parametrize(
@@ -162,6 +182,11 @@ def test_links(branch: alknet_fs.Branch) -> None:
     branch.symlink("loop", "/loop")
     with pytest.raises(alknet_fs.TooManyLinks):
         branch.stat("/loop")
+    assert not branch.exists("/loop")
+    assert not branch.is_file("/loop")
+    assert not branch.is_dir("/loop/more")
+    with branch.view() as view:
+        assert not view.is_dir("/loop")
 
 
 def test_rename_copy_remove(branch: alknet_fs.Branch) -> None:

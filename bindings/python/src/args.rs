@@ -1,12 +1,14 @@
 //! Arguments: paths, bytes and attributes as Python programs give them.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 
 use alknet_fs::{
     Error, ErrorKind, Follow, IntoPath, PutMode, Result, SetAttrs, Timestamp, TreePath,
 };
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
 
 /// A path in a tree: `str`, `bytes` or `os.PathLike`. A `str` is borrowed.
@@ -49,11 +51,13 @@ impl<'a, 'py> FromPyObject<'a, 'py> for PathArg<'a> {
         if let Ok(text) = object.cast::<PyString>() {
             return Ok(Self(Cow::Owned(surrogates(&text)?)));
         }
-        let path = object.call_method0("__fspath__").map_err(|_| {
+        let Some(to_path) = object.getattr_opt("__fspath__")? else {
             let found = object.get_type().name();
             let found = found.map_or_else(|_| "something else".to_owned(), |n| n.to_string());
-            PyTypeError::new_err(format!("a path is str, bytes or os.PathLike, not {found}"))
-        })?;
+            let detail = format!("a path is str, bytes or os.PathLike, not {found}");
+            return Err(PyTypeError::new_err(detail));
+        };
+        let path = to_path.call0()?;
         let bytes = match path.cast::<PyString>() {
             Ok(text) => match text.to_str() {
                 Ok(text) => text.as_bytes().to_vec(),
@@ -71,19 +75,44 @@ fn surrogates(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
     Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec())
 }
 
-/// Bytes: `bytes` is borrowed, any other object with a buffer is copied.
+/// Bytes: `bytes` is borrowed, any other object with a buffer is copied once.
 #[derive(Debug)]
-pub(crate) struct DataArg<'a>(pub(crate) Cow<'a, [u8]>);
+pub(crate) enum DataArg<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
+    Copied(PyBackedBytes),
+}
+
+impl Deref for DataArg<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+impl From<DataArg<'_>> for Vec<u8> {
+    fn from(data: DataArg<'_>) -> Self {
+        match data {
+            DataArg::Owned(bytes) => bytes,
+            data => data.to_vec(),
+        }
+    }
+}
 
 impl<'a, 'py> FromPyObject<'a, 'py> for DataArg<'a> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         if let Ok(bytes) = <&'a [u8]>::extract(object) {
-            return Ok(Self(Cow::Borrowed(bytes)));
+            return Ok(Self::Borrowed(bytes));
         }
         if let Ok(bytes) = object.cast::<PyByteArray>() {
-            return Ok(Self(Cow::Owned(bytes.to_vec())));
+            return Ok(Self::Owned(bytes.to_vec()));
         }
         if object.is_instance_of::<PyString>() {
             let detail = "a bytes-like object is required, not 'str'";
@@ -91,9 +120,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for DataArg<'a> {
         }
         // `Py_buffer` is no part of the stable ABI of Python 3.10.
         let bytes = PyMemoryView::from(&object)?.call_method0("tobytes")?;
-        Ok(Self(Cow::Owned(
-            bytes.cast::<PyBytes>()?.as_bytes().to_vec(),
-        )))
+        Ok(Self::Copied(bytes.cast_into::<PyBytes>()?.into()))
     }
 }
 

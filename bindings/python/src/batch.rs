@@ -1,22 +1,41 @@
 //! Batches.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use alknet_fs::{Batch as CoreBatch, Error, ErrorKind, Result};
 use pyo3::prelude::*;
 
 use crate::args::{DataArg, PathArg, attrs, follow, put_mode};
+use crate::error::to_py;
 use crate::handle::Handle;
 use crate::tree::Branch;
 
 /// Changes of one branch that are committed together.
 #[pyclass(frozen, subclass, module = "alknet_fs._native")]
 #[derive(Debug)]
-pub(crate) struct Batch(Handle<Mutex<Option<CoreBatch>>>);
+pub(crate) struct Batch {
+    batch: Handle<Mutex<Option<CoreBatch>>>,
+    // As the last call left them: nobody waits for a call that goes on to learn them.
+    closed: AtomicBool,
+    len: AtomicUsize,
+    content_bytes: AtomicU64,
+}
 
 impl Batch {
-    fn take(batch: &Mutex<Option<CoreBatch>>) -> Option<CoreBatch> {
-        batch.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Takes the batch out, to end it.
+    fn take(&self, batch: &Mutex<Option<CoreBatch>>) -> Option<CoreBatch> {
+        let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.closed.store(true, Ordering::Relaxed);
+        batch.take()
+    }
+
+    fn check_open(&self, py: Python<'_>) -> PyResult<()> {
+        self.batch.checked(py)?;
+        match self.closed.load(Ordering::Relaxed) {
+            true => Err(to_py(py, ended())),
+            false => Ok(()),
+        }
     }
 
     /// Calls the engine with the batch, which is there until it is committed or aborted.
@@ -25,9 +44,14 @@ impl Batch {
         py: Python<'_>,
         call: impl FnOnce(&mut CoreBatch) -> Result<R> + Send,
     ) -> PyResult<R> {
-        self.0.run(py, |batch| {
+        self.batch.run(py, |batch| {
             let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
-            call(batch.as_mut().ok_or_else(ended)?)
+            let batch = batch.as_mut().ok_or_else(ended)?;
+            let result = call(batch);
+            self.len.store(batch.len(), Ordering::Relaxed);
+            self.content_bytes
+                .store(batch.content_bytes(), Ordering::Relaxed);
+            result
         })
     }
 }
@@ -40,19 +64,28 @@ fn ended() -> Error {
 impl Batch {
     /// Begins a batch of changes of a branch.
     #[new]
-    fn new(branch: &Bound<'_, Branch>) -> Self {
-        Self(branch.get().handle().map(|b| Mutex::new(Some(b.batch()))))
+    fn new(branch: &Bound<'_, Branch>) -> PyResult<Self> {
+        let branch_handle = branch.get().handle();
+        let batch = branch_handle.run(branch.py(), |branch| Ok(branch.batch()))?;
+        Ok(Self {
+            batch: branch_handle.with(Mutex::new(Some(batch))),
+            closed: AtomicBool::new(false),
+            len: AtomicUsize::new(0),
+            content_bytes: AtomicU64::new(0),
+        })
     }
 
     /// The number of content bytes collected so far. Small contents are held in memory until the
     /// commit; large ones are on disk already.
     #[getter]
     fn content_bytes(&self, py: Python<'_>) -> PyResult<u64> {
-        self.with(py, |batch| Ok(batch.content_bytes()))
+        self.check_open(py)?;
+        Ok(self.content_bytes.load(Ordering::Relaxed))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, |batch| Ok(batch.len()))
+        self.check_open(py)?;
+        Ok(self.len.load(Ordering::Relaxed))
     }
 
     /// A batch is true, even an empty one.
@@ -62,8 +95,8 @@ impl Batch {
 
     /// Whether the batch was committed or aborted.
     #[getter]
-    fn closed(&self, py: Python<'_>) -> bool {
-        self.with(py, |_| Ok(())).is_err()
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// Writes a whole file and returns its size. Commits nothing yet; a conflict comes with the
@@ -86,8 +119,8 @@ impl Batch {
     ) -> PyResult<usize> {
         let put = put_mode(create, replace)?;
         let set = attrs(mode, uid, gid, mtime_ns);
-        let size = data.0.len();
-        self.with(py, |batch| batch.put(&path, data.0, &set, put))?;
+        let size = data.len();
+        self.with(py, |batch| batch.put(&path, data, &set, put))?;
         Ok(size)
     }
 
@@ -199,14 +232,14 @@ impl Batch {
     /// Commits all changes, in the order they were collected, as one. Where one of them fails,
     /// nothing changes. The batch is closed either way.
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        self.0
-            .run(py, |batch| Self::take(batch).ok_or_else(ended)?.commit())
+        self.batch
+            .run(py, |batch| self.take(batch).ok_or_else(ended)?.commit())
     }
 
     /// Throws the changes away. Does nothing where the batch is closed.
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.run(py, |batch| {
-            drop(Self::take(batch));
+        self.batch.run(py, |batch| {
+            drop(self.take(batch));
             Ok(())
         })
     }

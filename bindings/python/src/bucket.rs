@@ -1,11 +1,11 @@
 //! Buckets.
 
-use alknet_fs::{Bucket as CoreBucket, Result, Retention, Timestamp, TreeRef};
+use alknet_fs::{Bucket as CoreBucket, BucketId, Result, Retention, Timestamp, TreeRef};
 use pyo3::prelude::*;
 
 use crate::args::PathArg;
 use crate::entry::{BranchInfo, Difference};
-use crate::handle::Handle;
+use crate::handle::{Handle, Held};
 use crate::store::Store;
 use crate::task::{Cancel, Follower};
 use crate::tree::{Branch, Tree, View};
@@ -15,55 +15,72 @@ use crate::watch::{Event, filter};
 /// A bucket: the unit of isolation.
 #[pyclass(frozen, subclass, module = "alknet_fs._native")]
 #[derive(Debug)]
-pub(crate) struct Bucket(pub(crate) Handle<CoreBucket>);
+pub(crate) struct Bucket {
+    bucket: Handle<CoreBucket>,
+    /// Tells it from others, also when the store is closed.
+    id: BucketId,
+}
+
+impl Bucket {
+    pub(crate) fn new<T: Held>(of: &Handle<T>, bucket: CoreBucket) -> Self {
+        Self {
+            id: bucket.id(),
+            bucket: of.with(bucket),
+        }
+    }
+}
 
 #[pymethods]
 impl Bucket {
     /// Makes another handle of the same bucket.
     #[new]
-    fn new(other: &Bound<'_, Self>) -> Self {
-        Self(other.get().0.clone())
+    fn py_new(other: &Bound<'_, Self>) -> Self {
+        let other = other.get();
+        Self {
+            bucket: other.bucket.clone(),
+            id: other.id,
+        }
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
         other.cast::<Self>().is_ok_and(|other| {
-            let other = &other.get().0;
-            self.0.is_of(other) && self.0.peek().id() == other.peek().id()
+            let other = other.get();
+            self.bucket.is_of(&other.bucket) && self.id == other.id
         })
     }
 
     fn __hash__(&self) -> usize {
-        self.0.store_number() ^ self.0.peek().id().0 as usize
+        self.bucket.store_number() ^ self.id.0 as usize
     }
 
     /// The bucket's name as it is now.
     #[getter]
     fn name(&self, py: Python<'_>) -> PyResult<String> {
-        self.0.run(py, CoreBucket::name)
+        self.bucket.run(py, CoreBucket::name)
     }
 
     fn _branch(&self, py: Python<'_>, name: &str) -> PyResult<Py<Branch>> {
-        let branch = self.0.run(py, |bucket| bucket.branch(name))?;
-        Py::new(py, Branch::init(self.0.with(branch)))
+        let branch = self.bucket.run(py, |bucket| bucket.branch(name))?;
+        Py::new(py, Branch::init(&self.bucket, branch))
     }
 
     /// Returns what is known of all branches, from the oldest.
     fn branches(&self, py: Python<'_>) -> PyResult<Vec<BranchInfo>> {
-        let branches = self.0.run(py, CoreBucket::branches)?;
+        let branches = self.bucket.run(py, CoreBucket::branches)?;
         Ok(branches.into_iter().map(BranchInfo::from).collect())
     }
 
     fn _fork(&self, py: Python<'_>, source: &str, name: &str) -> PyResult<Py<Branch>> {
         let fork = |bucket: &CoreBucket| bucket.fork(&source.parse::<TreeRef>()?, name);
-        let branch = self.0.run(py, fork)?;
-        Py::new(py, Branch::init(self.0.with(branch)))
+        let branch = self.bucket.run(py, fork)?;
+        Py::new(py, Branch::init(&self.bucket, branch))
     }
 
     fn _view(&self, py: Python<'_>, tree: &str) -> PyResult<Py<View>> {
         let view = self
-            .0
+            .bucket
             .run(py, |bucket| bucket.view(&tree.parse::<TreeRef>()?))?;
-        Py::new(py, Tree::view(&self.0, view))
+        Py::new(py, Tree::view(&self.bucket, view))
     }
 
     /// Compares two trees, each `"BRANCH"` or `"BRANCH@SNAPSHOT"`, at and below a path; sorted by path.
@@ -76,14 +93,15 @@ impl Bucket {
         path: Option<PathArg<'_>>,
     ) -> PyResult<Vec<Difference>> {
         let under = path.unwrap_or_default();
-        let found = self.0.run(py, |bucket| {
+        let found = self.bucket.run(py, |bucket| {
             bucket.diff(&old.parse::<TreeRef>()?, &new.parse::<TreeRef>()?, &under)
         })?;
         Ok(found.into_iter().map(Difference::from).collect())
     }
 
-    fn _store(&self) -> Store {
-        Store(self.0.map(CoreBucket::store))
+    fn _store(&self, py: Python<'_>) -> PyResult<Store> {
+        let store = self.bucket.run(py, |bucket| Ok(bucket.store()))?;
+        Ok(Store(self.bucket.with(store)))
     }
 
     #[pyo3(signature = (limit, branch, glob, under, directly_in, ops, kinds))]
@@ -100,7 +118,7 @@ impl Bucket {
         kinds: Option<Vec<String>>,
     ) -> PyResult<Vec<Event>> {
         let filter = filter(branch, &glob, under, directly_in, ops, kinds);
-        let events = self.0.run(py, |bucket| bucket.log(&filter?, limit))?;
+        let events = self.bucket.run(py, |bucket| bucket.log(&filter?, limit))?;
         Ok(events.into_iter().map(Event::from).collect())
     }
 
@@ -117,7 +135,8 @@ impl Bucket {
             not_before: before_ns.map(Timestamp),
             at_most,
         };
-        self.0.run(py, |bucket| bucket.prune_events(&retention))
+        self.bucket
+            .run(py, |bucket| bucket.prune_events(&retention))
     }
 
     /// Finds out how much content some trees, each `"BRANCH"` or `"BRANCH@SNAPSHOT"`, share.
@@ -129,7 +148,7 @@ impl Bucket {
         progress: Option<Py<PyAny>>,
         cancel: Option<Py<Cancel>>,
     ) -> PyResult<Sharing> {
-        let sharing = Follower { progress, cancel }.run(py, &self.0, |bucket, task| {
+        let sharing = Follower { progress, cancel }.run(py, &self.bucket, |bucket, task| {
             let trees = trees.iter().map(|tree| tree.parse());
             bucket.sharing(&trees.collect::<Result<Vec<TreeRef>>>()?, task)
         })?;
@@ -138,6 +157,6 @@ impl Bucket {
 
     /// Deletes a branch with its snapshots.
     fn delete_branch(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        self.0.run(py, |bucket| bucket.delete_branch(name))
+        self.bucket.run(py, |bucket| bucket.delete_branch(name))
     }
 }

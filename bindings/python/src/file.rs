@@ -6,7 +6,7 @@ use pyo3::types::PyBytes;
 
 use crate::args::{DataArg, Offset, attrs};
 use crate::entry::{Closed, Entry};
-use crate::handle::Handle;
+use crate::handle::{Handle, fill};
 
 /// An open file with a position.
 #[pyclass(frozen, module = "alknet_fs._native")]
@@ -34,7 +34,8 @@ impl File {
             let start = at.unwrap_or_else(|| file.position());
             Ok(file.size().saturating_sub(start))
         })?;
-        self.0.fill(py, len.within(left), |file, buffer| match at {
+        let file = self.0.checked(py)?;
+        fill(py, len.within(left), move |buffer| match at {
             Some(at) => file.read_at(at, buffer),
             None => file.read(buffer),
         })
@@ -46,10 +47,10 @@ impl File {
     fn write(&self, py: Python<'_>, data: DataArg<'_>, offset: Option<Offset>) -> PyResult<usize> {
         let at = offset.map(|at| at.0);
         self.0.run(py, |file| match at {
-            Some(at) => file.write_at(at, &data.0),
-            None => file.write(&data.0),
+            Some(at) => file.write_at(at, &data),
+            None => file.write(&data),
         })?;
-        Ok(data.0.len())
+        Ok(data.len())
     }
 
     /// Returns the position in bytes.

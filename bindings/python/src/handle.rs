@@ -1,9 +1,9 @@
 //! What every object that reaches into a store is made of.
 
+use std::fmt;
 use std::mem::ManuallyDrop;
-use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use alknet_fs::{Error, ErrorKind, Result};
 use pyo3::types::{PyBytes, PyBytesMethods as _};
@@ -33,6 +33,34 @@ pub(crate) struct Shared {
     opened_with: OpenedWith,
     forks: u32,
     closed: AtomicBool,
+    slots: Mutex<Vec<Weak<dyn Close>>>,
+}
+
+/// What of the engine a handle may hold.
+pub(crate) trait Held: fmt::Debug + Send + Sync + 'static {}
+
+impl<T: fmt::Debug + Send + Sync + 'static> Held for T {}
+
+/// Holds something of the engine until its store is closed.
+#[derive(Debug)]
+struct Slot<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Slot<T> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+trait Close: fmt::Debug + Send + Sync {
+    fn close(&self);
+}
+
+impl<T: Held> Close for Slot<T> {
+    fn close(&self) {
+        // What is let go may reach into the store: not while the slot is locked.
+        let value = self.lock().take();
+        drop(value);
+    }
 }
 
 impl Shared {
@@ -41,6 +69,7 @@ impl Shared {
             opened_with,
             forks: FORKS.load(Ordering::Relaxed),
             closed: AtomicBool::new(false),
+            slots: Mutex::default(),
         }
     }
 
@@ -48,19 +77,24 @@ impl Shared {
         self.forks != FORKS.load(Ordering::Relaxed)
     }
 
+    fn slots(&self) -> MutexGuard<'_, Vec<Weak<dyn Close>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check(&self) -> Result<()> {
         if self.is_foreign() {
             let detail = "the store was opened before os.fork(); open it again in the child";
             return Err(Error::with_detail(ErrorKind::BadHandle, detail));
         }
-        match self.closed.load(Ordering::Relaxed) {
-            true => Err(Error::with_detail(
-                ErrorKind::BadHandle,
-                "the store is closed",
-            )),
+        match self.closed.load(Ordering::SeqCst) {
+            true => Err(closed()),
             false => Ok(()),
         }
     }
+}
+
+fn closed() -> Error {
+    Error::with_detail(ErrorKind::BadHandle, "the store is closed")
 }
 
 /// Something of the engine, used with the interpreter's lock released, and only while its store is
@@ -69,39 +103,49 @@ impl Shared {
 /// In the child of a fork it is never dropped: a database connection must not be used there, and an
 /// open session belongs to the parent.
 #[derive(Debug)]
-pub(crate) struct Handle<T> {
-    inner: ManuallyDrop<T>,
+pub(crate) struct Handle<T: Held> {
+    slot: ManuallyDrop<Arc<Slot<T>>>,
     shared: Arc<Shared>,
 }
 
-impl<T> Handle<T> {
-    /// Wraps the store itself.
-    pub(crate) fn root(inner: T, opened_with: OpenedWith) -> Self {
-        Self {
-            inner: ManuallyDrop::new(inner),
-            shared: Arc::new(Shared::new(opened_with)),
+impl<T: Held> Handle<T> {
+    fn new(shared: Arc<Shared>, value: T) -> Self {
+        let slot = Arc::new(Slot(Mutex::new(Some(Arc::new(value)))));
+        let weak: Weak<dyn Close> = Arc::<Slot<T>>::downgrade(&slot);
+        let mut slots = shared.slots();
+        if slots.len() == slots.capacity() {
+            slots.retain(|slot| slot.strong_count() > 0);
+            let more = slots.len().max(16);
+            slots.reserve(more);
         }
+        slots.push(weak);
+        drop(slots);
+        // A store that was closed meanwhile may not have found it in the list.
+        if shared.closed.load(Ordering::SeqCst) {
+            slot.close();
+        }
+        Self {
+            slot: ManuallyDrop::new(slot),
+            shared,
+        }
+    }
+
+    /// Wraps the store itself.
+    pub(crate) fn root(value: T, opened_with: OpenedWith) -> Self {
+        Self::new(Arc::new(Shared::new(opened_with)), value)
+    }
+
+    /// Wraps something else of the same store.
+    pub(crate) fn with<U: Held>(&self, value: U) -> Handle<U> {
+        Handle::new(Arc::clone(&self.shared), value)
     }
 
     pub(crate) fn opened_with(&self) -> &OpenedWith {
         &self.shared.opened_with
     }
 
-    /// Wraps something else of the same store.
-    pub(crate) fn with<U>(&self, inner: U) -> Handle<U> {
-        Handle {
-            inner: ManuallyDrop::new(inner),
-            shared: Arc::clone(&self.shared),
-        }
-    }
-
-    /// Wraps something made from this without calling the engine.
-    pub(crate) fn map<U>(&self, make: impl FnOnce(&T) -> U) -> Handle<U> {
-        self.with(make(&self.inner))
-    }
-
     /// Tells whether two handles are of one open store.
-    pub(crate) fn is_of<U>(&self, other: &Handle<U>) -> bool {
+    pub(crate) fn is_of<U: Held>(&self, other: &Handle<U>) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
@@ -110,77 +154,102 @@ impl<T> Handle<T> {
         Arc::as_ptr(&self.shared).addr()
     }
 
-    /// Returns what is wrapped, for what does not reach into the store.
-    pub(crate) fn peek(&self) -> &T {
-        &self.inner
+    /// Calls the engine without the interpreter's lock.
+    pub(crate) fn run<R: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&T) -> Result<R> + Send,
+    ) -> PyResult<R> {
+        let value = self.checked(py)?;
+        // The value goes there, too: a store that is closed meanwhile lets it go to this call.
+        py.detach(move || call(&value)).map_err(|e| to_py(py, e))
     }
 
-    /// Returns what is wrapped, to let it go; nothing in a process that must not touch it.
-    pub(crate) fn own(&self) -> Option<&T> {
-        (!self.shared.is_foreign()).then_some(&*self.inner)
+    /// Returns what is wrapped, where the engine may be called with it.
+    pub(crate) fn checked(&self, py: Python<'_>) -> PyResult<Arc<T>> {
+        let checked = self.shared.check();
+        let value = checked.and_then(|()| self.slot.lock().clone().ok_or_else(closed));
+        value.map_err(|e| to_py(py, e))
     }
 
-    /// Makes every handle of the store fail from now on.
-    pub(crate) fn close_store(&self) {
-        self.shared.closed.store(true, Ordering::Relaxed);
+    /// Does something with what is wrapped, to let it go; nothing where its store is closed, or in
+    /// a process that must not touch it.
+    pub(crate) fn release(&self, py: Python<'_>, release: impl FnOnce(&T) + Send) {
+        if self.shared.is_foreign() {
+            return;
+        }
+        let value = self.slot.lock().clone();
+        py.detach(move || {
+            if let Some(value) = value {
+                release(&value);
+            }
+        });
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.check().is_err()
     }
 
-    /// Calls the engine without the interpreter's lock.
-    pub(crate) fn run<R: Send>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&T) -> Result<R> + Send,
-    ) -> PyResult<R>
-    where
-        T: Sync,
-    {
-        let inner = self.checked(py)?;
-        py.detach(|| call(inner)).map_err(|e| to_py(py, e))
-    }
-
-    /// Has the engine fill new bytes, called as [`run`](Self::run) does; it tells how many it filled.
-    pub(crate) fn fill<'py>(
-        &self,
-        py: Python<'py>,
-        len: usize,
-        call: impl FnOnce(&T, &mut [u8]) -> Result<usize> + Send,
-    ) -> PyResult<Bound<'py, PyBytes>>
-    where
-        T: Sync,
-    {
-        let mut filled = 0;
-        let bytes = PyBytes::new_with(py, len, |buffer| {
-            filled = self.run(py, |inner| call(inner, buffer))?;
-            Ok(())
-        })?;
-        match filled == len {
-            true => Ok(bytes),
-            false => Ok(PyBytes::new(py, &bytes.as_bytes()[..filled])),
+    /// Lets go of everything that was made from the store, and of the store; every handle of it
+    /// fails from now on. What a call is busy with goes when the call ends.
+    pub(crate) fn close_store(&self, py: Python<'_>) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        if self.shared.is_foreign() {
+            return;
         }
-    }
-
-    /// Returns what is wrapped, where the engine may be called with it.
-    pub(crate) fn checked(&self, py: Python<'_>) -> PyResult<&T> {
-        self.shared.check().map_err(|e| to_py(py, e))?;
-        Ok(&self.inner)
+        let slots = std::mem::take(&mut *self.shared.slots());
+        py.detach(move || {
+            for slot in slots.iter().rev().filter_map(Weak::upgrade) {
+                slot.close();
+            }
+        });
     }
 }
 
-impl<T: Clone> Clone for Handle<T> {
+/// Has the engine fill new bytes without the interpreter's lock; it tells how many it filled.
+pub(crate) fn fill(
+    py: Python<'_>,
+    len: usize,
+    call: impl FnOnce(&mut [u8]) -> Result<usize> + Send,
+) -> PyResult<Bound<'_, PyBytes>> {
+    let mut filled = 0;
+    let bytes = PyBytes::new_with(py, len, |buffer| {
+        filled = py.detach(|| call(buffer)).map_err(|e| to_py(py, e))?;
+        Ok(())
+    })?;
+    match filled == len {
+        true => Ok(bytes),
+        false => Ok(PyBytes::new(py, &bytes.as_bytes()[..filled])),
+    }
+}
+
+impl<T: Held> Clone for Handle<T> {
     fn clone(&self) -> Self {
-        self.with(self.inner.deref().clone())
+        Self {
+            slot: self.slot.clone(),
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
-impl<T> Drop for Handle<T> {
+impl<T: Held> Drop for Handle<T> {
     fn drop(&mut self) {
-        if !self.shared.is_foreign() {
-            // SAFETY: nothing uses the value after this, the only place that drops it.
-            unsafe { ManuallyDrop::drop(&mut self.inner) };
+        if self.shared.is_foreign() {
+            return;
         }
+        // SAFETY: nothing uses the slot after this, the only place that takes it.
+        let slot = unsafe { ManuallyDrop::take(&mut self.slot) };
+        let Some(Slot(value)) = Arc::into_inner(slot) else {
+            return;
+        };
+        let value = value.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Some(value) = value.and_then(Arc::into_inner) else {
+            return;
+        };
+        // To let it go may take a transaction, for which no other thread of Python must wait. An
+        // interpreter that is ending has no other.
+        let mut value = Some(value);
+        Python::try_attach(|py| py.detach(|| drop(value.take())));
+        drop(value);
     }
 }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::args::Offset;
-use crate::handle::Handle;
+use crate::handle::{Handle, Held, fill};
 
 /// Reads one version of a file, whatever becomes of the file.
 #[pyclass(frozen, module = "alknet_fs")]
@@ -15,7 +15,7 @@ use crate::handle::Handle;
 pub(crate) struct Reader(Handle<RwLock<Option<Arc<CoreReader>>>>);
 
 impl Reader {
-    pub(crate) fn new<T>(of: &Handle<T>, reader: CoreReader) -> Self {
+    pub(crate) fn new<T: Held>(of: &Handle<T>, reader: CoreReader) -> Self {
         Self(of.with(RwLock::new(Some(Arc::new(reader)))))
     }
 
@@ -61,23 +61,21 @@ impl Reader {
         offset: Offset,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let left = self.size(py)?.saturating_sub(offset.0);
-        self.0.fill(py, size.within(left), |reader, buffer| {
-            Self::opened(reader)?.read_at(offset.0, buffer)
+        let reader = self.0.checked(py)?;
+        fill(py, size.within(left), move |buffer| {
+            Self::opened(&reader)?.read_at(offset.0, buffer)
         })
     }
 
     /// Lets the content go. Closing again does nothing.
     fn close(&self, py: Python<'_>) {
-        if let Some(reader) = self.0.own() {
-            py.detach(|| {
-                drop(
-                    reader
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .take(),
-                )
-            });
-        }
+        self.0.release(py, |reader| {
+            let reader = reader
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            drop(reader);
+        });
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {

@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 
 use crate::args::{DataArg, Offset, attrs};
 use crate::entry::Closed;
-use crate::handle::Handle;
+use crate::handle::{Handle, Held, fill};
 
 /// An open write session; nothing once it is detached.
 #[pyclass(frozen, module = "alknet_fs._native")]
@@ -16,7 +16,7 @@ use crate::handle::Handle;
 pub(crate) struct Session(Handle<RwLock<Option<CoreSession>>>);
 
 impl Session {
-    pub(crate) fn new<T>(of: &Handle<T>, session: CoreSession) -> Self {
+    pub(crate) fn new<T: Held>(of: &Handle<T>, session: CoreSession) -> Self {
         Self(of.with(RwLock::new(Some(session))))
     }
 
@@ -63,7 +63,8 @@ impl Session {
         offset: Offset,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let left = self.with(py, |session| Ok(session.size().saturating_sub(offset.0)))?;
-        self.0.fill(py, size.within(left), |session, buffer| {
+        let session = self.0.checked(py)?;
+        fill(py, size.within(left), move |buffer| {
             let session = session.read().unwrap_or_else(PoisonError::into_inner);
             session
                 .as_ref()
@@ -73,12 +74,12 @@ impl Session {
     }
 
     fn pwrite(&self, py: Python<'_>, data: DataArg<'_>, offset: Offset) -> PyResult<usize> {
-        self.with(py, |session| session.write_at(offset.0, &data.0))?;
-        Ok(data.0.len())
+        self.with(py, |session| session.write_at(offset.0, &data))?;
+        Ok(data.len())
     }
 
     fn append(&self, py: Python<'_>, data: DataArg<'_>) -> PyResult<u64> {
-        self.with(py, |session| session.append(&data.0))
+        self.with(py, |session| session.append(&data))
     }
 
     fn truncate(&self, py: Python<'_>, size: Offset) -> PyResult<()> {

@@ -1,6 +1,6 @@
 //! Stores.
 
-use std::path::PathBuf;
+use std::path::{PathBuf, absolute};
 use std::time::Duration;
 
 use alknet_fs::{
@@ -64,6 +64,8 @@ impl Store {
                 timeout.map_err(|e| PyValueError::new_err(format!("busy_timeout: {e}")))?,
             );
         }
+        // Also after a change of the working directory; the engine refuses what is no path.
+        let path = path.map(|path| absolute(&path).unwrap_or(path));
         let open = || match (how.as_str(), path) {
             ("open", Some(path)) => Some(options.open(path)),
             ("create", Some(path)) => Some(options.create(path)),
@@ -114,19 +116,20 @@ impl Store {
         self.0.is_closed()
     }
 
-    /// Closes the store: whatever was made from it fails from now on.
-    fn close(&self) {
-        self.0.close_store();
+    /// Closes the store: whatever was made from it fails from now on, and is let go. Files and
+    /// sessions that were being written are aborted.
+    fn close(&self, py: Python<'_>) {
+        self.0.close_store(py);
     }
 
     fn _bucket(&self, py: Python<'_>, name: &str) -> PyResult<Bucket> {
         let bucket = self.0.run(py, |store| store.bucket(name))?;
-        Ok(Bucket(self.0.with(bucket)))
+        Ok(Bucket::new(&self.0, bucket))
     }
 
     fn _create_bucket(&self, py: Python<'_>, name: &str) -> PyResult<Bucket> {
         let bucket = self.0.run(py, |store| store.create_bucket(name))?;
-        Ok(Bucket(self.0.with(bucket)))
+        Ok(Bucket::new(&self.0, bucket))
     }
 
     /// Returns the names of all buckets, sorted.

@@ -10,7 +10,7 @@ use alknet_fs::{Cancel as CoreCancel, Error, Result, Task};
 use pyo3::prelude::*;
 
 use crate::error::to_py;
-use crate::handle::Handle;
+use crate::handle::{Handle, Held};
 
 /// How often signals and the switch are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -93,7 +93,7 @@ impl Follower {
     }
 
     /// Calls the engine in a thread while this one waits for it, for signals and for the switch.
-    pub(crate) fn run<T: Sync, R: Send>(
+    pub(crate) fn run<T: Held, R: Send>(
         self,
         py: Python<'_>,
         handle: &Handle<T>,
@@ -135,9 +135,9 @@ impl Follower {
                 waiter: thread::current(),
             };
             let worker = thread::Builder::new().name("alkfs-task".into());
-            let worker = worker.spawn_scoped(scope, || {
+            let worker = worker.spawn_scoped(scope, move || {
                 let _ending = ending;
-                call(inner, &task)
+                call(&inner, &task)
             });
             let worker = worker.map_err(Error::from)?;
             loop {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use alknet_fs::{
-    Branch as CoreBranch, Entry as CoreEntry, Error, ErrorKind, ExportOptions, FileOptions,
-    ImportOptions, Kind, OpenOptions, Result, View as CoreView, Walk,
+    Branch as CoreBranch, BranchId, Entry as CoreEntry, Error, ErrorKind, ExportOptions,
+    FileOptions, ImportOptions, Kind, OpenOptions, Result, View as CoreView, Walk,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
@@ -14,7 +14,7 @@ use crate::args::{DataArg, Offset, PathArg, attrs, follow, put_mode};
 use crate::bucket::Bucket;
 use crate::entry::{BranchInfo, DirEntry, Entry, Snapshot};
 use crate::file::File;
-use crate::handle::Handle;
+use crate::handle::{Handle, Held, fill};
 use crate::reader::Reader;
 use crate::session::{Session, SessionInfo};
 use crate::task::{Cancel, Follower};
@@ -60,7 +60,7 @@ macro_rules! read {
 
 impl Tree {
     /// Makes what a view is made of.
-    pub(crate) fn view<T>(of: &Handle<T>, view: CoreView) -> PyClassInitializer<View> {
+    pub(crate) fn view<T: Held>(of: &Handle<T>, view: CoreView) -> PyClassInitializer<View> {
         let source = Source::View(RwLock::new(Some(Arc::new(view))));
         PyClassInitializer::from(Self(of.with(source))).add_subclass(View)
     }
@@ -77,10 +77,12 @@ impl Tree {
             };
             match entry {
                 Ok(entry) => Ok(entry.kind() == kind),
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                    Ok(false)
-                }
-                Err(e) => Err(e),
+                Err(e) => match e.kind() {
+                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::TooManyLinks => {
+                        Ok(false)
+                    }
+                    _ => Err(e),
+                },
             }
         })
     }
@@ -132,9 +134,9 @@ impl Tree {
 
     /// Reads a whole file.
     fn read_bytes<'py>(&self, py: Python<'py>, path: PathArg<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let reader = self.0.with(read!(self, py, reader(&path))?);
-        let len = Offset(u64::MAX).within(reader.peek().size());
-        reader.fill(py, len, |reader, buffer| reader.read_at(0, buffer))
+        let reader = read!(self, py, reader(&path))?;
+        let len = Offset(u64::MAX).within(reader.size());
+        fill(py, len, move |buffer| reader.read_at(0, buffer))
     }
 
     /// Returns the names in a directory, sorted.
@@ -208,10 +210,10 @@ impl Tree {
         offset: Offset,
         size: Option<Offset>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let reader = self.0.with(read!(self, py, reader(&path))?);
-        let left = reader.peek().size().saturating_sub(offset.0);
+        let reader = read!(self, py, reader(&path))?;
+        let left = reader.size().saturating_sub(offset.0);
         let len = size.unwrap_or(Offset(u64::MAX)).within(left);
-        reader.fill(py, len, |reader, buffer| reader.read_at(offset.0, buffer))
+        fill(py, len, move |buffer| reader.read_at(offset.0, buffer))
     }
 
     /// Opens the file at a path as it is now, for reads that no later change affects.
@@ -280,10 +282,12 @@ impl View {
 
     /// Lets the view go. Closing again does nothing.
     fn close(slf: &Bound<'_, Self>) {
-        if let Some(Source::View(view)) = slf.as_super().get().0.own() {
-            let view = view.write().unwrap_or_else(|e| e.into_inner()).take();
-            slf.py().detach(|| drop(view));
-        }
+        slf.as_super().get().0.release(slf.py(), |source| {
+            if let Source::View(view) = source {
+                let view = view.write().unwrap_or_else(|e| e.into_inner()).take();
+                drop(view);
+            }
+        });
     }
 
     fn _open_file(slf: &Bound<'_, Self>, path: PathArg<'_>) -> PyResult<File> {
@@ -296,16 +300,23 @@ impl View {
 /// A branch.
 #[pyclass(frozen, subclass, extends = Tree, module = "alknet_fs._native")]
 #[derive(Debug)]
-pub(crate) struct Branch(Handle<CoreBranch>);
+pub(crate) struct Branch {
+    branch: Handle<CoreBranch>,
+    /// Tells it from others, also when the store is closed.
+    id: BranchId,
+}
 
 impl Branch {
-    pub(crate) fn init(branch: Handle<CoreBranch>) -> PyClassInitializer<Self> {
-        let tree = Tree(branch.map(|branch| Source::Branch(branch.clone())));
-        PyClassInitializer::from(tree).add_subclass(Self(branch))
+    pub(crate) fn init<T: Held>(of: &Handle<T>, branch: CoreBranch) -> PyClassInitializer<Self> {
+        let tree = Tree(of.with(Source::Branch(branch.clone())));
+        PyClassInitializer::from(tree).add_subclass(Self {
+            id: branch.id(),
+            branch: of.with(branch),
+        })
     }
 
     pub(crate) fn handle(&self) -> &Handle<CoreBranch> {
-        &self.0
+        &self.branch
     }
 }
 
@@ -314,73 +325,78 @@ impl Branch {
     /// Makes another handle of the same branch.
     #[new]
     fn new(other: &Bound<'_, Self>) -> PyClassInitializer<Self> {
-        Self::init(other.get().0.clone())
+        let tree = Tree(other.as_super().get().0.clone());
+        let other = other.get();
+        PyClassInitializer::from(tree).add_subclass(Self {
+            branch: other.branch.clone(),
+            id: other.id,
+        })
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
         other.cast::<Self>().is_ok_and(|other| {
-            let other = &other.get().0;
-            self.0.is_of(other) && self.0.peek().id() == other.peek().id()
+            let other = other.get();
+            self.branch.is_of(&other.branch) && self.id == other.id
         })
     }
 
     fn __hash__(&self) -> usize {
-        self.0.store_number() ^ self.0.peek().id().0 as usize
+        self.branch.store_number() ^ self.id.0 as usize
     }
 
     /// The branch's name as it is now.
     #[getter]
     fn name(&self, py: Python<'_>) -> PyResult<String> {
-        self.0.run(py, CoreBranch::name)
+        self.branch.run(py, CoreBranch::name)
     }
 
     /// Returns the branch's name, parent and age as they are now.
     fn info(&self, py: Python<'_>) -> PyResult<BranchInfo> {
-        self.0.run(py, CoreBranch::info).map(BranchInfo::from)
+        self.branch.run(py, CoreBranch::info).map(BranchInfo::from)
     }
 
     /// Gives the branch another name.
     fn rename_to(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        self.0.run(py, |branch| branch.rename_to(name))
+        self.branch.run(py, |branch| branch.rename_to(name))
     }
 
     fn _view(&self, py: Python<'_>, snapshot: Option<&str>) -> PyResult<Py<View>> {
-        let view = self.0.run(py, |branch| match snapshot {
+        let view = self.branch.run(py, |branch| match snapshot {
             None => branch.view(),
             Some(snapshot) => branch.view_at(snapshot),
         })?;
-        Py::new(py, Tree::view(&self.0, view))
+        Py::new(py, Tree::view(&self.branch, view))
     }
 
     fn _fork(&self, py: Python<'_>, name: &str, snapshot: Option<&str>) -> PyResult<Py<Self>> {
-        let fork = self.0.run(py, |branch| match snapshot {
+        let fork = self.branch.run(py, |branch| match snapshot {
             None => branch.fork(name),
             Some(snapshot) => branch.fork_at(snapshot, name),
         })?;
-        Py::new(py, Self::init(self.0.with(fork)))
+        Py::new(py, Self::init(&self.branch, fork))
     }
 
     /// Takes a snapshot of all that the branch shows now, inherited files included.
     fn snapshot(&self, py: Python<'_>, name: &str) -> PyResult<Snapshot> {
-        self.0
+        self.branch
             .run(py, |branch| branch.snapshot(name))
             .map(Snapshot::from)
     }
 
     /// Returns the branch's snapshots, from the oldest.
     fn snapshots(&self, py: Python<'_>) -> PyResult<Vec<Snapshot>> {
-        let snapshots = self.0.run(py, CoreBranch::snapshots)?;
+        let snapshots = self.branch.run(py, CoreBranch::snapshots)?;
         Ok(snapshots.into_iter().map(Snapshot::from).collect())
     }
 
     /// Forgets a snapshot's name. Branches forked from it keep what they show.
     fn delete_snapshot(&self, py: Python<'_>, name: &str) -> PyResult<()> {
-        self.0.run(py, |branch| branch.delete_snapshot(name))
+        self.branch.run(py, |branch| branch.delete_snapshot(name))
     }
 
     /// Makes the branch look as it did at one of its snapshots.
     fn restore(&self, py: Python<'_>, snapshot: &str) -> PyResult<()> {
-        self.0.run(py, |branch| branch.restore(snapshot))
+        self.branch.run(py, |branch| branch.restore(snapshot))
     }
 
     /// Writes a whole file in one durable commit and returns its size. Fails where there is one
@@ -403,9 +419,9 @@ impl Branch {
     ) -> PyResult<usize> {
         let put = put_mode(create, replace)?;
         let set = attrs(mode, uid, gid, mtime_ns);
-        let size = data.0.len();
-        self.0
-            .run(py, |branch| branch.put(&path, data.0, &set, put))?;
+        let size = data.len();
+        self.branch
+            .run(py, |branch| branch.put(&path, data, &set, put))?;
         Ok(size)
     }
 
@@ -421,7 +437,7 @@ impl Branch {
         mtime_ns: Option<i64>,
     ) -> PyResult<()> {
         let set = attrs(mode, uid, gid, mtime_ns);
-        self.0.run(py, |branch| branch.mkdir_with(&path, &set))
+        self.branch.run(py, |branch| branch.mkdir_with(&path, &set))
     }
 
     /// Makes a directory and those above it that are missing, in one commit. Where it exists, does
@@ -434,7 +450,7 @@ impl Branch {
         mode: Option<u32>,
         exist_ok: bool,
     ) -> PyResult<()> {
-        self.0.run(py, |branch| {
+        self.branch.run(py, |branch| {
             let path = alknet_fs::IntoPath::into_path(&path).map_err(|e| e.op("mkdir"))?;
             if exist_ok && (mode.is_none() || branch.exists(&path)?) {
                 return branch.mkdir_all(&path);
@@ -450,18 +466,19 @@ impl Branch {
 
     /// Makes a symbolic link at `path` that points to `target`, which need not exist.
     fn symlink(&self, py: Python<'_>, target: PathArg<'_>, path: PathArg<'_>) -> PyResult<()> {
-        self.0
+        self.branch
             .run(py, |branch| branch.symlink(target.target()?, &path))
     }
 
     /// Refuses to make a hard link: an entry has one path, and a copy costs no space.
     fn link(&self, py: Python<'_>, source: PathArg<'_>, path: PathArg<'_>) -> PyResult<()> {
-        self.0.run(py, |branch| branch.hard_link(&source, &path))
+        self.branch
+            .run(py, |branch| branch.hard_link(&source, &path))
     }
 
     /// Removes a file or a link.
     fn remove(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
-        self.0.run(py, |branch| branch.remove(&path))
+        self.branch.run(py, |branch| branch.remove(&path))
     }
 
     /// Removes a file or a link, as `remove`.
@@ -471,13 +488,13 @@ impl Branch {
 
     /// Removes an empty directory.
     fn rmdir(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
-        self.0.run(py, |branch| branch.remove_dir(&path))
+        self.branch.run(py, |branch| branch.remove_dir(&path))
     }
 
     /// Removes whatever is at a path, a directory with all below it, in one commit. Returns how
     /// many entries.
     fn rmtree(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<u64> {
-        self.0.run(py, |branch| branch.remove_all(&path))
+        self.branch.run(py, |branch| branch.remove_all(&path))
     }
 
     /// Renames a file, link or directory, atomically replacing what `to` was unless told otherwise.
@@ -489,7 +506,7 @@ impl Branch {
         dst: PathArg<'_>,
         replace: bool,
     ) -> PyResult<()> {
-        self.0.run(py, |branch| match replace {
+        self.branch.run(py, |branch| match replace {
             true => branch.rename(&src, &dst),
             false => branch.rename_new(&src, &dst),
         })
@@ -503,7 +520,7 @@ impl Branch {
     /// Copies a file, link or directory with all below it; contents are shared. Returns how many
     /// entries were made.
     fn copy(&self, py: Python<'_>, src: PathArg<'_>, dst: PathArg<'_>) -> PyResult<u64> {
-        self.0.run(py, |branch| branch.copy(&src, &dst))
+        self.branch.run(py, |branch| branch.copy(&src, &dst))
     }
 
     /// Changes attributes; what is `None` stays.
@@ -523,13 +540,14 @@ impl Branch {
     ) -> PyResult<()> {
         let set = attrs(mode, uid, gid, mtime_ns);
         let follow = follow(follow_symlinks);
-        self.0
+        self.branch
             .run(py, |branch| branch.set_attrs(&path, &set, follow))
     }
 
     /// Cuts a file, or extends it with zeros.
     fn truncate(&self, py: Python<'_>, path: PathArg<'_>, length: Offset) -> PyResult<()> {
-        self.0.run(py, |branch| branch.truncate(&path, length.0))
+        self.branch
+            .run(py, |branch| branch.truncate(&path, length.0))
     }
 
     /// Copies a directory of the operating system, with modes, owners, times and links, to a path,
@@ -556,7 +574,7 @@ impl Branch {
         let options = ImportOptions::new().delete(delete);
         let exclude = exclude.unwrap_or_default().into_iter();
         let options = exclude.fold(options, ImportOptions::exclude);
-        let report = Follower { progress, cancel }.run(py, &self.0, |branch, task| {
+        let report = Follower { progress, cancel }.run(py, &self.branch, |branch, task| {
             branch.import(source, &path, &options, task)
         })?;
         Ok(report.into())
@@ -564,12 +582,13 @@ impl Branch {
 
     /// Lists the open write sessions of the branch, from the oldest.
     fn sessions(&self, py: Python<'_>) -> PyResult<Vec<SessionInfo>> {
-        let sessions = self.0.run(py, CoreBranch::sessions)?;
+        let sessions = self.branch.run(py, CoreBranch::sessions)?;
         Ok(sessions.into_iter().map(SessionInfo::from).collect())
     }
 
-    fn _bucket(&self) -> Bucket {
-        Bucket(self.0.map(CoreBranch::bucket))
+    fn _bucket(&self, py: Python<'_>) -> PyResult<Bucket> {
+        let bucket = self.branch.run(py, |branch| Ok(branch.bucket()))?;
+        Ok(Bucket::new(&self.branch, bucket))
     }
 
     #[pyo3(signature = (path, *, create, create_new, truncate, exclusive, owner, mode))]
@@ -597,7 +616,7 @@ impl Branch {
             options = options.mode(mode);
         }
         let open = |branch: &CoreBranch| branch.open_session(&path, &options);
-        Ok(Session::new(&self.0, self.0.run(py, open)?))
+        Ok(Session::new(&self.branch, self.branch.run(py, open)?))
     }
 
     #[pyo3(signature = (
@@ -633,7 +652,9 @@ impl Branch {
         if let Some(mode) = mode {
             options = options.mode(mode);
         }
-        let file = self.0.run(py, |branch| branch.open_file(&path, &options))?;
-        Ok(File(self.0.with(file)))
+        let file = self
+            .branch
+            .run(py, |branch| branch.open_file(&path, &options))?;
+        Ok(File(self.branch.with(file)))
     }
 }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use crate::args::PathArg;
 use crate::error::to_py;
-use crate::handle::Handle;
+use crate::handle::{Handle, Held};
 use crate::task::{Cancel, TICK};
 
 /// One committed change.
@@ -122,7 +122,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new<T>(of: &Handle<T>, watcher: Watcher) -> Self {
+    pub(crate) fn new<T: Held>(of: &Handle<T>, watcher: Watcher) -> Self {
         Self {
             cursor: AtomicU64::new(watcher.cursor().0),
             watcher: of.with(Mutex::new(Some(watcher))),
@@ -193,15 +193,12 @@ impl Watch {
     /// Ends the watch; a thread that waits in it returns soon.
     fn close(&self, py: Python<'_>) {
         self.closed.store(true, Ordering::Relaxed);
-        if let Some(watcher) = self.watcher.own() {
-            py.detach(|| {
-                drop(
-                    watcher
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .take(),
-                )
-            });
-        }
+        self.watcher.release(py, |watcher| {
+            let watcher = watcher
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            drop(watcher);
+        });
     }
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -177,14 +176,22 @@ class File(io.RawIOBase):
 
 
 def _leave(file: io.IOBase, raw: File, kind: type[BaseException] | None) -> None:
-    if kind is not None:
-        raw.abort()
-        return
     try:
-        file.close()
+        if kind is None:
+            file.close()
+            return
     except BaseException:
-        raw.abort()
+        _abort(raw)
         raise
+    _abort(raw)
+
+
+def _abort(raw: File) -> None:
+    """Throw away what was written, unless the store did so when it was closed."""
+    try:
+        raw.abort()
+    except BadHandle:
+        io.RawIOBase.close(raw)
 
 
 def _collect(file: io.IOBase, raw: File) -> None:
@@ -196,9 +203,7 @@ def _collect(file: io.IOBase, raw: File) -> None:
             detail = f"{raw!r} was never closed: what was written to it is lost"
             warnings.warn(detail, ResourceWarning, stacklevel=3, source=file)
     finally:
-        # The store may be closed, which has aborted it, or be that of the parent process.
-        with contextlib.suppress(BadHandle):
-            raw.abort()
+        _abort(raw)
 
 
 class _Buffered:

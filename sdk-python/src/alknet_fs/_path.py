@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from contextlib import nullcontext
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from ._errors import make
+from ._errors import TooManyLinks, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Literal, TypeAlias
 
     from typing_extensions import Buffer, Self
@@ -30,6 +33,15 @@ if TYPE_CHECKING:
 
 
 _Tree = TypeVar("_Tree")
+
+_NOTHING_THERE = (FileNotFoundError, NotADirectoryError, TooManyLinks)
+
+
+def _still(tree: AnyTree) -> AbstractContextManager[View]:
+    """Return a view of a tree, to read more than once from the same state."""
+    from ._tree import Branch
+
+    return tree.view() if isinstance(tree, Branch) else nullcontext(tree)
 
 
 class TreePath(Generic[_Tree]):
@@ -247,8 +259,12 @@ class Path(TreePath["AnyTree"]):
         if not pattern:
             raise ValueError(f"unacceptable pattern: {pattern!r}")
         anchored = pattern if pattern.startswith("/") else f"/{pattern}"
-        found = self._tree.glob(anchored, self)
-        base = self._tree.realpath(self)
+        found: list[str] = []
+        base = "/"
+        with _still(self._tree) as view, contextlib.suppress(*_NOTHING_THERE):
+            base = view.realpath(self)
+            if view.is_dir(base):
+                found = view.glob(anchored, base)
         return (self._at(self._pure / PurePosixPath(path).relative_to(base)) for path in found)
 
     def rglob(self, pattern: str) -> Iterator[Path]:

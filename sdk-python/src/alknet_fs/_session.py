@@ -127,7 +127,9 @@ class Session:
             return
         if kind is None:
             self.close()
-        else:
+            return
+        # A store that is closed has thrown away what was written.
+        with contextlib.suppress(BadHandle):
             self.abort()
 
     def __del__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import posixpath
@@ -10,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from . import _native
-from ._errors import AlkError
+from ._errors import AlkError, BadHandle
 from ._files import (
     DEFAULT_BUFFER_SIZE,
     BufferedRandom,
@@ -81,6 +82,12 @@ def _parse_mode(mode: str) -> tuple[str, bool, bool]:
     if len(letters) != 1 or rest not in ([], ["+"], ["b"], ["t"], ["+", "b"], ["+", "t"]):
         raise ValueError(f"invalid mode: {mode!r}")
     return letters[0], "+" in rest, "b" in rest
+
+
+def _check_text(binary: bool, *settings: str | None) -> None:
+    """Refuse what only text has: encoding, errors and newline."""
+    if binary and any(setting is not None for setting in settings):
+        raise ValueError("binary mode takes no encoding, errors or newline argument")
 
 
 def _wrap(
@@ -300,6 +307,7 @@ class View(_Reading, _native.View):
         letter, plus, binary = _parse_mode(mode)
         if letter != "r" or plus:
             raise io.UnsupportedOperation("a view can only be read")
+        _check_text(binary, encoding, errors, newline)
         return _wrap(
             self.open_file(path),
             binary=binary,
@@ -337,7 +345,9 @@ class _Writing:
         newline: str | None = None,
     ) -> int:
         """Write a whole file as text, UTF-8 unless told otherwise; returns its characters."""
-        text = data if newline in (None, "", "\n") else data.replace("\n", newline)
+        if newline not in (None, "", "\n", "\r", "\r\n"):
+            raise ValueError(f"illegal newline value: {newline!r}")
+        text = data.replace("\n", newline or "\n")
         self.write_bytes(path, text.encode(encoding or "utf-8", errors or "strict"))
         return len(data)
 
@@ -408,7 +418,9 @@ class Batch(_Writing, _native.Batch):
     ) -> None:
         """Commit, unless that was done, or abort if the block was left by an exception."""
         if kind is not None:
-            self.abort()
+            # A store that is closed has thrown the changes away.
+            with contextlib.suppress(BadHandle):
+                self.abort()
         elif not self.closed:
             self.commit()
 
@@ -684,8 +696,7 @@ class Branch(_Reading, _Writing, _native.Branch):
         ['one', 'two']
         """
         letter, plus, binary = _parse_mode(mode)
-        if binary and (encoding is not None or errors is not None or newline is not None):
-            raise ValueError("binary mode takes no encoding, errors or newline argument")
+        _check_text(binary, encoding, errors, newline)
         flags = dict(_FLAGS[letter])
         if plus:
             flags |= {"read": True, "write": True}
@@ -794,7 +805,7 @@ class Store(_native.Store):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the store: whatever was made from it fails from now on."""
+        """Close the store, and let go of all that was made from it; see :meth:`close`."""
         self.close()
 
     def __repr__(self) -> str:
