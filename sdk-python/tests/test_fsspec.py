@@ -1,6 +1,7 @@
 # pyright: basic
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -279,6 +280,22 @@ def test_autocommit_is_put_off(fs: AlkFileSystem) -> None:
         assert not fs.exists(finish)
         getattr(file, finish)()
         assert fs.exists(finish) == expected
+    for number, compression in enumerate((None, "gzip")):
+        for finish, expected in (("commit", True), ("discard", False)):
+            name = f"{finish}-{number}"
+            with fs.open(name, "w", autocommit=False, compression=compression) as file:
+                file.write("text")
+            assert not fs.exists(name)
+            getattr(file, finish)()
+            assert fs.exists(name) == expected
+            assert file.closed
+        assert fs.open(f"commit-{number}", "r", compression=compression).read() == "text"
+        with fs.open("b", "wb", autocommit=False, compression=compression) as file:
+            file.write(b"data")
+        file.discard()
+        assert not fs.exists("b")
+    fs.open("c", "w", autocommit=False).commit()
+    assert fs.size("c") == 0
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "infer"])
@@ -332,7 +349,7 @@ def test_info_and_the_like(fs: AlkFileSystem, branch: alknet_fs.Branch) -> None:
     assert list(fs.walk("")) == [("", ["dir"], []), ("dir", [], ["a", "b"])]
 
 
-def test_links(fs: AlkFileSystem, branch: alknet_fs.Branch) -> None:
+def test_links(fs: AlkFileSystem, branch: alknet_fs.Branch, tmp_path: Path) -> None:
     fs.pipe_file("dir/a", b"data")
     branch.symlink("a", "/dir/to_file")
     branch.symlink("/dir", "/dir/to_dir")
@@ -350,6 +367,20 @@ def test_links(fs: AlkFileSystem, branch: alknet_fs.Branch) -> None:
     assert not fs.exists("dir/dangling")
     assert len(fs.find("")) == 4
     fs.rm("dir/to_dir", recursive=True)
+    branch.symlink("/loop", "/loop")
+    branch.symlink("loop", "/dir/loop")
+    assert fs.find("") == ["dir/a", "dir/dangling", "dir/loop", "dir/to_file", "loop"]
+    assert fs.glob("l*") == ["loop"]
+    assert not fs.exists("loop")
+    assert not fs.isfile("loop")
+    assert not fs.isdir("loop")
+    assert fs.islink("loop")
+    fs.get(["dir/a"], [str(tmp_path / "got")])
+    assert (tmp_path / "got").read_bytes() == b"data"
+    branch.remove("/dir/dangling")
+    with pytest.raises(alknet_fs.TooManyLinks):
+        fs.get("", str(tmp_path / "all"), recursive=True)
+    fs.rm(["loop", "dir/loop"])
     fs.rm("dir/to_file")
     assert fs.cat_file("dir/a") == b"data"
 
@@ -374,6 +405,11 @@ def test_moves(fs: AlkFileSystem, branch: alknet_fs.Branch) -> None:
     assert every.cat_file("default/agent/taken") == b"b"
     every.copy("default/main/out", "default/agent/copy", recursive=True)
     assert every.cat_file("default/agent/copy/sub/c") == b"c"
+    fs.mv(["out/d", "out/sub/c"], ["1", "two/2"])
+    assert fs.find("") == ["1", "two/2"]
+    every.mv(["default/main/1", "default/main/two/2"], ["default/agent/1", "default/main/3"])
+    assert fs.find("") == ["3"]
+    assert every.cat_file("default/agent/1") == b"d"
 
 
 def test_removals(fs: AlkFileSystem) -> None:
@@ -487,6 +523,40 @@ def test_a_transaction_that_cannot_be_committed_changes_nothing(fs: AlkFileSyste
     assert fs.exists("c")
 
 
+@pytest.mark.parametrize("mode", ["r+b", "ab", "wb", "r+", "w"])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_file_left_open_ends_with_its_transaction(
+    fs: AlkFileSystem, branch: alknet_fs.Branch, mode: str, compression: str | None
+) -> None:
+    if compression and "+" in mode:
+        pytest.skip("no compressor updates in place")
+    fs.pipe_file("a", b"before")
+    with pytest.raises(RuntimeError), fs.transaction:
+        lost = fs.open("a", mode, compression=compression)
+        lost.write(b"after" if "b" in mode else "after")
+        raise RuntimeError
+    assert fs.cat_file("a") == b"before"
+    with contextlib.suppress(ValueError):
+        lost.close()
+    assert fs.cat_file("a") == b"before"
+    before = branch.log(1)
+    with fs.transaction:
+        kept = fs.open("a", mode, compression=compression)
+        kept.write(b"after!" if "b" in mode else "after!")
+        fs.pipe_file("b", b"")
+        assert branch.log(1) == before
+    after = branch.log(1)
+    with pytest.raises(ValueError, match="closed"):
+        kept.write(b"late" if "b" in mode else "late")
+    with contextlib.suppress(ValueError):
+        kept.close()
+    assert branch.log(1) == after
+    if mode == "ab":
+        assert fs.cat_file("a").startswith(b"before")
+    else:
+        assert fs.open("a", compression=compression).read() == b"after!"
+
+
 def test_what_a_transaction_refuses(fs: AlkFileSystem, branch: alknet_fs.Branch) -> None:
     branch.fork("agent")
     every = AlkFileSystem(fs.store)
@@ -529,6 +599,15 @@ def test_several_changes_of_one_call_are_one_commit(
     with pytest.raises(IsADirectoryError):
         fs.pipe({"good": b"", "dir": b"a directory is there"})
     assert not fs.exists("good")
+    agent = branch.fork("agent")
+    every = AlkFileSystem(fs.store)
+    both = ["default/main/x", "default/main/y", "default/agent/x", "default/agent/y"]
+    every.pipe({path: path.encode() for path in both})
+    assert every.cat(both) == {path: path.encode() for path in both}
+    every.rm(both)
+    assert not any(every.exists(path) for path in both)
+    for tree in (branch, agent):
+        assert {event.op for event in tree.log(2)} == {"remove"}
 
 
 def test_the_async_wrapper(fs: AlkFileSystem) -> None:

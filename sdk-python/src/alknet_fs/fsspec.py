@@ -42,7 +42,7 @@ import shutil
 import threading
 import time
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -279,7 +279,7 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Make what this thread changes one commit."""
+        """Make what this thread changes one commit of each branch."""
         if self._intrans or hasattr(self._local, "group"):
             yield
             return
@@ -512,18 +512,23 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
             {} if binary else {k: kwargs.pop(k, None) for k in ("encoding", "errors", "newline")}
         )
         mode = mode if binary else mode.replace("t", "") + "b"
-        file: Any = super().open(path, mode, block_size, cache_options, **kwargs)
+        path = self._strip_protocol(path)
+        autocommit = kwargs.pop("autocommit", not self._intrans)
+        file: Any = self._open(path, mode, block_size, autocommit, cache_options, **kwargs)
+        lowest = file
         try:
-            codec = get_compression(self._strip_protocol(path), compression)
+            codec = get_compression(path, compression)
             if codec is not None:
                 file = _Compressed(compr[codec](file, mode=mode[0]), file, mode)
-            if binary:
-                return file
-            text["encoding"] = text["encoding"] or "utf-8"
-            return _files.TextFile(file, **text)
+            if not binary:
+                text["encoding"] = text["encoding"] or "utf-8"
+                file = AlkTextFile(file, **text)
         except BaseException:
             file.abort()
             raise
+        if isinstance(lowest, _Staged):
+            lowest.outermost = file
+        return file
 
     def _open(
         self,
@@ -565,7 +570,10 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
                     raise
         elif "x" in mode and self.exists(path):
             raise _errors.make("AlreadyExists", "open: the path exists", place.path, "open")
-        return _Staged(self, path, mode, content)
+        staged = _Staged(self, path, mode, content)
+        transaction: Any = self.transaction
+        transaction.files.append(staged)
+        return staged
 
     # Changes
 
@@ -576,7 +584,7 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
         self._change(place, "write", "write_bytes", place.path, value, replace=replace)
 
     def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
-        """Write a file, or all files of a dict of paths and values in one commit."""
+        """Write a file, or all files of a dict of paths and values in one commit of each branch."""
         if not isinstance(path, dict):
             super().pipe(path, value, **kwargs)
             return
@@ -618,7 +626,7 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
         self._change(target, "copy", "copy", source.path, target.path)
 
     def copy(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
-        """Copy files, all in one commit."""
+        """Copy files, all in one commit; between two branches, a commit each."""
         with self._together():
             super().copy(path1, path2, *args, **kwargs)
 
@@ -644,7 +652,8 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
                 if source.path != target.path:
                     self._change(target, "rename", "rename", source.path, target.path)
                 return
-        if self._place(path1).tree == self._place(path2).tree:
+        ends = [end if isinstance(end, list) else [end] for end in (path1, path2)]
+        if len({self._place(path).tree for end in ends for path in end}) == 1:
             with self._together():
                 super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
         else:
@@ -656,7 +665,7 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
         self._remove(path, recursive=False)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files, and with ``recursive`` directories, all in one commit."""
+        """Remove files, and with ``recursive`` directories, in one commit of each branch."""
         with self._together():
             if maxdepth is not None:
                 super().rm(path, recursive=recursive, maxdepth=maxdepth)
@@ -729,22 +738,22 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
 
 
 class _Group:
-    """Changes of one branch that become one commit."""
+    """Changes that become one commit of each branch, or of the only one there may be."""
 
-    def __init__(self) -> None:
-        self._batch: Any = None
-        self._tree: Any = None
+    def __init__(self, *, one_branch: bool = False) -> None:
+        self._one_branch = one_branch
+        self._batches: dict[Any, _tree.Batch] = {}
         self._changed: set[str] = set()
 
-    def batch(self, place: _Place, branch: _tree.Branch) -> Any:
-        if self._batch is None:
-            self._batch = branch.batch()
-            self._tree = place.tree
-        elif self._tree != place.tree:
-            message = "a transaction changes one branch"
-            raise _errors.make("Unsupported", message, branch.name, "transaction")
+    def batch(self, place: _Place, branch: _tree.Branch) -> _tree.Batch:
+        batch = self._batches.get(place.tree)
+        if batch is None:
+            if self._one_branch and self._batches:
+                message = "a transaction changes one branch"
+                raise _errors.make("Unsupported", message, branch.name, "transaction")
+            batch = self._batches[place.tree] = branch.batch()
         self._changed.add(place.path)
-        return self._batch
+        return batch
 
     def check_unchanged(self, place: _Place) -> None:
         """Refuse to begin with a content that the changes so far may have changed."""
@@ -754,8 +763,8 @@ class _Group:
             raise _errors.make("Unsupported", message, place.path, "open")
 
     def commit(self) -> None:
-        if self._batch is not None:
-            self._batch.commit()
+        for batch in self._batches.values():
+            batch.commit()
 
 
 class AlkTransaction(Transaction):  # type: ignore[misc]
@@ -768,22 +777,22 @@ class AlkTransaction(Transaction):  # type: ignore[misc]
 
     def __init__(self, fs: AlkFileSystem, **kwargs: Any) -> None:
         super().__init__(fs, **kwargs)
-        self._group = _Group()
+        self._group = _Group(one_branch=True)
 
     def start(self) -> None:
         """Begin."""
         super().start()
-        self._group = _Group()
+        self._group = _Group(one_branch=True)
 
     def complete(self, commit: bool = True) -> None:
         """Commit everything, or drop it."""
         try:
-            for file in self.files:
-                file.commit() if commit else file.discard()
-            self.files.clear()
             if commit:
+                for file in self.files:
+                    file.outermost.commit()
                 self._group.commit()
         finally:
+            # What is committed is closed, and not changed by this.
             super().complete(commit=False)
 
 
@@ -850,6 +859,20 @@ class AlkRandom(_Opened, _files.BufferedRandom):  # type: ignore[misc]
     """A file opened for reading and writing."""
 
 
+class AlkTextFile(_files.TextFile):
+    """A file opened as text."""
+
+    def commit(self) -> None:
+        """Close the file and commit what was written."""
+        self.close()
+        below: Any = self.buffer
+        below.commit()
+
+    def discard(self) -> None:
+        """Close the file and throw away what was written."""
+        self.abort()
+
+
 def _reopen(fs: AlkFileSystem, path: str, mode: str, position: int) -> Any:
     file = fs.open(path, mode)
     file.seek(position)
@@ -866,6 +889,7 @@ class _Staged(io.BytesIO):
         self.fs = fs
         self.path = path
         self.mode = mode  # type: ignore[misc]
+        self.outermost: Any = self
         if "a" in mode:
             self.seek(0, io.SEEK_END)
 
@@ -956,10 +980,16 @@ class _Compressed(io.BufferedIOBase):
             self._file.close()
             super().close()
 
+    def commit(self) -> None:
+        self.close()
+        self._file.commit()
+
     def abort(self) -> None:
         self._open = False
         self._file.abort()
         super().close()
+
+    discard = abort
 
     def __exit__(
         self,
@@ -1000,8 +1030,12 @@ def _info(name: str, entry: Entry, found: Entry) -> dict[str, Any]:
 def _listed(name: str, entry: DirEntry) -> dict[str, Any]:
     """Describe an entry of a listing: a link as what it leads to only if that is a file."""
     found = entry.stat(follow_symlinks=False)
-    follow = found.is_symlink() and entry.is_file()
-    return _info(name, entry.stat() if follow else found, found)
+    if found.is_symlink():
+        # One that leads nowhere, or in a circle, is what it is.
+        with suppress(OSError):
+            target = entry.stat()
+            return _info(name, target if target.is_file() else found, found)
+    return _info(name, found, found)
 
 
 def _range(file: _files.File, start: int | None, end: int | None) -> bytes:
