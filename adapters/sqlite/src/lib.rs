@@ -23,6 +23,8 @@
 mod check;
 mod error;
 mod events;
+#[cfg_attr(not(all(unix, target_pointer_width = "64")), path = "no_fork.rs")]
+mod fork;
 mod moving;
 mod read;
 mod schedule;

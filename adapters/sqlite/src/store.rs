@@ -11,6 +11,7 @@ use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{DbResult, from_sqlite};
+use crate::fork;
 use crate::schema::{self, Identity};
 use crate::turn::{Pauses, Turn};
 use crate::wal_index::Versioned;
@@ -79,11 +80,6 @@ pub struct SqliteStore {
     options: Options,
 }
 
-/// POSIX drops all locks that a process has on a file when it closes any descriptor of it, so a
-/// fresh `store.db` must not be opened by SQLite in one thread while another one still has the
-/// descriptor that created it.
-static CREATING: Mutex<()> = Mutex::new(());
-
 impl SqliteStore {
     /// Makes a store in a directory, which is made too where it does not exist, and opens it.
     ///
@@ -100,7 +96,10 @@ impl SqliteStore {
     fn create_files(dir: &Path, options: &Options) -> Result<()> {
         create_private_dir(dir)?;
         let database = dir.join(DATABASE_FILE);
-        let creating = CREATING.lock();
+        // POSIX drops all locks that a process has on a file when it closes any descriptor of it, so
+        // a fresh `store.db` must not be opened by SQLite in one thread while another one still has
+        // the descriptor that created it.
+        let creating = fork::creating();
         if !database.try_exists()? {
             refuse_other_files(dir)?;
         }
@@ -139,7 +138,7 @@ impl SqliteStore {
         let database = dir.join(DATABASE_FILE);
         look_at_files(dir, &database)?;
         let conn = {
-            let _creating = CREATING.lock();
+            let _creating = fork::creating();
             open_writer(&database, &options)
         };
         let conn = conn.map_err(|e| {

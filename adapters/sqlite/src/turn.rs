@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use alknet_fs_core::{Error, ErrorKind, Result};
 
-pub(crate) struct Turn(File);
+use crate::fork::LockFile;
+
+pub(crate) struct Turn(LockFile);
 
 /// Gives the turn back when dropped.
 pub(crate) struct Taken<'a>(&'a File);
@@ -29,7 +31,7 @@ impl Turn {
         // The umask may have taken bits away.
         #[cfg(unix)]
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        Ok(Self(file))
+        Ok(Self(LockFile::new(file)))
     }
 
     /// Waits for the turn until a deadline.
