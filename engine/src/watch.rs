@@ -93,6 +93,23 @@ impl Watcher {
         }
     }
 
+    /// Returns up to `limit` events that are committed already; where there is none, waits for one up
+    /// to a time. An empty result means that the time passed.
+    ///
+    /// # Errors
+    /// As [`next_timeout`](Self::next_timeout). What was read before the failure is not lost: it is
+    /// returned, and the failure by the next call.
+    pub fn next_batch(&mut self, timeout: Duration, limit: usize) -> Result<Vec<Event>> {
+        let mut events = Vec::from_iter(self.next_timeout(timeout)?);
+        while !events.is_empty()
+            && events.len() < limit
+            && let Ok(Some(event)) = self.next_ready()
+        {
+            events.push(event);
+        }
+        Ok(events)
+    }
+
     /// Returns the next event that is committed already, without waiting.
     ///
     /// # Errors

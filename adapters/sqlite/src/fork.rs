@@ -16,8 +16,9 @@
 )]
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::fs::File;
+use std::mem::transmute;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::ptr;
@@ -175,10 +176,11 @@ extern "C" fn after_in_child() {
     // functions have the types of those they replace.
     unsafe {
         if let Some(set) = (*vfs).xSetSystemCall {
-            let fstat: unsafe extern "C" fn(c_int, *mut libc::stat) -> c_int = fstat;
-            let stat: unsafe extern "C" fn(*const libc::c_char, *mut libc::stat) -> c_int = stat;
-            set(vfs, c"fstat".as_ptr(), Some(std::mem::transmute(fstat)));
-            set(vfs, c"stat".as_ptr(), Some(std::mem::transmute(stat)));
+            type Fstat = unsafe extern "C" fn(c_int, *mut libc::stat) -> c_int;
+            type Stat = unsafe extern "C" fn(*const c_char, *mut libc::stat) -> c_int;
+            type Any = unsafe extern "C" fn();
+            set(vfs, c"fstat".as_ptr(), Some(transmute::<Fstat, Any>(fstat)));
+            set(vfs, c"stat".as_ptr(), Some(transmute::<Stat, Any>(stat)));
         }
     }
     let parent = PROCESS.swap(new_process(), Ordering::AcqRel);
@@ -216,7 +218,7 @@ unsafe extern "C" fn fstat(fd: c_int, stat: *mut libc::stat) -> c_int {
     unsafe { elsewhere(libc::fstat(fd, stat), stat) }
 }
 
-unsafe extern "C" fn stat(path: *const libc::c_char, stat: *mut libc::stat) -> c_int {
+unsafe extern "C" fn stat(path: *const c_char, stat: *mut libc::stat) -> c_int {
     // SAFETY: as SQLite's own call.
     unsafe { elsewhere(libc::stat(path, stat), stat) }
 }

@@ -227,17 +227,12 @@ fn next(watcher: &Handle<Mutex<Watcher>>, stop: &Cancel) -> Result<Option<Delive
         // Taken anew for each step, so that a store that is closed is let go.
         let watcher = watcher.get()?;
         let mut watcher = watcher.lock();
-        let Some(event) = watcher.next_timeout(STEP)? else {
+        let events = watcher.next_batch(STEP, BATCH)?;
+        if events.is_empty() {
             continue;
-        };
-        let mut events = vec![EventInfo::from(event)];
-        while events.len() < BATCH
-            && let Some(event) = watcher.next_ready()?
-        {
-            events.push(event.into());
         }
         return Ok(Some(Delivery {
-            events,
+            events: events.into_iter().map(EventInfo::from).collect(),
             cursor: watcher.cursor().0 as f64,
             error: None,
         }));

@@ -169,15 +169,8 @@ impl Watch {
                 let Some(watcher) = watcher.as_mut() else {
                     return Ok(Vec::new());
                 };
-                let mut events = Vec::new();
-                let mut next = watcher.next_timeout(left.min(TICK))?;
-                while let Some(event) = next {
-                    events.push(Event::from(event));
-                    next = match events.len() < limit {
-                        true => watcher.next_ready()?,
-                        false => None,
-                    };
-                }
+                let events = watcher.next_batch(left.min(TICK), limit)?;
+                let events: Vec<_> = events.into_iter().map(Event::from).collect();
                 self.cursor.store(watcher.cursor().0, Ordering::Relaxed);
                 Ok(events)
             })?;
