@@ -1077,8 +1077,10 @@ impl Keeper {
     pub(crate) fn unpin_view(&self) {
         let mut views = self.views.lock();
         views.open -= 1;
-        if views.open == 0 {
-            views.lock = None;
+        if views.open == 0
+            && let Some(file) = views.lock.take()
+        {
+            unlock(&file);
         }
     }
 
@@ -1166,7 +1168,7 @@ impl Keeper {
 /// Takes a lock file alone, unless somebody has it.
 fn try_alone(file: Option<File>) -> Result<Option<Alone>> {
     match file.as_ref().map_or(Ok(()), File::try_lock) {
-        Ok(()) => Ok(Some(Alone { _file: file })),
+        Ok(()) => Ok(Some(Alone { file })),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(e.into()),
     }
@@ -1181,9 +1183,21 @@ impl Drop for Pinned<'_> {
     }
 }
 
-/// Holds the lock of [`Keeper::no_views`]; dropping it closes the file, which unlocks it.
+/// Holds the lock of [`Keeper::no_views`].
 pub(crate) struct Alone {
-    _file: Option<File>,
+    file: Option<File>,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.file.iter().for_each(unlock);
+    }
+}
+
+/// Gives a lock back. Closing the file would not do where a child of a fork has it too.
+fn unlock(file: &File) {
+    // Fails only where locking failed.
+    let _ = file.unlock();
 }
 
 impl Drop for Keeper {
