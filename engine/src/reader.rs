@@ -47,6 +47,24 @@ impl Reader {
         self.content.read_at(offset, buffer)
     }
 
+    /// Reads the whole file, as [`View::read`](crate::View::read) does. The caller may have looked
+    /// at its [`size`](Self::size) before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where the content is damaged.
+    ///
+    /// ```
+    /// # fn main() -> alknet_fs::Result<()> {
+    /// # let main = alknet_fs::Store::memory()?.bucket("default")?.main()?;
+    /// main.write("/a", "data")?;
+    /// assert_eq!(main.open("/a")?.into_bytes()?, b"data");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        self.content.into_bytes()
+    }
+
     /// Returns how the store keeps the content.
     pub fn form(&self) -> ContentForm {
         self.content.form()

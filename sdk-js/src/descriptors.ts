@@ -223,9 +223,14 @@ export function writeAll(
 }
 
 /** Reads from the position to the end, as `readFile` of a number does. */
-export function readText(file: OpenFile, later: boolean, encoding?: string | null) {
+export function readText(
+  file: OpenFile,
+  later: boolean,
+  encoding?: string | null,
+  signal?: AbortSignal | null,
+) {
   const steps = function* (): Steps<Buffer | string> {
-    return decoded(yield* readAll(file), encoding);
+    return decoded(yield* readAll(file, signal), encoding);
   };
   return drive(later, steps());
 }

@@ -1,7 +1,7 @@
 /** A directory that is open for reading, of which a descriptor can be had. */
 
 import { failure } from './errors.js';
-import type { Attributes, Entry, OpenFile, Outcome, Tree } from './native.js';
+import type { Attributes, OpenFile, Outcome, Tree } from './native.js';
 
 const directory = () => failure('EISDIR', 'IsADirectory', { syscall: 'read' });
 const unwritable = (syscall: string) => failure('EBADF', 'BadHandle', { syscall });
@@ -50,8 +50,8 @@ export class DirectoryFile implements OpenFile {
 
   seek() {}
 
-  entry() {
-    return this.#tree.entry(this.#path, true, false) as Entry;
+  entry(later: boolean) {
+    return this.#tree.entry(this.#path, true, later);
   }
 
   close(later: boolean) {

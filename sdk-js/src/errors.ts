@@ -77,7 +77,7 @@ function compose(code: string, kind: string, errno: number, text: string, call: 
 }
 
 /** Adds what Node's errors do not have, so that it does not show where they are printed. */
-function hide(error: AlkError, name: 'kind' | 'detail', value: string) {
+function hide(error: Error, name: 'kind' | 'detail', value: string) {
   Object.defineProperty(error, name, { value, configurable: true, writable: true });
 }
 
@@ -123,6 +123,9 @@ export function rebuild(error: unknown, call?: Call): unknown {
     return refused(error);
   }
   const { kind, code } = packed;
+  if (kind === 'TooLarge' && packed.op === 'read') {
+    return tooLarge(packed.detail ?? code);
+  }
   const known = constants.errno as Record<string, number>;
   const own = call !== undefined && NODES.has(kind) ? undefined : packed.detail;
   let text = own ?? texts.get(code) ?? code;
@@ -138,6 +141,13 @@ export function rebuild(error: unknown, call?: Call): unknown {
     hide(made, 'detail', packed.detail);
   }
   return made;
+}
+
+/** Makes the error of a file that is too large to be read at once. */
+export function tooLarge(why: string): RangeError {
+  const error = Object.assign(new RangeError(why), { code: 'ERR_FS_FILE_TOO_LARGE' });
+  hide(error, 'kind', 'TooLarge');
+  return error;
 }
 
 /** Makes the error of an operation that was aborted. */

@@ -111,7 +111,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     const { encoding, signal } = toOptions(options);
     return this.#use('read', async (file) => {
       check(signal);
-      const read = await descriptors.readText(file, true, encoding);
+      const read = await descriptors.readText(file, true, encoding, signal);
       check(signal);
       return read;
     });
@@ -237,7 +237,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
 
   /** All that the store knows of the file; with what was written and set since it was opened. */
   async entry(): Promise<Entry> {
-    return this.#use('fstat', (file) => now(() => file.entry()));
+    return this.#use('fstat', (file) => later((later) => file.entry(later)));
   }
 
   /** Changes attributes: with the close of a file that is being written, otherwise at once. */

@@ -422,7 +422,7 @@ export interface OpenFile {
   setAttributes(attributes: Attributes, later: boolean): Outcome<void>;
   position(): number;
   seek(position: number): void;
-  entry(): Entry;
+  entry(later: boolean): Outcome<Entry>;
   close(later: boolean): Outcome<void>;
   commit(later: boolean): Outcome<Closed | null>;
   abort(later: boolean): Outcome<void>;

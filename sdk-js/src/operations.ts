@@ -39,7 +39,15 @@ import {
 import { checkObject, toFunction } from './attributes.js';
 import { drive, run, runSmall, type Step, type Steps, step, until } from './calls.js';
 import { DirectoryFile } from './directory.js';
-import { failure, isThenable, rebuild, systemError, wrongResult, wrongType } from './errors.js';
+import {
+  failure,
+  isThenable,
+  rebuild,
+  systemError,
+  tooLarge,
+  wrongResult,
+  wrongType,
+} from './errors.js';
 import type { Listing, OpenFile, Outcome, Tree } from './native.js';
 import { type AttributeNumbers, BigIntStats, BLOCK, Dirent, Stats } from './stats.js';
 
@@ -216,20 +224,36 @@ function* permitted(tree: Tree, path: string, flags: unknown): Steps<void> {
   }
 }
 
+/** The most bytes that a file is read with at once, as in Node. */
+const LARGEST = 2 ** 31 - 1;
+
+/** After how many bytes a read looks whether it is to end. */
+const PART = 8 << 20;
+
 /** Reads from the position to the end. */
-export function* readAll(file: OpenFile): Steps<Buffer> {
+export function* readAll(file: OpenFile, signal?: AbortSignal | null): Steps<Buffer> {
   const blocks: Buffer[] = [];
   const numbers = yield* step({ syscall: 'fstat' }, (later) => file.stat(later));
-  let size = Math.max(numbers[4] as number, 1);
+  const size = numbers[4] as number;
+  if (size > LARGEST) {
+    throw tooLarge(`File size (${size}) is greater than 2 GiB`);
+  }
+  let block = Buffer.allocUnsafeSlow(Math.max(size, 1));
   for (;;) {
-    const block = Buffer.allocUnsafeSlow(size);
-    const call = { syscall: 'read' };
-    const n = yield* step(call, (later) => file.read(block, undefined, later));
-    blocks.push(block.subarray(0, n));
-    if (n < size) {
-      return blocks.length === 1 ? (blocks[0] as Buffer) : Buffer.concat(blocks);
+    let filled = 0;
+    while (filled < block.length) {
+      check(signal);
+      const part = block.subarray(filled, filled + PART);
+      const call = { syscall: 'read' };
+      const n = yield* step(call, (later) => file.read(part, undefined, later));
+      filled += n;
+      if (n < part.length) {
+        blocks.push(block.subarray(0, filled));
+        return blocks.length === 1 ? (blocks[0] as Buffer) : Buffer.concat(blocks);
+      }
     }
-    size = 64 * 1024;
+    blocks.push(block);
+    block = Buffer.allocUnsafeSlow(64 * 1024);
   }
 }
 

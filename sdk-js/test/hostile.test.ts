@@ -377,7 +377,7 @@ describe('hostile arguments', () => {
       for (const value of HOSTILE) {
         const fresh = tree();
         for (const args of [[value], ['/f', value], ['/f', '/g', value]]) {
-          // A store in memory keeps as many bytes as it is told to.
+          // A store in memory keeps as many bytes as it has room for, and that takes its time.
           if (name === 'truncateSync' && typeof args[1] === 'number' && args[1] >= 2 ** 31) {
             continue;
           }
@@ -399,6 +399,59 @@ describe('hostile arguments', () => {
     }
     for (const options of [7, 'x', { author: 7 }, { busyTimeout: -1 }, { busyTimeout: 'x' }]) {
       assert.ok(await outcome({ memory }, 'memory', [options]));
+    }
+  });
+});
+
+describe('files that are larger than memory', () => {
+  it('are refused by what reads them whole', async () => {
+    await using store = await open(join(root, 'sparse'));
+    const branch = store.bucket().branch();
+    const { fs } = branch;
+    const refused = { code: 'ERR_FS_FILE_TOO_LARGE', name: 'RangeError' };
+    for (const size of [2 ** 31, 2 ** 32 + 7]) {
+      fs.writeFileSync('/f', '');
+      fs.truncateSync('/f', size);
+      assert.equal(fs.statSync('/f').size, size);
+      const message = `File size (${size}) is greater than 2 GiB`;
+      assert.throws(() => fs.readFileSync('/f'), { ...refused, message });
+      assert.throws(() => fs.readFileSync('/f', { flag: 'r+' }), { ...refused, message });
+      await assert.rejects(fs.promises.readFile('/f', 'utf8'), { ...refused, message });
+      const handle = await fs.promises.open('/f', 'r+');
+      await assert.rejects(handle.readFile(), { ...refused, message });
+      assert.throws(() => fs.readFileSync(handle.fd), { ...refused, message });
+      const read = await handle.read(Buffer.alloc(8), 0, 8, size - 2);
+      assert.equal(read.bytesRead, 2);
+      await handle.truncate(2 ** 40);
+      await assert.rejects(handle.readFile(), refused);
+      await handle.abort();
+      const reader = branch.readerSync('/f');
+      for (const length of [size, Number.MAX_SAFE_INTEGER]) {
+        assert.throws(() => reader.readSync(0, length), refused);
+        await assert.rejects(reader.read(0, length), refused);
+      }
+      assert.deepEqual(reader.readSync(0, 2), Buffer.alloc(2));
+      assert.equal(reader.readSync(size - 2, size).length, 2);
+      const session = branch.openSessionSync('/f');
+      assert.throws(() => session.readSync(0, size), refused);
+      await assert.rejects(session.read(0, 2 ** 53), refused);
+      session.abortSync();
+    }
+    const session = branch.openSessionSync('/g');
+    session.truncateSync(2 ** 40);
+    assert.throws(() => session.readSync(0, 2 ** 46), refused);
+    for (const size of [2 ** 46, Number.MAX_SAFE_INTEGER]) {
+      assert.throws(() => session.truncateSync(size), { code: 'EFBIG' });
+      assert.throws(() => fs.truncateSync('/f', size), { code: 'EFBIG' });
+    }
+    await session.abort();
+  });
+
+  it('are refused by stores in memory', () => {
+    const { fs } = tree();
+    for (const size of [2 ** 40, 2 ** 46]) {
+      assert.throws(() => fs.truncateSync('/f', size));
+      assert.equal(fs.readFileSync('/f', 'utf8'), 'content');
     }
   });
 });

@@ -457,7 +457,12 @@ impl Contents {
         let files = match &self.files {
             Some(files) if size > self.config.inline_max => files,
             _ => {
-                let mut bytes = vec![0; usize::try_from(size).map_err(|_| ErrorKind::TooLarge)?];
+                let len = usize::try_from(size).map_err(|_| ErrorKind::TooLarge)?;
+                let mut bytes = Vec::new();
+                bytes
+                    .try_reserve_exact(len)
+                    .map_err(|_| ErrorKind::TooLarge)?;
+                bytes.resize(len, 0);
                 assembly.fill(0, &mut bytes)?;
                 return self.prepare_whole(bytes, true);
             }

@@ -1,5 +1,8 @@
 //! Many changes, one commit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use alknet_fs::{Batch, Error, ErrorKind, SetAttrs};
 use napi::bindgen_prelude::{ToNapiValue, Uint8Array};
 use napi_derive::napi;
@@ -8,7 +11,7 @@ use parking_lot::Mutex;
 use crate::bytes::Given;
 use crate::convert::{Attributes, follow, put_mode};
 use crate::handle::Handle;
-use crate::job::{Outcome, now, run};
+use crate::job::{Outcome, now, run_on};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -16,11 +19,27 @@ type Result<T> = std::result::Result<T, Error>;
 #[napi]
 pub struct BatchHandle {
     batch: Handle<Mutex<Batch>>,
+    counts: Arc<Counts>,
 }
 
 impl From<Handle<Mutex<Batch>>> for BatchHandle {
     fn from(batch: Handle<Mutex<Batch>>) -> Self {
-        Self { batch }
+        let counts = Arc::default();
+        Self { batch, counts }
+    }
+}
+
+/// What a batch has collected, for those who do not wait for an operation on it.
+#[derive(Default)]
+struct Counts {
+    changes: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counts {
+    fn note(&self, batch: &Batch) {
+        self.changes.store(batch.len() as u64, Ordering::Relaxed);
+        self.bytes.store(batch.content_bytes(), Ordering::Relaxed);
     }
 }
 
@@ -30,8 +49,14 @@ impl BatchHandle {
         later: bool,
         collect: impl FnOnce(&mut Batch) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
-        let batch = self.batch.clone();
-        run(later, move || collect(&mut batch.get()?.lock()))
+        let (batch, counts) = (self.batch.clone(), Arc::clone(&self.counts));
+        run_on(self.batch.writes(), later, move || {
+            let batch = batch.get()?;
+            let mut batch = batch.lock();
+            let collected = collect(&mut batch);
+            counts.note(&batch);
+            collected
+        })
     }
 }
 
@@ -40,13 +65,19 @@ impl BatchHandle {
     /// The number of changes.
     #[napi]
     pub fn len(&self) -> napi::Result<f64> {
-        now(|| Ok(self.batch.get()?.lock().len() as f64))
+        now(|| {
+            self.batch.get()?;
+            Ok(self.counts.changes.load(Ordering::Relaxed) as f64)
+        })
     }
 
     /// The number of content bytes.
     #[napi]
     pub fn content_bytes(&self) -> napi::Result<f64> {
-        now(|| Ok(self.batch.get()?.lock().content_bytes() as f64))
+        now(|| {
+            self.batch.get()?;
+            Ok(self.counts.bytes.load(Ordering::Relaxed) as f64)
+        })
     }
 
     #[napi]
@@ -149,7 +180,9 @@ impl BatchHandle {
     #[napi]
     pub fn commit(&self, later: bool) -> napi::Result<Outcome<()>> {
         let batch = self.batch.clone();
-        run(later, move || batch.take()?.into_inner().commit())
+        run_on(self.batch.writes(), later, move || {
+            batch.take()?.into_inner().commit()
+        })
     }
 
     /// Drops all changes.

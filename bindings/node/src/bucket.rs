@@ -6,7 +6,7 @@ use napi_derive::napi;
 
 use crate::convert::{DifferenceInfo, FilterOptions, cursor, timestamp, whole};
 use crate::handle::Handle;
-use crate::job::{Outcome, now, run};
+use crate::job::{Outcome, now, run, run_on};
 use crate::task::TaskHandle;
 use crate::tree::{Source, Tree};
 use crate::watch::EventInfo;
@@ -35,13 +35,22 @@ impl BucketHandle {
         run(later, move || call(&*bucket.get()?))
     }
 
+    fn change<T: Send + ToNapiValue + 'static>(
+        &self,
+        later: bool,
+        call: impl FnOnce(&Bucket) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<T>> {
+        let bucket = self.bucket.clone();
+        run_on(self.bucket.writes(), later, move || call(&*bucket.get()?))
+    }
+
     fn make<T: Into<Source>>(
         &self,
         later: bool,
         call: impl FnOnce(&Bucket) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<Tree>> {
         let bucket = self.bucket.clone();
-        run(later, move || {
+        run_on(self.bucket.writes(), later, move || {
             let made = call(&*bucket.get()?)?;
             Ok(Tree::new(&bucket, made.into()))
         })
@@ -144,7 +153,7 @@ impl BucketHandle {
 
     #[napi]
     pub fn delete_branch(&self, name: String, later: bool) -> napi::Result<Outcome<()>> {
-        self.with(later, move |bucket| bucket.delete_branch(&name))
+        self.change(later, move |bucket| bucket.delete_branch(&name))
     }
 
     #[napi]
@@ -186,7 +195,7 @@ impl BucketHandle {
         not_before: Option<BigInt>,
         later: bool,
     ) -> napi::Result<Outcome<f64>> {
-        self.with(later, move |bucket| {
+        self.change(later, move |bucket| {
             let at_most = at_most.map(|count| whole(count, "number of events"));
             let not_before = not_before.map(|time| timestamp(&time));
             let retention = Retention {
@@ -205,9 +214,11 @@ impl BucketHandle {
         later: bool,
     ) -> napi::Result<Outcome<SharingInfo>> {
         let task = task.task();
-        self.with(later, move |bucket| {
+        let bucket = self.bucket.clone();
+        run_on(self.bucket.tasks(), later, move || {
             let trees: Result<Vec<TreeRef>> = trees.iter().map(|tree| tree.parse()).collect();
-            bucket.sharing(&trees?, &task).map(SharingInfo::from)
+            let sharing = bucket.get()?.sharing(&trees?, &task)?;
+            Ok(SharingInfo::from(sharing))
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Deref;
 
-use alknet_fs::Error;
+use alknet_fs::{Error, ErrorKind};
 use napi::bindgen_prelude::{FromNapiValue, ToNapiValue, TypeName, Uint8Array, Uint8ArraySlice};
 use napi::{Status, ValueType, sys};
 
@@ -43,6 +43,35 @@ impl Deref for Given {
     }
 }
 
+/// The most bytes that are read at a time, as in Node.
+const LONGEST: u64 = (1 << 31) - 1;
+
+/// Refuses to read what is too large for it.
+///
+/// # Errors
+/// [`ErrorKind::TooLarge`], in Node's words.
+pub(crate) fn check_size(size: u64) -> Result<(), Error> {
+    if size <= LONGEST {
+        return Ok(());
+    }
+    let detail = format!("File size ({size}) is greater than 2 GiB");
+    Err(Error::with_detail(ErrorKind::TooLarge, detail).op("read"))
+}
+
+/// Makes room for bytes that are read.
+///
+/// # Errors
+/// [`ErrorKind::TooLarge`] where there is none.
+pub(crate) fn room(len: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    if len > LONGEST || bytes.try_reserve_exact(len as usize).is_err() {
+        let detail = format!("{len} bytes are more than can be read at once");
+        return Err(Error::with_detail(ErrorKind::TooLarge, detail).op("read"));
+    }
+    bytes.resize(len as usize, 0);
+    Ok(bytes)
+}
+
 /// A buffer that was read into, or will be when JavaScript hears of it: the number of bytes.
 pub struct Filled {
     buffer: Uint8Array,
@@ -58,7 +87,7 @@ impl Filled {
         read: impl FnOnce(&mut [u8]) -> Result<usize, Error>,
     ) -> Result<Self, Error> {
         if later {
-            let mut bytes = vec![0; buffer.len()];
+            let mut bytes = room(buffer.len() as u64)?;
             let count = read(&mut bytes)?;
             return Ok(Self {
                 buffer,

@@ -1,33 +1,64 @@
 //! What every object that reaches into a store is made of.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use alknet_fs::{Error, ErrorKind, Store};
+use alknet_fs::{Batch, Bucket, Error, ErrorKind, File, Reader, Session, Store, Watcher};
 use parking_lot::Mutex;
 
+use crate::lane::{Lane, is_ending};
+
 /// Something of the engine that JavaScript holds until it closes it, or closes its store.
-pub(crate) struct Handle<T> {
+pub(crate) struct Handle<T: Held> {
     slot: Arc<Slot<T>>,
     shared: Arc<Shared>,
 }
 
-struct Slot<T> {
+/// What a handle holds.
+pub(crate) trait Held: Send + Sync + 'static {
+    /// Whether letting it go may wait for whoever writes to the store.
+    const WAITS: bool;
+}
+
+macro_rules! held {
+    ($($held:ty: $waits:expr),*) => {
+        $(impl Held for $held {
+            const WAITS: bool = $waits;
+        })*
+    };
+}
+
+held! {
+    Store: true,
+    Session: true,
+    File: true,
+    Mutex<Batch>: true,
+    Bucket: false,
+    Reader: false,
+    Mutex<Watcher>: false
+}
+
+struct Slot<T: Held> {
     what: &'static str,
     value: Mutex<Option<Arc<T>>>,
+    writes: Lane,
 }
 
 /// What all handles of one open store share.
+#[derive(Default)]
 struct Shared {
     closed: AtomicBool,
     slots: Mutex<Vec<Weak<dyn Close>>>,
+    writes: Lane,
+    tasks: Lane,
 }
 
 trait Close: Send + Sync {
     fn close(&self);
 }
 
-impl<T: Send + Sync> Close for Slot<T> {
+impl<T: Held> Close for Slot<T> {
     fn close(&self) {
         // What is let go may reach into the store: not while the slot is locked.
         let value = self.value.lock().take();
@@ -35,9 +66,35 @@ impl<T: Send + Sync> Close for Slot<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Handle<T> {
+impl<T: Held> Drop for Slot<T> {
+    fn drop(&mut self) {
+        let Some(value) = self.value.get_mut().take() else {
+            return;
+        };
+        // This may be the thread of JavaScript, collecting garbage: it does not wait for others.
+        let let_go = move || match T::WAITS && !is_ending() {
+            // A thread that cannot be had leaves it here.
+            true => drop(self.writes.run(move || drop(value))),
+            false => drop(value),
+        };
+        // Nobody could be told.
+        let _ = catch_unwind(AssertUnwindSafe(let_go));
+    }
+}
+
+impl<T: Held> Handle<T> {
+    /// The threads for what may wait for whoever writes to the store.
+    pub(crate) fn writes(&self) -> &Lane {
+        &self.shared.writes
+    }
+
+    /// The threads for what takes long.
+    pub(crate) fn tasks(&self) -> &Lane {
+        &self.shared.tasks
+    }
+
     /// Holds something else of the same store; `what` names it in errors.
-    pub(crate) fn with<U: Send + Sync + 'static>(&self, what: &'static str, value: U) -> Handle<U> {
+    pub(crate) fn with<U: Held>(&self, what: &'static str, value: U) -> Handle<U> {
         Handle::new(Arc::clone(&self.shared), what, value)
     }
 
@@ -45,6 +102,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
         let slot = Arc::new(Slot {
             what,
             value: Mutex::new(Some(Arc::new(value))),
+            writes: shared.writes.clone(),
         });
         let mut slots = shared.slots.lock();
         if slots.len() == slots.capacity() {
@@ -99,11 +157,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
 impl Handle<Store> {
     /// Holds a store.
     pub(crate) fn root(store: Store) -> Self {
-        let shared = Shared {
-            closed: AtomicBool::new(false),
-            slots: Mutex::default(),
-        };
-        Self::new(Arc::new(shared), "store", store)
+        Self::new(Arc::default(), "store", store)
     }
 
     /// Closes the store and everything that was made from it.
@@ -116,7 +170,7 @@ impl Handle<Store> {
     }
 }
 
-impl<T> Clone for Handle<T> {
+impl<T: Held> Clone for Handle<T> {
     fn clone(&self) -> Self {
         Self {
             slot: Arc::clone(&self.slot),

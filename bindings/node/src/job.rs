@@ -4,17 +4,92 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use alknet_fs::Error;
-use napi::bindgen_prelude::{AsyncTask, Either, ToNapiValue, TypeName};
+use napi::bindgen_prelude::{AsyncTask, JsValue, ToNapiValue, TypeName};
 use napi::{Env, Status, Task, ValueType, sys};
 use serde_json::json;
 
-/// What an operation gives: its value, or a promise of it.
-pub(crate) type Outcome<T> = Either<T, AsyncTask<Job<T>>>;
+use crate::lane::Lane;
 
 type Work<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
 
+/// What an operation gives: its value, or a promise of it.
+pub struct Outcome<T>(Where<T>);
+
+enum Where<T> {
+    Done(T),
+    /// On libuv's pool.
+    Pool(Work<T>),
+    Lane(Lane, Work<T>),
+}
+
+/// Runs an operation that waits for nobody: on the calling thread, or as a promise on libuv's pool.
+pub(crate) fn run<T: Send + ToNapiValue + 'static>(
+    later: bool,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> napi::Result<Outcome<T>> {
+    Ok(Outcome(match later {
+        true => Where::Pool(Box::new(work)),
+        false => Where::Done(now(work)?),
+    }))
+}
+
+/// Runs an operation that may wait for others, or take long: on the calling thread, or as a promise
+/// on a thread of a lane.
+pub(crate) fn run_on<T: Send + ToNapiValue + 'static>(
+    lane: &Lane,
+    later: bool,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> napi::Result<Outcome<T>> {
+    Ok(Outcome(match later {
+        true => Where::Lane(lane.clone(), Box::new(work)),
+        false => Where::Done(now(work)?),
+    }))
+}
+
+impl<T> TypeName for Outcome<T> {
+    fn type_name() -> &'static str {
+        "unknown"
+    }
+
+    fn value_type() -> ValueType {
+        ValueType::Unknown
+    }
+}
+
+impl<T: Send + ToNapiValue + 'static> ToNapiValue for Outcome<T> {
+    unsafe fn to_napi_value(env: sys::napi_env, outcome: Self) -> napi::Result<sys::napi_value> {
+        match outcome.0 {
+            // SAFETY: as the caller's.
+            Where::Done(value) => unsafe { Wrapped::to_napi_value(env, Wrapped(value)) },
+            Where::Pool(work) => {
+                let task = AsyncTask::new(Job(Some(work)));
+                // SAFETY: as the caller's.
+                unsafe { AsyncTask::to_napi_value(env, task) }
+            }
+            Where::Lane(lane, work) => promise(Env::from_raw(env), &lane, work),
+        }
+    }
+}
+
+fn promise<T: Send + ToNapiValue + 'static>(
+    env: Env,
+    lane: &Lane,
+    work: Work<T>,
+) -> napi::Result<sys::napi_value> {
+    let (deferred, promise) = env.create_deferred()?;
+    let unstarted = deferred.clone();
+    let queued = lane.run(move || match now(work) {
+        Ok(value) => deferred.resolve(move |_env| Ok(Wrapped(value))),
+        Err(error) => deferred.reject(error),
+    });
+    if let Err(error) = queued {
+        unstarted.reject(thrown(packed(&error)));
+    }
+    Ok(promise.raw())
+}
+
 /// An operation that waits for a thread of libuv's pool.
-pub struct Job<T>(Option<Work<T>>);
+struct Job<T>(Option<Work<T>>);
 
 impl<T: Send + ToNapiValue + 'static> Task for Job<T> {
     type Output = Wrapped<T>;
@@ -31,8 +106,8 @@ impl<T: Send + ToNapiValue + 'static> Task for Job<T> {
     }
 }
 
-/// A value that a promise resolves to.
-pub struct Wrapped<T>(T);
+/// A value on its way to JavaScript; a panic, which is a bug, becomes an exception there too.
+struct Wrapped<T>(T);
 
 impl<T> TypeName for Wrapped<T> {
     fn type_name() -> &'static str {
@@ -47,30 +122,22 @@ impl<T> TypeName for Wrapped<T> {
 impl<T: ToNapiValue> ToNapiValue for Wrapped<T> {
     unsafe fn to_napi_value(env: sys::napi_env, value: Self) -> napi::Result<sys::napi_value> {
         // SAFETY: as the caller's.
-        unsafe { T::to_napi_value(env, value.0) }
-    }
-}
-
-/// Runs an operation on the calling thread, or as a promise on libuv's pool.
-pub(crate) fn run<T: Send + ToNapiValue + 'static>(
-    later: bool,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> napi::Result<Outcome<T>> {
-    if later {
-        Ok(Either::B(AsyncTask::new(Job(Some(Box::new(work))))))
-    } else {
-        now(work).map(Either::A)
+        let convert = || unsafe { T::to_napi_value(env, value.0) };
+        catch_unwind(AssertUnwindSafe(convert)).unwrap_or_else(|panic| Err(thrown(said(&*panic))))
     }
 }
 
 /// Runs an operation on the calling thread; a panic, which is a bug, becomes an exception too.
 pub(crate) fn now<T>(work: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
-    let reason = match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => packed(&error),
-        Err(panic) => said(&*panic),
-    };
-    Err(napi::Error::new(Status::GenericFailure, reason))
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(thrown(packed(&error))),
+        Err(panic) => Err(thrown(said(&*panic))),
+    }
+}
+
+fn thrown(reason: String) -> napi::Error {
+    napi::Error::new(Status::GenericFailure, reason)
 }
 
 /// Tells what a panic said.

@@ -2,7 +2,9 @@
 //! errors. The package's TypeScript layer gives it the shape of `node:fs`.
 //!
 //! Every operation is one method whose last argument says where it runs: on the calling thread, or
-//! on libuv's pool, with everything it does in one hop, as a promise.
+//! as a promise on another one, with all that it does in one hop. What only reads goes to libuv's
+//! pool; what changes something may have to wait for other writers, and what goes through all of a
+//! tree takes long: those have threads of their own.
 
 // Handing bytes to JavaScript, and writing into its buffers, takes calls that Rust cannot check.
 #![allow(unsafe_code)]
@@ -17,6 +19,7 @@ mod convert;
 mod file;
 mod handle;
 mod job;
+mod lane;
 #[cfg(all(debug_assertions, not(test)))]
 mod panic;
 mod reader;

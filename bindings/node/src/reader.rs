@@ -4,7 +4,7 @@ use alknet_fs::{ContentForm, Reader};
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 
-use crate::bytes::Filled;
+use crate::bytes::{Filled, room};
 use crate::convert::{Bytes, length};
 use crate::handle::Handle;
 use crate::job::{Outcome, now, run};
@@ -51,9 +51,9 @@ impl ReaderHandle {
         let reader = self.reader.clone();
         run(later, move || {
             let reader = reader.get()?;
-            let (offset, len) = (length(offset)?, length(len)?);
-            let len = len.min(reader.size().saturating_sub(offset));
-            let mut buffer = vec![0; len as usize];
+            let offset = length(offset)?;
+            let len = length(len)?.min(reader.size().saturating_sub(offset));
+            let mut buffer = room(len)?;
             let n = reader.read_at(offset, &mut buffer)?;
             buffer.truncate(n);
             Ok(Bytes(buffer))

@@ -1,13 +1,16 @@
 //! Write sessions.
 
-use alknet_fs::{Error, OpenOptions, Session, SessionInfo as Info, Staging};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alknet_fs::{Error, ErrorKind, OpenOptions, Session, SessionInfo as Info, Staging};
 use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
 use napi_derive::napi;
 
-use crate::bytes::{Filled, Given};
+use crate::bytes::{Filled, Given, room};
 use crate::convert::{Attributes, Bytes, ClosedInfo, bits, length};
 use crate::handle::Handle;
-use crate::job::{Outcome, now, run};
+use crate::job::{Outcome, now, run_on};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -83,11 +86,25 @@ impl From<Info> for SessionInfo {
 #[napi]
 pub struct SessionHandle {
     session: Handle<Session>,
+    facts: Option<Facts>,
+}
+
+/// What is known of a session without waiting for an operation on it.
+struct Facts {
+    id: f64,
+    path: String,
+    size: Arc<AtomicU64>,
 }
 
 impl From<Handle<Session>> for SessionHandle {
     fn from(session: Handle<Session>) -> Self {
-        Self { session }
+        // One that is closed already says so to whoever asks.
+        let facts = session.get().ok().map(|session| Facts {
+            id: session.id().0 as f64,
+            path: session.path().as_str().to_owned(),
+            size: Arc::new(AtomicU64::new(session.size())),
+        });
+        Self { session, facts }
     }
 }
 
@@ -98,7 +115,20 @@ impl SessionHandle {
         call: impl FnOnce(&Session) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
         let session = self.session.clone();
-        run(later, move || call(&*session.get()?))
+        let size = self.facts.as_ref().map(|facts| Arc::clone(&facts.size));
+        run_on(self.session.writes(), later, move || {
+            let session = session.get()?;
+            let done = call(&session);
+            if let Some(size) = size {
+                size.store(session.size(), Ordering::Relaxed);
+            }
+            done
+        })
+    }
+
+    fn facts(&self) -> Result<&Facts> {
+        self.session.get()?;
+        self.facts.as_ref().ok_or(ErrorKind::BadHandle.into())
     }
 }
 
@@ -106,17 +136,17 @@ impl SessionHandle {
 impl SessionHandle {
     #[napi]
     pub fn id(&self) -> napi::Result<f64> {
-        now(|| Ok(self.session.get()?.id().0 as f64))
+        now(|| Ok(self.facts()?.id))
     }
 
     #[napi]
     pub fn path(&self) -> napi::Result<String> {
-        now(|| Ok(self.session.get()?.path().as_str().to_owned()))
+        now(|| Ok(self.facts()?.path.clone()))
     }
 
     #[napi]
     pub fn size(&self) -> napi::Result<f64> {
-        now(|| Ok(self.session.get()?.size() as f64))
+        now(|| Ok(self.facts()?.size.load(Ordering::Relaxed) as f64))
     }
 
     /// Fills a buffer from an offset. Returns how many bytes it read.
@@ -137,9 +167,9 @@ impl SessionHandle {
     #[napi]
     pub fn read(&self, offset: f64, len: f64, later: bool) -> napi::Result<Outcome<Bytes>> {
         self.with(later, move |session| {
-            let (offset, len) = (length(offset)?, length(len)?);
-            let len = len.min(session.size().saturating_sub(offset));
-            let mut buffer = vec![0; len as usize];
+            let offset = length(offset)?;
+            let len = length(len)?.min(session.size().saturating_sub(offset));
+            let mut buffer = room(len)?;
             let n = session.read_at(offset, &mut buffer)?;
             buffer.truncate(n);
             Ok(Bytes(buffer))
@@ -192,7 +222,7 @@ impl SessionHandle {
     #[napi]
     pub fn detach(&self, later: bool) -> napi::Result<Outcome<f64>> {
         let session = self.session.clone();
-        run(later, move || {
+        run_on(self.session.writes(), later, move || {
             session.take()?.detach().map(|id| id.0 as f64)
         })
     }

@@ -4,13 +4,14 @@ use alknet_fs::{
     Durability, Error, ErrorKind, FsckOptions, FsckReport, GcOptions, GcReport, Options, SessionId,
     Stats, Store,
 };
-use napi::bindgen_prelude::{BigInt, Function};
+use napi::bindgen_prelude::{BigInt, Function, ToNapiValue};
 use napi_derive::napi;
 
 use crate::bucket::BucketHandle;
 use crate::convert::{milliseconds, whole};
 use crate::handle::Handle;
-use crate::job::{Outcome, now, run};
+use crate::job::{Outcome, now, run, run_on};
+use crate::lane::Lane;
 use crate::session::{SessionHandle, SessionInfo};
 use crate::task::TaskHandle;
 use crate::watch::{Delivery, WatchHandle, WatchOptions};
@@ -61,13 +62,23 @@ pub struct StoreHandle {
 }
 
 impl StoreHandle {
-    fn with<T: Send + napi::bindgen_prelude::ToNapiValue + 'static>(
+    fn with<T: Send + ToNapiValue + 'static>(
         &self,
         later: bool,
         call: impl FnOnce(&Store) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
         let store = self.store.clone();
         run(later, move || call(&*store.get()?))
+    }
+
+    fn on<T: Send + ToNapiValue + 'static>(
+        &self,
+        lane: &Lane,
+        later: bool,
+        call: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<T>> {
+        let store = self.store.clone();
+        run_on(lane, later, move || call(&*store.get()?))
     }
 }
 
@@ -80,7 +91,7 @@ impl StoreHandle {
         options: StoreOptions,
         later: bool,
     ) -> napi::Result<Outcome<StoreHandle>> {
-        run(later, move || {
+        run_on(Lane::common(), later, move || {
             let store = options.open(path)?;
             Ok(StoreHandle {
                 store: Handle::root(store),
@@ -100,7 +111,7 @@ impl StoreHandle {
     #[napi]
     pub fn close(&self, later: bool) -> napi::Result<Outcome<()>> {
         let store = self.store.clone();
-        run(later, move || {
+        run_on(self.store.tasks(), later, move || {
             store.close_all();
             Ok(())
         })
@@ -122,7 +133,7 @@ impl StoreHandle {
     #[napi]
     pub fn create_bucket(&self, name: String, later: bool) -> napi::Result<Outcome<BucketHandle>> {
         let store = self.store.clone();
-        run(later, move || {
+        run_on(self.store.writes(), later, move || {
             let bucket = store.get()?.create_bucket(&name)?;
             Ok(store.with("bucket", bucket).into())
         })
@@ -135,12 +146,16 @@ impl StoreHandle {
         to: String,
         later: bool,
     ) -> napi::Result<Outcome<()>> {
-        self.with(later, move |store| store.rename_bucket(&name, &to))
+        self.on(self.store.writes(), later, move |store| {
+            store.rename_bucket(&name, &to)
+        })
     }
 
     #[napi]
     pub fn delete_bucket(&self, name: String, later: bool) -> napi::Result<Outcome<()>> {
-        self.with(later, move |store| store.delete_bucket(&name))
+        self.on(self.store.writes(), later, move |store| {
+            store.delete_bucket(&name)
+        })
     }
 
     #[napi]
@@ -154,7 +169,7 @@ impl StoreHandle {
     #[napi]
     pub fn resume_session(&self, id: f64, later: bool) -> napi::Result<Outcome<SessionHandle>> {
         let store = self.store.clone();
-        run(later, move || {
+        run_on(self.store.writes(), later, move || {
             let session = store.get()?.resume_session(session_id(id)?)?;
             Ok(store.with("session", session).into())
         })
@@ -162,7 +177,7 @@ impl StoreHandle {
 
     #[napi]
     pub fn abort_session(&self, id: f64, force: bool, later: bool) -> napi::Result<Outcome<()>> {
-        self.with(later, move |store| {
+        self.on(self.store.writes(), later, move |store| {
             store.abort_session(session_id(id)?, force)
         })
     }
@@ -343,7 +358,7 @@ impl StoreHandle {
         later: bool,
     ) -> napi::Result<Outcome<FsckInfo>> {
         let task = task.task();
-        self.with(later, move |store| {
+        self.on(self.store.tasks(), later, move |store| {
             let report = store.fsck(&FsckOptions::new().fast(fast), &task)?;
             Ok(FsckInfo::from(report))
         })
@@ -357,7 +372,7 @@ impl StoreHandle {
         later: bool,
     ) -> napi::Result<Outcome<CollectedInfo>> {
         let task = task.task();
-        self.with(later, move |store| {
+        self.on(self.store.tasks(), later, move |store| {
             let report = store.gc(&options.options()?, &task)?;
             Ok(CollectedInfo::from(report))
         })
@@ -370,14 +385,14 @@ impl StoreHandle {
         options: CollectOptions,
         later: bool,
     ) -> napi::Result<Outcome<()>> {
-        self.with(later, move |store| {
+        self.on(self.store.writes(), later, move |store| {
             store.schedule_gc(&when, &options.options()?)
         })
     }
 
     #[napi]
     pub fn unschedule_gc(&self, later: bool) -> napi::Result<Outcome<bool>> {
-        self.with(later, Store::unschedule_gc)
+        self.on(self.store.writes(), later, Store::unschedule_gc)
     }
 
     #[napi]
@@ -398,13 +413,15 @@ impl StoreHandle {
         later: bool,
     ) -> napi::Result<Outcome<Option<CollectedInfo>>> {
         let task = task.task();
-        self.with(later, move |store| {
+        self.on(self.store.tasks(), later, move |store| {
             Ok(store.gc_if_due(&task)?.map(CollectedInfo::from))
         })
     }
 
     #[napi]
     pub fn compact(&self, later: bool) -> napi::Result<Outcome<f64>> {
-        self.with(later, |store| store.compact().map(|bytes| bytes as f64))
+        self.on(self.store.tasks(), later, |store| {
+            store.compact().map(|bytes| bytes as f64)
+        })
     }
 }

@@ -11,14 +11,15 @@ use parking_lot::Mutex;
 
 use crate::batch::BatchHandle;
 use crate::bucket::{BranchFacts, BucketHandle};
-use crate::bytes::Given;
+use crate::bytes::{Given, check_size};
 use crate::convert::{
     Attributes, Bytes, EntryInfo, Listing, NamedEntry, PathText, StatNumbers, follow, kind_number,
     length, put_mode, put_stat_numbers, stat_numbers,
 };
 use crate::file::{OpenFile, flags};
-use crate::handle::Handle;
-use crate::job::{Outcome, now, run};
+use crate::handle::{Handle, Held};
+use crate::job::{Outcome, now, run, run_on};
+use crate::lane::Lane;
 use crate::reader::ReaderHandle;
 use crate::session::{SessionHandle, SessionInfo, SessionOptions};
 use crate::task::TaskHandle;
@@ -29,6 +30,10 @@ type Result<T> = std::result::Result<T, Error>;
 pub(crate) enum Source {
     Branch(Branch),
     View(Arc<View>),
+}
+
+impl Held for Source {
+    const WAITS: bool = false;
 }
 
 impl From<Branch> for Source {
@@ -85,7 +90,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub(crate) fn new<T: Send + Sync + 'static>(near: &Handle<T>, source: Source) -> Self {
+    pub(crate) fn new<T: Held>(near: &Handle<T>, source: Source) -> Self {
         let what = match source {
             Source::Branch(_) => "branch",
             Source::View(_) => "view",
@@ -109,21 +114,39 @@ impl Tree {
         later: bool,
         write: impl FnOnce(&Branch) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
-        self.read_with(later, move |source| write(source.branch()?))
+        let source = self.source.clone();
+        run_on(self.source.writes(), later, move || {
+            write(source.get()?.branch()?)
+        })
     }
 
-    /// Makes something else that reaches into the store.
-    fn make<T: Send + Sync + 'static, R: From<Handle<T>> + Send + ToNapiValue + 'static>(
+    /// Goes through much of a tree.
+    fn work_with<T: Send + ToNapiValue + 'static>(
+        &self,
+        later: bool,
+        work: impl FnOnce(&Source) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<T>> {
+        let source = self.source.clone();
+        run_on(self.source.tasks(), later, move || work(&*source.get()?))
+    }
+
+    /// Makes something else that reaches into the store, on libuv's pool if on no lane.
+    fn make<T: Held, R: From<Handle<T>> + Send + ToNapiValue + 'static>(
         &self,
         what: &'static str,
+        lane: Option<&Lane>,
         later: bool,
         make: impl FnOnce(&Source) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<R>> {
         let source = self.source.clone();
-        run(later, move || {
+        let work = move || {
             let made = make(&*source.get()?)?;
             Ok(source.with(what, made).into())
-        })
+        };
+        match lane {
+            Some(lane) => run_on(lane, later, work),
+            None => run(later, work),
+        }
     }
 
     fn make_tree<T: Into<Source>>(
@@ -132,7 +155,7 @@ impl Tree {
         make: impl FnOnce(&Branch) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<Tree>> {
         let source = self.source.clone();
-        run(later, move || {
+        run_on(self.source.writes(), later, move || {
             let made = make(source.get()?.branch()?)?;
             Ok(Tree::new(&source, made.into()))
         })
@@ -222,7 +245,9 @@ impl Tree {
     pub fn read(&self, path: PathText, later: bool) -> napi::Result<Outcome<Bytes>> {
         let path = path.into_string();
         self.read_with(later, move |source| {
-            either!(source, tree => tree.read(path)).map(Bytes)
+            let reader = either!(source, tree => tree.open(path))?;
+            check_size(reader.size())?;
+            reader.into_bytes().map(Bytes)
         })
     }
 
@@ -269,11 +294,11 @@ impl Tree {
         mode: Option<u32>,
         later: bool,
     ) -> napi::Result<Outcome<OpenFile>> {
-        self.make("file", later, move |source| match source {
+        let writes = bits & flags::CHANGING != 0;
+        let lane = writes.then(|| self.source.writes());
+        self.make("file", lane, later, move |source| match source {
             Source::Branch(branch) => branch.open_file(path, &flags::options(bits, mode)),
-            Source::View(_) if bits & flags::CHANGING != 0 => {
-                Err(Error::new(ErrorKind::ReadOnly).op("open").path(path))
-            }
+            Source::View(_) if writes => Err(Error::new(ErrorKind::ReadOnly).op("open").path(path)),
             Source::View(view) => view.open_file(path),
         })
     }
@@ -320,6 +345,7 @@ impl Tree {
     pub fn reader(&self, path: String, later: bool) -> napi::Result<Outcome<ReaderHandle>> {
         self.make(
             "reader",
+            None,
             later,
             move |source| either!(source, tree => tree.open(path)),
         )
@@ -328,19 +354,19 @@ impl Tree {
     /// Opens a content by its hash.
     #[napi]
     pub fn content(&self, hash: String, later: bool) -> napi::Result<Outcome<ReaderHandle>> {
-        self.make("reader", later, move |source| {
+        self.make("reader", None, later, move |source| {
             source.view()?.open_content(&hash.parse()?)
         })
     }
 
     #[napi]
     pub fn verify(&self, path: String, later: bool) -> napi::Result<Outcome<()>> {
-        self.read_with(later, move |source| source.view()?.verify(path))
+        self.work_with(later, move |source| source.view()?.verify(path))
     }
 
     #[napi]
     pub fn tree_hash(&self, later: bool) -> napi::Result<Outcome<String>> {
-        self.read_with(later, |source| Ok(source.view()?.tree_hash()?.to_hex()))
+        self.work_with(later, |source| Ok(source.view()?.tree_hash()?.to_hex()))
     }
 
     #[napi]
@@ -354,7 +380,7 @@ impl Tree {
         later: bool,
     ) -> napi::Result<Outcome<ExportInfo>> {
         let task = task.task();
-        self.read_with(later, move |source| {
+        self.work_with(later, move |source| {
             let options = ExportOptions::new().overwrite(overwrite).sync(sync);
             let done = source.view()?.export(from, target, &options, &task)?;
             Ok(ExportInfo {
@@ -520,7 +546,8 @@ impl Tree {
         later: bool,
     ) -> napi::Result<Outcome<ImportInfo>> {
         let task = task.task();
-        self.write_with(later, move |branch| {
+        self.work_with(later, move |tree| {
+            let branch = tree.branch()?;
             let options = ImportOptions::new().delete(delete);
             let options = exclude.into_iter().fold(options, ImportOptions::exclude);
             let done = branch.import(source, to, &options, &task)?;
@@ -558,7 +585,8 @@ impl Tree {
         options: SessionOptions,
         later: bool,
     ) -> napi::Result<Outcome<SessionHandle>> {
-        self.make("session", later, move |source| {
+        let lane = Some(self.source.writes());
+        self.make("session", lane, later, move |source| {
             source.branch()?.open_session(path, &options.options()?)
         })
     }
@@ -566,8 +594,8 @@ impl Tree {
     /// Lists the open sessions of the branch.
     #[napi]
     pub fn sessions(&self, later: bool) -> napi::Result<Outcome<Vec<SessionInfo>>> {
-        self.write_with(later, |branch| {
-            let sessions = branch.sessions()?.into_iter();
+        self.read_with(later, |source| {
+            let sessions = source.branch()?.sessions()?.into_iter();
             Ok(sessions.map(SessionInfo::from).collect())
         })
     }
@@ -651,7 +679,9 @@ impl Tree {
 
     #[napi]
     pub fn info(&self, later: bool) -> napi::Result<Outcome<BranchFacts>> {
-        self.write_with(later, |branch| branch.info().map(BranchFacts::from))
+        self.read_with(later, |source| {
+            source.branch()?.info().map(BranchFacts::from)
+        })
     }
 
     /// The bucket that the branch is in.
@@ -691,8 +721,8 @@ impl Tree {
 
     #[napi]
     pub fn snapshots(&self, later: bool) -> napi::Result<Outcome<Vec<SnapshotInfo>>> {
-        self.write_with(later, move |branch| {
-            let snapshots = branch.snapshots()?.into_iter();
+        self.read_with(later, move |source| {
+            let snapshots = source.branch()?.snapshots()?.into_iter();
             let snapshots = snapshots.map(|snapshot| SnapshotInfo {
                 name: snapshot.name,
                 created: snapshot.created.0.into(),
