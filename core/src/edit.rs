@@ -457,6 +457,20 @@ impl<'t> Editor<'t> {
     /// [`ErrorKind::NotFound`]; [`ErrorKind::AlreadyExists`] where `to` exists, unless both are
     /// files and `replace` is true; [`ErrorKind::InvalidInput`] where `to` lies below `from`.
     pub fn copy(&mut self, from: &TreePath, to: &TreePath, replace: bool) -> Result<u64> {
+        self.copy_with(from, to, replace, false)
+    }
+
+    /// As [`copy`](Self::copy); where `touch` says so, what is copied counts as changed now.
+    ///
+    /// # Errors
+    /// As [`copy`](Self::copy).
+    pub fn copy_with(
+        &mut self,
+        from: &TreePath,
+        to: &TreePath,
+        replace: bool,
+        touch: bool,
+    ) -> Result<u64> {
         let (from, entry) = self.existing(from).map_err(|e| e.op("copy"))?;
         let target = self.target(to, Follow::No).map_err(|e| e.op("copy"))?;
         let to = &target.path;
@@ -486,6 +500,9 @@ impl<'t> Editor<'t> {
         let mut replaced = target.entry;
         for (path, mut entry) in copies {
             entry.attrs.ctime = self.context.now;
+            if touch {
+                entry.attrs.mtime = self.context.now;
+            }
             self.write(&path, entry, replaced.take(), Op::Modify)?;
         }
         Ok(count)

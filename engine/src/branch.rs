@@ -376,6 +376,42 @@ impl Branch {
         self.edit_at("copy", from, |editor, from| editor.copy(from, &to, false))
     }
 
+    /// Copies as [`copy`](Self::copy) or, where `replace` does not say so, as
+    /// [`copy_new`](Self::copy_new), with the time of the copy as the time of the last change of
+    /// all that is copied: what programs expect that copy by reading and writing.
+    ///
+    /// # Errors
+    /// Those of the two.
+    ///
+    /// ```
+    /// use alknet_fs::Follow;
+    /// use alknet_fs::{SetAttrs, Store, Timestamp};
+    ///
+    /// # fn main() -> alknet_fs::Result<()> {
+    /// let main = Store::memory()?.bucket("default")?.main()?;
+    /// main.write("/a", "data")?;
+    /// let old = SetAttrs { mtime: Some(Timestamp(0)), ..SetAttrs::default() };
+    /// main.set_attrs("/a", &old, Follow::Yes)?;
+    /// main.copy("/a", "/b")?;
+    /// assert_eq!(main.stat("/b")?.attrs.mtime, Timestamp(0));
+    /// main.copy_touched("/a", "/b", true)?;
+    /// assert!(main.stat("/b")?.attrs.mtime > Timestamp(0));
+    /// assert!(main.copy_touched("/a", "/b", false).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn copy_touched(
+        &self,
+        from: impl IntoPath,
+        to: impl IntoPath,
+        replace: bool,
+    ) -> Result<u64> {
+        let to = to.into_path().map_err(|e| e.op("copy"))?;
+        self.edit_at("copy", from, |editor, from| {
+            editor.copy_with(from, &to, replace, true)
+        })
+    }
+
     /// Changes attributes; a link at the end of the path is followed where `follow` says so.
     ///
     /// # Errors

@@ -494,7 +494,7 @@ export interface Tree {
   removeDir(path: string, later: boolean): Outcome<void>;
   removeAll(path: string, later: boolean): Outcome<number>;
   rename(from: string, to: string, replace: boolean, later: boolean): Outcome<void>;
-  copy(from: string, to: string, later: boolean): Outcome<number>;
+  copy(from: string, to: string, replace: boolean, touch: boolean, later: boolean): Outcome<number>;
   setAttributes(
     path: string,
     attributes: Attributes,

@@ -22,6 +22,7 @@ import {
   APPEND,
   check,
   decoded,
+  EXCLUSIVE,
   encoded,
   integer,
   onlyReads,
@@ -323,7 +324,11 @@ export function open(
   const bits = toFlags(flags, 'r');
   const permissions = toMode(mode);
   const call = { syscall: 'open', path: name };
-  const directory = (error: unknown): OpenFile => {
+  const refused = (error: unknown): OpenFile => {
+    if (bits & EXCLUSIVE && (error as { kind?: string }).kind === 'Locked') {
+      // Another is making the file: in Node it would be there already.
+      throw failure('EEXIST', 'Locked', call);
+    }
     if (onlyReads(bits) && code(error) === 'EISDIR') {
       return new DirectoryFile(tree, name);
     }
@@ -335,9 +340,9 @@ export function open(
   };
   try {
     const file = drive(later, opening());
-    return later ? (file as Promise<OpenFile>).catch(directory) : (file as OpenFile);
+    return later ? (file as Promise<OpenFile>).catch(refused) : (file as OpenFile);
   } catch (error) {
-    return directory(error);
+    return refused(error);
   }
 }
 
@@ -486,7 +491,8 @@ function* copyOne(tree: Tree, path: string, dest: string, exclusive: boolean): S
   if (found[0] !== 0 || (there !== undefined && there !== 0)) {
     throw failure('EISDIR', 'IsADirectory', call);
   }
-  yield* step(call, (later) => tree.copy(source, target, later));
+  // Who comes in between is found by the copy itself.
+  yield* step(call, (later) => tree.copy(source, target, !exclusive, true, later));
 }
 
 function* look(
@@ -512,7 +518,7 @@ function cpError(name: string, errno: CpCode, text: string, path: string, detail
   return systemError(name, errno, text, { syscall: 'cp', path }, detail);
 }
 
-/** Copies with all below; times are kept. */
+/** Copies with all below. */
 export function cp(
   tree: Tree,
   later: boolean,
@@ -536,7 +542,8 @@ function* cpSteps(
   options: CopyOptions | CopySyncOptions,
 ): Steps<void> {
   const { filter, dereference = false, recursive = false, verbatimSymlinks = false } = options;
-  const { force = true, errorOnExist = false } = options;
+  const { force = true, errorOnExist = false, preserveTimestamps = false } = options;
+  const touch = !preserveTimestamps;
   if (filter) {
     const wanted = yield ((later) => {
       const wanted = filter(path, dest);
@@ -568,7 +575,7 @@ function* cpSteps(
       yield* step(call, (later) => tree.mkdirAll(parent, undefined, later));
       const simple = !filter && !dereference;
       if (simple && (verbatimSymlinks || !(yield* hasLinks(tree, path)))) {
-        yield* step(call, (later) => tree.copy(path, dest, later));
+        yield* step(call, (later) => tree.copy(path, dest, true, touch, later));
         return;
       }
       yield* step(call, (later) => tree.mkdir(dest, numbers[1], later));
@@ -601,7 +608,7 @@ function* cpSteps(
     }
   }
   const source = dereference ? yield* step(call, (later) => tree.canonicalize(path, later)) : path;
-  yield* step(call, (later) => tree.copy(source, dest, later));
+  yield* step(call, (later) => tree.copy(source, dest, force, touch, later));
 }
 
 /** Finds what cannot be copied to where it is to go. */

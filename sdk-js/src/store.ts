@@ -987,13 +987,13 @@ export class Branch extends ReadableTree {
    */
   async copy(from: PathLike, to: PathLike): Promise<number> {
     const [source, target] = [toPath(from, 'from'), toPath(to, 'to')];
-    return later((later) => this.native.copy(source, target, later));
+    return later((later) => this.native.copy(source, target, true, false, later));
   }
 
   /** As {@link copy}, on the calling thread. */
   copySync(from: PathLike, to: PathLike): number {
     const [source, target] = [toPath(from, 'from'), toPath(to, 'to')];
-    return now((later) => this.native.copy(source, target, later));
+    return now((later) => this.native.copy(source, target, true, false, later));
   }
 
   /**

@@ -457,6 +457,21 @@ describe('handles', () => {
     }
   });
 
+  it('stop reading when a signal says so', async () => {
+    const fs = fresh();
+    const size = 40 << 20;
+    fs.writeFileSync('/f', Buffer.alloc(size));
+    const handle = await fs.promises.open('/f');
+    const controller = new AbortController();
+    const refused = assert.rejects(handle.readFile({ signal: controller.signal }), {
+      name: 'AbortError',
+    });
+    setImmediate(() => controller.abort());
+    await refused;
+    assert.ok(handle.position < size, `${handle.position} bytes were read`);
+    await handle.close();
+  });
+
   it('are for promises only', async () => {
     const fs = fresh();
     fs.writeFileSync('/f', 'content');

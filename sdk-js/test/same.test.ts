@@ -22,9 +22,14 @@ function populate(fs: Node, at: string) {
   fs.symlinkSync('dir', `${at}/dirlink`);
   fs.symlinkSync('loop', `${at}/loop`);
   fs.symlinkSync('none', `${at}/dangling`);
+  for (const path of ['file', 'dir/file', 'dir/sub/deep', 'link', 'dangling']) {
+    fs.lutimesSync(`${at}/${path}`, LONG_AGO, LONG_AGO);
+  }
 }
 
-/** All that is there: names, kinds, contents, modes. */
+const LONG_AGO = 1_000_000;
+
+/** All that is there: names, kinds, contents, modes, and what has changed since. */
 function state(fs: Node, at: string) {
   const names = fs.readdirSync(at).sort();
   return names.flatMap((name): string[][] => {
@@ -32,7 +37,9 @@ function state(fs: Node, at: string) {
     const stat = fs.lstatSync(path);
     const text = stat.isFile() ? fs.readFileSync(path, 'latin1') : '';
     const target = stat.isSymbolicLink() ? fs.readlinkSync(path) : text;
-    return [[path, stat.mode.toString(8), target], ...(stat.isDirectory() ? state(fs, path) : [])];
+    const changed = !stat.isDirectory() && stat.mtimeMs > LONG_AGO * 1000;
+    const seen = [path, stat.mode.toString(8), target, changed ? 'new' : 'old'];
+    return [seen, ...(stat.isDirectory() ? state(fs, path) : [])];
   });
 }
 
@@ -142,6 +149,7 @@ const TWO: [name: string, ...rest: unknown[]][] = [
   ['cp'],
   ['cp', { recursive: true }],
   ['cp', { recursive: true, force: false, errorOnExist: true }],
+  ['cp', { recursive: true, preserveTimestamps: true }],
 ];
 
 const PAIRS: [string, string][] = [

@@ -34,6 +34,7 @@ pub(crate) mod flags {
             .append(on(APPEND))
             .create(on(CREATE))
             .create_new(on(CREATE) && on(EXCLUSIVE))
+            .exclusive(on(CREATE) && on(EXCLUSIVE))
             .truncate(on(TRUNCATE));
         match mode {
             None => options,

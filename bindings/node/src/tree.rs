@@ -637,9 +637,21 @@ impl Tree {
     }
 
     #[napi]
-    pub fn copy(&self, from: String, to: String, later: bool) -> napi::Result<Outcome<f64>> {
+    pub fn copy(
+        &self,
+        from: String,
+        to: String,
+        replace: bool,
+        touch: bool,
+        later: bool,
+    ) -> napi::Result<Outcome<f64>> {
         self.write_with(later, move |branch| {
-            branch.copy(from, to).map(|count| count as f64)
+            let count = match (touch, replace) {
+                (true, _) => branch.copy_touched(from, to, replace),
+                (false, true) => branch.copy(from, to),
+                (false, false) => branch.copy_new(from, to),
+            };
+            count.map(|count| count as f64)
         })
     }
 
