@@ -86,6 +86,7 @@ function tests() {
         const workerData: Job = { path, name: `worker-${n}`, what: 'share' };
         return new Worker(__filename, { workerData });
       });
+      const exits = workers.map((worker) => new Promise((exit) => worker.once('exit', exit)));
       await Promise.all(workers.map(message));
       for (const worker of workers) {
         worker.postMessage('go');
@@ -100,7 +101,6 @@ function tests() {
       for (const other of seen) {
         assert.deepEqual(other, first);
       }
-      const exits = workers.map((worker) => new Promise((exit) => worker.once('exit', exit)));
       assert.deepEqual(
         await Promise.all(exits),
         workers.map(() => 0),
