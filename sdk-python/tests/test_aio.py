@@ -153,7 +153,7 @@ def test_batches_and_sessions(store: alknet_fs.Store) -> None:
         async with branch.open_session("/s") as session:
             await session.append(b"abc")
             await session.pwrite(b"X", 1)
-            assert (session.size, session.path) == (3, "/s")
+            assert (await session.size(), session.path) == (3, "/s")
             assert await session.pread(3, 0) == b"aXc"
         assert await branch.read_bytes("/s") == b"aXc"
         session = await branch.open_session("/s")
@@ -220,6 +220,82 @@ def test_a_cancellation_at_any_moment_leaves_nothing_open(store: alknet_fs.Store
             assert await branch.sessions() == []
         for name in await branch.listdir():
             assert (await branch.stat(name)).size == 210_000
+
+    in_loop(main, store)
+
+
+@pytest.mark.parametrize("what", ["text", "raw", "session", "batch", "view", "store"])
+def test_cancelled_twice_while_all_threads_are_busy(tmp_path: Path, what: str) -> None:
+    async def use(store: aio.Store, begun: asyncio.Event) -> None:
+        branch = await store.branch()
+        opened: dict[str, Any] = {
+            "text": lambda: branch.open("/a", "w"),
+            "raw": lambda: branch.open("/a", "wb", 0),
+            "session": lambda: branch.open_session("/a", exclusive=True),
+            "batch": branch.batch,
+            "view": branch.view,
+            "store": lambda: store,
+        }
+        async with opened[what]() as held:
+            if what == "batch":
+                await held.write_bytes("/a", b"x" * 400_000)
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        store = await aio.open(tmp_path / "store")
+        begun = asyncio.Event()
+        task = asyncio.create_task(use(store, begun))
+        await begun.wait()
+        pool, going_on = aio._executor(), threading.Event()
+        busy = [pool.submit(going_on.wait, 60) for _ in range(pool._max_workers)]
+        try:
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0.01)
+            assert not task.done()
+        finally:
+            going_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert all(done.result() for done in busy)
+        assert store.closed == (what == "store")
+        again = await aio.open(tmp_path / "store")
+        assert await again.sessions() == []
+        await again.close()
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_nothing_waits_for_a_call_that_goes_on(store: alknet_fs.Store) -> None:
+    """The event loop reads attributes of what a thread works on, and does not stand still."""
+    data = os.urandom(20_000_000)
+
+    async def stands_still(batch: aio.Batch, session: aio.Session, work: Awaitable[int]) -> bool:
+        """Tell whether the loop stood still for most of the time that the work took."""
+        start = last = time.monotonic()
+        longest = 0.0
+        size, task = asyncio.ensure_future(session.size()), asyncio.ensure_future(work)
+        while not task.done():
+            assert (batch.closed, session.closed, session.path) == (False, False, "/b")
+            assert (len(batch), batch.content_bytes) in ((0, 0), (1, len(data)))
+            await asyncio.sleep(0.001)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        assert await size in (0, len(data))
+        return longest > (last - start) / 2
+
+    async def tries(branch: aio.Branch, what: str) -> bool:
+        async with branch.batch() as batch, branch.open_session("/b", truncate=True) as session:
+            if what == "batch":
+                return await stands_still(batch, session, batch.write_bytes("/a", data))
+            return await stands_still(batch, session, session.append(data))
+
+    async def main(branch: aio.Branch) -> None:
+        for what in ("batch", "session"):
+            # A machine that is busy with other things may stand still once.
+            assert not all([await tries(branch, what) for _ in range(5)])
 
     in_loop(main, store)
 
@@ -302,6 +378,11 @@ def test_watching(store: alknet_fs.Store) -> None:
             assert found.cursor == first.cursor
         async with branch.bucket.store.watch(after=first.cursor, timeout=0) as found:
             assert len([event async for event in found]) == 300
+        later = branch.watch("*.txt", ops=["remove"], timeout=0)
+        await branch.remove("/0.txt")
+        assert [event async for event in later] == []
+        await branch.remove("/1.txt")
+        assert [event.path async for event in later] == ["/1.txt"]
 
     in_loop(main, store)
 
@@ -330,7 +411,7 @@ def test_a_cancelled_watch_loses_nothing_and_leaves_no_thread(store: alknet_fs.S
 
 def test_closing_ends_a_wait(store: alknet_fs.Store) -> None:
     async def main(branch: aio.Branch) -> None:
-        watch = branch.watch()
+        watch = await branch.watch()
 
         async def wait() -> int:
             return len([event async for event in watch])
@@ -345,7 +426,7 @@ def test_closing_ends_a_wait(store: alknet_fs.Store) -> None:
 
 def test_many_watches_do_not_stop_other_work(store: alknet_fs.Store) -> None:
     async def main(branch: aio.Branch) -> None:
-        watches = [branch.watch() for _ in range(60)]
+        watches = [await branch.watch() for _ in range(60)]
         tasks = [asyncio.create_task(watch.next()) for watch in watches]
         await asyncio.sleep(0.05)
         await asyncio.wait_for(branch.write_bytes("/a", b""), 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -62,6 +63,90 @@ def test_threads_share_one_file(branch: alknet_fs.Branch) -> None:
         writes = [pool.submit(file.pwrite, b"%04d" % n, n * 4) for n in range(500)]
         assert [write.result() for write in writes] == [4] * 500
     assert branch.read_bytes("/a") == b"".join(b"%04d" % n for n in range(500))
+
+
+APPENDS: dict[str, Callable[[alknet_fs.Branch, bytes], object]] = {}
+
+
+def appends(append: Callable[[alknet_fs.Branch, bytes], object]) -> None:
+    APPENDS[append.__name__] = append
+
+
+@appends
+def text(branch: alknet_fs.Branch, line: bytes) -> None:
+    with branch.open("/log", "a") as file:
+        file.write(line.decode())
+
+
+@appends
+def binary(branch: alknet_fs.Branch, line: bytes) -> None:
+    with branch.open("/log", "ab") as file:
+        file.write(line[:3])
+        file.flush()
+        file.write(line[3:])
+
+
+@appends
+def raw(branch: alknet_fs.Branch, line: bytes) -> None:
+    with branch.open_file("/log", append=True, create=True) as file:
+        file.write(line)
+
+
+@appends
+def session(branch: alknet_fs.Branch, line: bytes) -> None:
+    with branch.open_session("/log") as session:
+        session.append(line)
+
+
+def append_lines(branch: alknet_fs.Branch, how: str, who: int) -> None:
+    for number in range(20):
+        padding = b"." * (300_000 if number % 10 == 9 else 0)
+        APPENDS[how](branch, b"%d-%d%s\n" % (who, number, padding))
+
+
+def check_lines(branch: alknet_fs.Branch, writers: int) -> None:
+    lines = branch.read_bytes("/log").splitlines()
+    numbers = [tuple(map(int, line.rstrip(b".").split(b"-"))) for line in lines]
+    for who in range(writers):
+        assert [number for writer, number in numbers if writer == who] == list(range(20))
+    assert len(lines) == writers * 20
+
+
+@pytest.mark.parametrize("how", APPENDS)
+@pytest.mark.parametrize("there", [None, b""], ids=["new", "empty"])
+def test_threads_that_append_to_one_file_lose_nothing(
+    store: alknet_fs.Store, how: str, there: bytes | None
+) -> None:
+    branch = store.branch()
+    if there is not None:
+        branch.write_bytes("/log", there)
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(append_lines, branch, how, who) for who in range(6)]:
+            done.result(120)
+    check_lines(branch, 6)
+    assert branch.sessions() == []
+
+
+def append_in_a_process(path: Path, how: str, who: int) -> None:
+    with alknet_fs.open(path, create=False) as store:
+        append_lines(store.branch(), how, who)
+
+
+@pytest.mark.parametrize("how", APPENDS)
+def test_processes_that_append_to_one_file_lose_nothing(tmp_path: Path, how: str) -> None:
+    with alknet_fs.open(tmp_path / "store") as store:
+        context = multiprocessing.get_context("spawn")
+        processes = [
+            context.Process(target=append_in_a_process, args=(tmp_path / "store", how, who))
+            for who in range(2)
+        ]
+        for process in processes:
+            process.start()
+        append_lines(store.branch(), how, 2)
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+        check_lines(store.branch(), 3)
 
 
 HOLD_THE_WRITE_LOCK = """

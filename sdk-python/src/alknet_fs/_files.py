@@ -181,12 +181,12 @@ def _leave(file: io.IOBase, raw: File, kind: type[BaseException] | None) -> None
             file.close()
             return
     except BaseException:
-        _abort(raw)
+        abort(raw)
         raise
-    _abort(raw)
+    abort(raw)
 
 
-def _abort(raw: File) -> None:
+def abort(raw: File) -> None:
     """Throw away what was written, unless the store did so when it was closed."""
     try:
         raw.abort()
@@ -203,7 +203,7 @@ def _collect(file: io.IOBase, raw: File) -> None:
             detail = f"{raw!r} was never closed: what was written to it is lost"
             warnings.warn(detail, ResourceWarning, stacklevel=3, source=file)
     finally:
-        _abort(raw)
+        abort(raw)
 
 
 class _Buffered:

@@ -20,10 +20,10 @@ class Session:
     """A file open for writing at any offset, which can be left and taken up again.
 
     The branch shows the old version until :meth:`close` commits the new one. A ``with`` block
-    closes it at its end, and throws away what was written if an exception leaves it; so does the
-    garbage collector. A session whose process dies, or that was detached, stays in the store:
-    ``sessions`` lists it, ``store.resume_session`` takes it up again, ``store.abort_session``
-    throws it away.
+    closes it at its end, and throws away what was written if an exception leaves it, be it that of
+    the close; so does the garbage collector. A session whose process dies, or that was detached,
+    stays in the store: ``sessions`` lists it, ``store.resume_session`` takes it up again,
+    ``store.abort_session`` throws it away.
 
     >>> import alknet_fs
     >>> store = alknet_fs.memory()
@@ -122,15 +122,17 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Commit, unless that was done, or abort if the block was left by an exception."""
+        """Commit, unless that was done, or abort if an exception left the block or that fails."""
         if not self._open:
             return
-        if kind is None:
-            self.close()
-            return
-        # A store that is closed has thrown away what was written.
-        with contextlib.suppress(BadHandle):
-            self.abort()
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            # A store that is closed has thrown away what was written.
+            with contextlib.suppress(BadHandle):
+                if self._open:
+                    self.abort()
 
     def __del__(self) -> None:
         if getattr(self, "_open", False):

@@ -4,7 +4,8 @@ Every call runs in one of a few threads, with the interpreter's lock released, a
 goes on meanwhile. A task that is cancelled first waits for the end of the call it is in, so that
 nothing goes on behind its back; long work (``import_``, ``export``, ``fsck``, ``gc``, ``sharing``)
 and watches are told to stop. An ``async with`` block that a cancellation leaves throws away what it
-was writing: a file, a session or a batch.
+was writing: a file, a session or a batch. A cancellation that arrives while the commit at the end
+of a block, or any other change, is under way may come too late: then the change was made.
 
 >>> import asyncio
 >>> from alknet_fs import aio
@@ -25,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
@@ -42,7 +44,7 @@ from typing import (
     overload,
 )
 
-from . import _files, _native, _path, _session, _tree
+from . import _files, _native, _path, _session, _tree, _watch
 from ._errors import BadHandle, make
 
 if TYPE_CHECKING:
@@ -110,13 +112,24 @@ def _executor() -> concurrent.futures.ThreadPoolExecutor:
     return _pool
 
 
-async def _end_of(done: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, however often the task is cancelled meanwhile."""
+async def _end_of(done: asyncio.Future[Any]) -> bool:
+    """Wait until a future is done, however often the task is cancelled; tell whether it was."""
+    cancelled = False
     while not done.done():
         try:
             await asyncio.wait([done])
         except asyncio.CancelledError:
-            continue
+            cancelled = True
+    return cancelled
+
+
+async def _surely(work: Callable[[], object]) -> None:
+    """Call a function in a thread to its end, also for a task that is cancelled meanwhile."""
+    done = asyncio.wrap_future(_executor().submit(work))
+    cancelled = await _end_of(done)
+    done.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _run(
@@ -140,9 +153,7 @@ async def _run(
                 stop()
             await _end_of(done)
             if done.exception() is None and undo is not None:
-                result = done.result()
-                undone = asyncio.wrap_future(_executor().submit(undo, result))
-                await _end_of(undone)
+                await _surely(functools.partial(undo, done.result()))
         raise
 
 
@@ -231,17 +242,23 @@ def _opens(
 async def _leave(
     kind: type[BaseException] | None,
     commit: Callable[[], Awaitable[object]],
-    abort: Callable[[], Awaitable[object]],
+    abort: Callable[[], object],
 ) -> None:
     """Commit what a block was writing, or abort it if an exception or a cancellation leaves it."""
-    if kind is not None:
-        await abort()
-        return
     try:
-        await commit()
-    except asyncio.CancelledError:
-        await abort()
+        if kind is None:
+            await commit()
+            return
+    except BaseException:
+        await _surely(functools.partial(_throw_away, abort))
         raise
+    await _surely(functools.partial(_throw_away, abort))
+
+
+def _throw_away(abort: Callable[[], object]) -> None:
+    # A store that is closed has done it.
+    with contextlib.suppress(BadHandle):
+        abort()
 
 
 # Files.
@@ -341,7 +358,7 @@ class _File(Generic[AnyStr]):
         trace: TracebackType | None,
     ) -> None:
         """Commit, or abort if the block was left by an exception."""
-        await _leave(kind, self.close, self.abort)
+        await _leave(kind, self.close, functools.partial(_files.abort, self._raw))
 
 
 class TextFile(_File[str]):
@@ -400,10 +417,9 @@ class Session:
         """The path the session will write, links resolved."""
         return self._sync.path
 
-    @property
-    def size(self) -> int:
-        """The size the file has in this session, in bytes."""
-        return self._sync.size
+    async def size(self) -> int:
+        """Return the size the file has in this session, in bytes."""
+        return await _call(lambda: self._sync.size)
 
     @property
     def closed(self) -> bool:
@@ -432,9 +448,9 @@ class Session:
         if not self.closed:
             await _leave(kind, self.close, self._abort_open)
 
-    async def _abort_open(self) -> None:
-        if not self.closed:
-            await self.abort()
+    def _abort_open(self) -> None:
+        if not self._sync.closed:
+            self._sync.abort()
 
 
 class Reader:
@@ -460,7 +476,7 @@ class Reader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await _surely(self._sync.close)
 
 
 class Batch:
@@ -515,7 +531,7 @@ class Batch:
     ) -> None:
         """Commit, unless that was done, or abort if the block was left by an exception."""
         if kind is not None or not self.closed:
-            await _leave(kind, self.commit, self.abort)
+            await _leave(kind, self.commit, self._sync.abort)
 
 
 _AT_ONCE = 256
@@ -606,7 +622,26 @@ class Watch(AsyncIterator["_native.Event"]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await _surely(self._native.close)
+
+
+class _Watching(_Opening[Watch], AsyncIterator["_native.Event"]):
+    """What opens a watch; ``async for`` goes over its events without a name for it."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._opened is None:
+            self._opened = await self._opening()
+        return await self._opened.__anext__()
+
+
+def _watches(work: Callable[[], _watch.Watch], timeout: float | None) -> _Watching:
+    async def opening() -> Watch:
+        return Watch((await _run(work, undo=_watch.Watch.close))._native, timeout)
+
+    return _Watching(opening)
 
 
 # Trees.
@@ -674,7 +709,7 @@ class View(_Reading["_tree.View"]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await _surely(self._sync.close)
 
     def path(self, *parts: Part) -> Path:
         """Return a path of this tree with the feel of ``pathlib``."""
@@ -831,12 +866,21 @@ class Branch(_Reading["_tree.Branch"]):
         kinds: Iterable[EntryKind] | None = None,
         after: int | None = None,
         timeout: float | None = None,
-    ) -> Watch:
-        """Watch the branch from this call on; see ``alknet_fs.Branch.watch``."""
-        found = self._sync.watch(
-            glob, under=under, directly_in=directly_in, ops=ops, kinds=kinds, after=after
+    ) -> _Watching:
+        """Watch the branch from when the watch is opened; see ``alknet_fs.Branch.watch``.
+
+        ``async with branch.watch() as watch`` opens it, and so do ``await`` and ``async for``.
+        """
+        work = functools.partial(
+            self._sync.watch,
+            glob,
+            under=under,
+            directly_in=directly_in,
+            ops=ops,
+            kinds=kinds,
+            after=after,
         )
-        return Watch(found._native, timeout)
+        return _watches(work, timeout)
 
     def events(
         self,
@@ -847,7 +891,7 @@ class Branch(_Reading["_tree.Branch"]):
         ops: Iterable[EventOp] | None = None,
         kinds: Iterable[EntryKind] | None = None,
         after: int = 0,
-    ) -> Watch:
+    ) -> _Watching:
         """Iterate over the events that are there after a cursor, oldest first."""
         return self.watch(
             glob,
@@ -911,9 +955,10 @@ class Bucket:
         kinds: Iterable[EntryKind] | None = None,
         after: int | None = None,
         timeout: float | None = None,
-    ) -> Watch:
-        """Watch all branches of the bucket, or one, from this call on."""
-        found = self._sync.watch(
+    ) -> _Watching:
+        """Watch all branches of the bucket, or one, from when the watch is opened."""
+        work = functools.partial(
+            self._sync.watch,
             glob,
             branch=branch,
             under=under,
@@ -922,7 +967,7 @@ class Bucket:
             kinds=kinds,
             after=after,
         )
-        return Watch(found._native, timeout)
+        return _watches(work, timeout)
 
 
 class Store:
@@ -966,8 +1011,8 @@ class Store:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close the store: whatever was made from it fails from now on."""
-        await self.close()
+        """Close the store, and let go of all that was made from it."""
+        await _surely(self._sync.close)
 
     async def bucket(self, name: str = "default") -> Bucket:
         """Find a bucket."""
@@ -998,9 +1043,10 @@ class Store:
         kinds: Iterable[EntryKind] | None = None,
         after: int | None = None,
         timeout: float | None = None,
-    ) -> Watch:
-        """Watch all buckets, or one, from this call on."""
-        found = self._sync.watch(
+    ) -> _Watching:
+        """Watch all buckets, or one, from when the watch is opened."""
+        work = functools.partial(
+            self._sync.watch,
             glob,
             bucket=bucket,
             branch=branch,
@@ -1010,7 +1056,7 @@ class Store:
             kinds=kinds,
             after=after,
         )
-        return Watch(found._native, timeout)
+        return _watches(work, timeout)
 
 
 # Paths.
