@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import array
 import gc
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from typing_extensions import assert_type
@@ -138,6 +141,49 @@ def test_abort(branch: alknet_fs.Branch) -> None:
     assert not branch.exists("/a")
     with pytest.raises(ValueError, match="closed"):
         file.write("y")
+
+
+def test_readinto(branch: alknet_fs.Branch) -> None:
+    data = os.urandom(300_000)
+    branch.write_bytes("/a", data)
+    for buffering in (0, -1, 7):
+        with branch.open("/a", "rb", buffering) as file:
+            whole = bytearray(400_000)
+            part = memoryview(whole)[10:100_010]
+            assert file.readinto(part) == 100_000
+            assert whole[10:100_010] == data[:100_000]
+            assert whole[:10] == bytes(10)
+            numbers = array.array("d", bytes(8))
+            assert file.readinto(numbers) == 8
+            assert numbers.tobytes() == data[100_000:100_008]
+            assert file.readinto(bytearray()) == 0
+            for no in (b"fixed", memoryview(whole)[::2], "text", None):
+                with pytest.raises((TypeError, BufferError)):
+                    file.readinto(no)  # type: ignore[arg-type]  # pyright: ignore
+            assert file.read(150_000) == data[100_008:250_008]
+            assert file.tell() == 250_008
+            assert file.readinto(whole) == 49_992
+            assert file.readinto(whole) == 0
+            assert whole[:49_992] == data[250_008:]
+            file.seek(0)
+            fresh = bytearray(10)
+            assert file.readinto(fresh) == 10
+            fresh.extend(b"not held")
+    with branch.open_file("/a", write=True) as file, pytest.raises(OSError, match="reading"):
+        file.readinto(bytearray(1))
+    with pytest.raises(ValueError, match="closed"):
+        file.readinto(bytearray(1))
+
+
+def test_threads_that_read_one_file_share_its_bytes(branch: alknet_fs.Branch) -> None:
+    """Each byte goes to one of them, as the position moves with the read."""
+    branch.write_bytes("/a", b"".join(b"%08d" % n for n in range(262_144)))
+    with branch.open("/a", "rb") as file, ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(file.read, [131_072] * 16))
+    assert sorted(parts) == [
+        b"".join(b"%08d" % n for n in range(first, first + 16_384))
+        for first in range(0, 262_144, 16_384)
+    ]
 
 
 def test_raw_files(branch: alknet_fs.Branch) -> None:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -219,6 +220,14 @@ def test_files_read_and_seek_as_local_ones(fs: AlkFileSystem, tmp_path: Path, bl
     assert fs.head("a", 10) == data[:10]
     assert fs.tail("a", 10) == data[-10:]
     assert fs.read_block("a", 10, 20) == data[10:30]
+
+
+def test_threads_that_read_one_file_share_its_bytes(fs: AlkFileSystem) -> None:
+    parts = [b"%08d" % n * 16_384 for n in range(64)]
+    fs.pipe_file("a", b"".join(parts))
+    with fs.open("a", "rb") as file, ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(file.read, [131_072] * 64))
+    assert sorted(read) == parts
 
 
 def test_every_mode(fs: AlkFileSystem) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import pathlib
 import pickle
+from typing import Any
 
 import pytest
 
@@ -234,6 +236,66 @@ def test_pickling(tmp_path: pathlib.Path) -> None:
     assert branch.read_bytes("/from-the-other") == b"here"
     with branch.view() as view, pytest.raises(TypeError):
         pickle.dumps(view)
+
+
+def test_what_calls_return_is_pickled(tmp_path: pathlib.Path) -> None:
+    store = alknet_fs.open(tmp_path / "store", author="me")
+    main = store.branch()
+    with main.batch() as batch:
+        batch.mkdir("/d")
+        batch.write_bytes("/d/a", b"x" * 300_000)
+        batch.symlink("a", "/d/é")
+    main.snapshot("s")
+    agent = main.fork("agent")
+    agent.rename("/d/a", "/b")
+    agent.write_bytes("/c", b"")
+    session = agent.open_session("/c")
+    store.schedule_gc("@every 6h")
+    seen: list[alknet_fs.Progress] = []
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "f").write_bytes(b"f")
+    records: list[Any] = [
+        *(main.lstat(path) for path in ("/", "/d/a", "/d/é")),
+        *store.bucket().log(100),
+        *agent.diff(main),
+        *store.bucket().branches(),
+        *main.snapshots(),
+        *store.sessions(),
+        session.close(),
+        store.stats(),
+        store.gc(),
+        store.gc_schedule(),
+        store.fsck(),
+        store.bucket().sharing(["main", "agent"]),
+        main.import_(tmp_path / "from", "/f", progress=seen.append),
+        main.export("/", tmp_path / "to"),
+        *seen[-1:],
+    ]
+    again = pickle.loads(pickle.dumps(records))
+    assert again == records
+    assert list(map(repr, again)) == list(map(repr, records))
+    assert copy.deepcopy(records) == records
+    assert {type(record).__name__ for record in records} == {
+        "BranchInfo",
+        "Closed",
+        "Difference",
+        "Entry",
+        "Event",
+        "ExportReport",
+        "FsckReport",
+        "GcReport",
+        "GcSchedule",
+        "ImportReport",
+        "Progress",
+        "SessionInfo",
+        "Sharing",
+        "Snapshot",
+        "Stats",
+    }
+    (sharing,) = (record for record in records if isinstance(record, alknet_fs.Sharing))
+    assert pickle.loads(pickle.dumps(sharing.trees)) == sharing.trees
+    with pytest.raises(TypeError):
+        pickle.dumps(main.batch())
 
 
 def test_a_store_opened_by_a_relative_path_stays_where_it_is(

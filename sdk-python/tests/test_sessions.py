@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -137,13 +139,26 @@ def test_far_offsets(branch: alknet_fs.Branch, offset: int) -> None:
         assert file.pread(5, offset) == b""
 
 
+MORE_THAN_MEMORY = """
+import alknet_fs, resource
+resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+with alknet_fs.memory().branch().open_session("/a") as session:
+    session.truncate(2**40)
+    try:
+        session.pread(2**40, 0)
+    except MemoryError:
+        print("refused")
+    assert session.pread(3, 2**39) == bytes(3)
+    session.truncate(1)
+"""
+
+
 def test_more_than_there_is_memory(branch: alknet_fs.Branch) -> None:
-    with branch.open_session("/a") as session:
-        session.truncate(2**40)
-        with pytest.raises(MemoryError):
-            session.pread(2**40, 0)
-        assert session.pread(3, 2**39) == b"\0\0\0"
-        session.truncate(1)
+    pytest.importorskip("resource")
+    program = [sys.executable, "-c", MORE_THAN_MEMORY]
+    assert subprocess.run(program, check=True, capture_output=True).stdout == b"refused\n"
+    with branch.open_session("/a") as session, pytest.raises(alknet_fs.TooLarge):
+        session.truncate(2**60)
 
 
 def test_closing_the_store_gives_back_what_is_held(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cargo::{Step, Workspace};
 use crate::{install, report};
@@ -157,8 +157,13 @@ fn path_with(python: &Path) -> Result<OsString> {
     )?)
 }
 
+/// What tells pip that a wheel is for Python 3.10 and all that came later.
+const FOR_ALL: &str = "-cp310-abi3-";
+
 /// Installs a wheel in an empty environment and runs a program there.
 fn use_wheel(workspace: &Workspace, python: &Path, wheel: &Path, folder: &Path) -> Result<()> {
+    let name = wheel.file_name().unwrap_or_default().to_string_lossy();
+    ensure!(name.contains(FOR_ALL), "{name} is not for every Python");
     let empty = emptied(folder.join("venv"))?;
     workspace
         .command(python)

@@ -209,7 +209,7 @@ pub(crate) fn large(bench: &mut Bench, worker: &mut Worker, own: &str) -> Result
         (format!("write of 64 MiB, {one}"), &put, Some(1.2)),
         (format!("write of 64 MiB, {blocks}"), &write, Some(1.2)),
         (format!("read of 64 MiB, {one}"), &get, Some(1.2)),
-        (format!("read of 64 MiB, {blocks}"), &read, None),
+        (format!("read of 64 MiB, {blocks}"), &read, Some(1.2)),
     ];
     for (work, [sdk, engine], target) in rows {
         bench.compare(work, sdk, "the engine", engine, target);

@@ -1,12 +1,15 @@
 //! Arguments: paths, bytes and attributes as Python programs give them.
 
 use std::borrow::Cow;
+use std::ffi::{c_int, c_void};
 use std::ops::Deref;
+use std::{ptr, slice};
 
 use alknet_fs::{
     Error, ErrorKind, Follow, IntoPath, PutMode, Result, SetAttrs, Timestamp, TreePath,
 };
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
@@ -121,6 +124,41 @@ impl<'a, 'py> FromPyObject<'a, 'py> for DataArg<'a> {
         // `Py_buffer` is no part of the stable ABI of Python 3.10.
         let bytes = PyMemoryView::from(&object)?.call_method0("tobytes")?;
         Ok(Self::Copied(bytes.cast_into::<PyBytes>()?.into()))
+    }
+}
+
+unsafe extern "C" {
+    /// Part of the stable ABI of every version, though no longer of the headers. `Py_buffer`, which
+    /// took its place, is no part of that of Python 3.10.
+    fn PyObject_AsWriteBuffer(
+        object: *mut ffi::PyObject,
+        buffer: *mut *mut c_void,
+        len: *mut ffi::Py_ssize_t,
+    ) -> c_int;
+}
+
+/// The bytes of a memoryview that can be written.
+#[derive(Debug)]
+pub(crate) struct WritableArg<'a>(pub(crate) &'a mut [u8]);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for WritableArg<'a> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let view = object.cast::<PyMemoryView>()?;
+        let (mut start, mut len) = (ptr::null_mut(), 0);
+        // SAFETY: both pointers are those of variables; a failure sets an exception.
+        let found = unsafe { PyObject_AsWriteBuffer(view.as_ptr(), &raw mut start, &raw mut len) };
+        match usize::try_from(len) {
+            Ok(len) if found == 0 && len == 0 => Ok(Self(&mut [])),
+            // SAFETY: as long as the view lives, which the caller holds, its object does not move
+            // the bytes. That nothing else uses them meanwhile is up to the program, as with every
+            // `readinto` of Python.
+            Ok(len) if found == 0 => Ok(Self(unsafe {
+                slice::from_raw_parts_mut(start.cast(), len)
+            })),
+            _ => Err(PyErr::fetch(object.py())),
+        }
     }
 }
 

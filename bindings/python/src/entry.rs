@@ -1,8 +1,11 @@
 //! What calls return.
 
-use alknet_fs::{Difference as CoreDifference, Entry as CoreEntry, Kind, TreePath};
+use alknet_fs::{
+    Attrs, Difference as CoreDifference, Entry as CoreEntry, Hash, Kind, Node, Timestamp, TreePath,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::tree::Tree;
 
@@ -161,6 +164,61 @@ impl Entry {
     }
 }
 
+/// What an entry is pickled as: its node, and mode, uid, gid, mtime and ctime.
+type Parts = (
+    Kind,
+    Option<(Hash, u64)>,
+    Option<String>,
+    (u32, u32, u32),
+    (Timestamp, Timestamp),
+);
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let CoreEntry { node, attrs } = &self.0;
+        let (content, target) = match node {
+            Node::File { hash, size } => (Some((*hash, *size)), None),
+            Node::Dir => (None, None),
+            Node::Symlink { target } => (None, Some(target.to_string())),
+        };
+        let owner = (attrs.mode, attrs.uid, attrs.gid);
+        let parts: Parts = (
+            self.0.kind(),
+            content,
+            target,
+            owner,
+            (attrs.mtime, attrs.ctime),
+        );
+        parts.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (kind, content, target, (mode, uid, gid), (mtime, ctime)) =
+            Parts::deserialize(deserializer)?;
+        let missing = || de::Error::custom("an entry is incomplete");
+        let node = match kind {
+            Kind::File => content.map(|(hash, size)| Node::File { hash, size }),
+            Kind::Dir => Some(Node::Dir),
+            Kind::Symlink => target.map(|target| Node::Symlink {
+                target: target.into(),
+            }),
+        };
+        let attrs = Attrs {
+            mode,
+            uid,
+            gid,
+            mtime,
+            ctime,
+        };
+        Ok(Self(CoreEntry {
+            node: node.ok_or_else(missing)?,
+            attrs,
+        }))
+    }
+}
+
 /// One name in a directory, as `os.DirEntry`.
 #[pyclass(frozen, module = "alknet_fs")]
 #[derive(Debug)]
@@ -240,7 +298,7 @@ impl DirEntry {
 
 /// What is known of a branch.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BranchInfo {
     /// Its name.
     name: String,
@@ -277,7 +335,7 @@ impl From<alknet_fs::BranchInfo> for BranchInfo {
 
 /// A named point in time of a branch.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     /// Its name.
     name: String,
@@ -303,7 +361,7 @@ impl From<alknet_fs::SnapshotRecord> for Snapshot {
 
 /// What a file that was closed committed.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Closed {
     /// The path written, links resolved.
     path: String,
@@ -332,12 +390,12 @@ impl From<alknet_fs::Closed> for Closed {
 
 /// One path at which two trees differ.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Difference {
     /// The path; of a renamed entry, where the second tree has it.
     path: String,
     /// `"added"`, `"deleted"`, `"modified"` or `"renamed"`.
-    what: &'static str,
+    what: String,
     /// Where the first tree has a renamed entry.
     from_path: Option<String>,
     /// The first tree's entry.
@@ -365,7 +423,7 @@ impl From<(TreePath, CoreDifference)> for Difference {
         };
         Self {
             path: path.as_str().to_owned(),
-            what,
+            what: what.to_owned(),
             from_path: from.map(|from| from.as_str().to_owned()),
             old: old.map(Entry),
             new: new.map(Entry),

@@ -4,7 +4,7 @@ use alknet_fs::File as CoreFile;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::args::{DataArg, Offset, attrs};
+use crate::args::{DataArg, Offset, WritableArg, attrs};
 use crate::entry::{Closed, Entry};
 use crate::handle::{Handle, fill};
 
@@ -39,6 +39,12 @@ impl File {
             Some(at) => file.read_at(at, buffer),
             None => file.read(buffer),
         })
+    }
+
+    /// Reads into a memoryview from the position, which moves; returns how many bytes, fewer than
+    /// there is room for only at the end of the file.
+    fn readinto(&self, py: Python<'_>, buffer: WritableArg<'_>) -> PyResult<usize> {
+        self.0.run(py, |file| file.read(buffer.0))
     }
 
     /// Writes all bytes at an offset, or at the position, which moves; of a file opened for

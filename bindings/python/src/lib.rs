@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod handle;
 mod reader;
+mod record;
 mod session;
 mod store;
 mod task;
@@ -40,6 +41,8 @@ mod _native {
     use crate::file::File;
     #[pymodule_export]
     use crate::reader::Reader;
+    #[pymodule_export]
+    use crate::record::{load_record, save_record};
     #[pymodule_export]
     use crate::session::{Session, SessionInfo};
     #[pymodule_export]

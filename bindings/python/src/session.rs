@@ -5,6 +5,7 @@ use std::sync::{PoisonError, RwLock};
 use alknet_fs::{Error, ErrorKind, Result, Session as CoreSession, Staging};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{DataArg, Offset, attrs};
 use crate::entry::Closed;
@@ -121,7 +122,7 @@ impl Session {
 
 /// An open write session as `sessions` lists it.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SessionInfo {
     /// Its number.
     id: u64,
@@ -136,7 +137,7 @@ pub(crate) struct SessionInfo {
     /// Whether it holds the path's exclusive lock.
     exclusive: bool,
     /// Where its bytes are staged: in `"rows"` of the database or in a `"file"`.
-    staging: &'static str,
+    staging: String,
     /// How many bytes are staged; the length of the staging file where they are in one.
     staged: u64,
     /// The size of the version it started from, in bytes; `None` where it started from an empty
@@ -170,8 +171,8 @@ impl From<alknet_fs::SessionInfo> for SessionInfo {
             owner: info.owner,
             exclusive: info.exclusive,
             staging: match info.staging {
-                Staging::Rows => "rows",
-                Staging::File => "file",
+                Staging::Rows => "rows".to_owned(),
+                Staging::File => "file".to_owned(),
             },
             staged: info.staged,
             base: info.base,

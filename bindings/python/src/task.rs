@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use alknet_fs::{Cancel as CoreCancel, Error, Result, Task};
 use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::error::to_py;
 use crate::handle::{Handle, Held};
@@ -41,7 +42,7 @@ impl Cancel {
 
 /// How far long work has come. Totals are 0 until they are known.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// Entries done, or what else the operation says that it counts.
     files: u64,

@@ -6,13 +6,14 @@ use std::time::Duration;
 use alknet_fs::GcOptions;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// Defines what a call reports: a class with the fields of the engine's, of the same names.
 macro_rules! report {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
         #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-        #[derive(Debug, PartialEq, Eq)]
+        #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub(crate) struct $name { $($(#[$field_doc])* $field: $type,)* }
 
         #[pymethods]
@@ -144,7 +145,7 @@ impl From<alknet_fs::GcSchedule> for GcSchedule {
 
 /// Something that is wrong with a store.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs", from_py_object)]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Problem {
     /// What it is about: a path, a content hash, a branch, a table.
     subject: String,
@@ -202,7 +203,7 @@ impl From<alknet_fs::FsckReport> for FsckReport {
 
 /// What one of several trees holds, and how much of it others of them hold too.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs", from_py_object)]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TreeSharing {
     /// The tree, `"BRANCH"` or `"BRANCH@SNAPSHOT"`.
     tree: String,
@@ -216,6 +217,19 @@ pub(crate) struct TreeSharing {
     stored: u64,
     /// Of those, the bytes that another tree needs too.
     shared: u64,
+}
+
+#[pymethods]
+impl TreeSharing {
+    fn __repr__(&self) -> String {
+        let Self {
+            tree,
+            stored,
+            shared,
+            ..
+        } = self;
+        format!("<TreeSharing {tree} stored={stored} shared={shared}>")
+    }
 }
 
 report! {

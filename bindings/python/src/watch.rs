@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use alknet_fs::{Error, ErrorKind, EventFilter, IntoPath, Kind, Op, Watcher};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::args::PathArg;
 use crate::error::to_py;
@@ -15,7 +16,7 @@ use crate::task::{Cancel, TICK};
 
 /// One committed change.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
     /// The event's position: a watch with `after` set to it goes on after this event.
     cursor: u64,
@@ -31,13 +32,13 @@ pub(crate) struct Event {
     session: Option<u64>,
     /// What happened: `"create"`, `"modify"`, `"attributes"`, `"remove"`, `"rename"`, `"fork"`,
     /// `"rename_branch"`, `"delete_branch"`, `"snapshot"`, `"delete_snapshot"` or `"restore"`.
-    op: &'static str,
+    op: String,
     /// The path it happened to.
     path: Option<String>,
     /// Where a renamed entry was before.
     from_path: Option<String>,
     /// `"file"`, `"dir"` or `"symlink"`: what is there now, or what was removed.
-    kind: Option<&'static str>,
+    kind: Option<String>,
     /// The content's hash before.
     old: Option<String>,
     /// The content's hash after.
@@ -67,10 +68,10 @@ impl From<alknet_fs::Event> for Event {
             bucket: event.bucket,
             branch: event.branch,
             session: event.session.map(|id| id.0),
-            op: change.op.name(),
+            op: change.op.name().to_owned(),
             path: change.path.map(|path| path.as_str().to_owned()),
             from_path: change.from.map(|path| path.as_str().to_owned()),
-            kind: change.kind.map(Kind::name),
+            kind: change.kind.map(|kind| kind.name().to_owned()),
             old: change.old.map(|hash| hash.to_hex()),
             new: change.new.map(|hash| hash.to_hex()),
             size: change.size,

@@ -11,7 +11,7 @@
 
 import os as _os
 
-from . import _native
+from . import _native, _records
 from ._errors import (
     AlkError,
     AlreadyExists,
@@ -127,5 +127,6 @@ __all__ = [
     "open",
 ]
 
+_records.register()
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_native.forked)

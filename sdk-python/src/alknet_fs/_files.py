@@ -58,16 +58,8 @@ class File(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a buffer; returns how many bytes, 0 at the end of the file."""
-        view = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(view):
-            # Piece by piece what is copied stays in the processor's cache.
-            data = self._native.read(min(len(view) - done, DEFAULT_BUFFER_SIZE))
-            if not data:
-                break
-            view[done : done + len(data)] = data
-            done += len(data)
-        return done
+        with memoryview(buffer) as view:
+            return self._native.readinto(view)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to ``size`` bytes, or all that is left."""

@@ -838,15 +838,6 @@ class _Opened:
 class AlkReader(_Opened, _files.BufferedReader):  # type: ignore[misc]
     """A file opened for reading. It can be pickled, and is opened again where it arrives."""
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to ``size`` bytes; many come straight from the store and not from the buffer."""
-        if size is None or size < _files.DEFAULT_BUFFER_SIZE:
-            return super().read(size)
-        position = self.tell()
-        data = self.raw.pread(size, position)
-        self.seek(position + len(data))
-        return data
-
     def __reduce__(self) -> Any:
         return _reopen, (self.fs, self.path, self.raw.mode, self.tell())
 
