@@ -2,7 +2,8 @@
 //
 //   node scripts/native.mjs [--profile PROFILE]
 //
-// The profile is one of cargo's, otherwise `release`.
+// The profile is one of cargo's, otherwise `release`. The command of napi-rs would do no more than
+// this, and make a loader and types of its own besides, which the TypeScript layer replaces.
 
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, renameSync } from 'node:fs';
@@ -27,7 +28,8 @@ export function buildNative(profile = 'release') {
     maxBuffer: 1 << 28,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  const { file, platform } = createRequire(import.meta.url)('../dist/native.js');
+  const names = createRequire(import.meta.url)('../dist/native.js');
+  const [file, platform] = [names.file(), names.platform()];
   if (result.error?.code === 'ENOENT') {
     throw new Error(
       `alknet-fs builds its native module for ${platform} with Rust's cargo, which is not here. ` +

@@ -13,7 +13,8 @@ const work = join(root, 'build', 'package');
 const packages = join(work, 'packages');
 const programs = join(root, 'test', 'package');
 const modules = join(root, 'node_modules');
-const { file, platform } = createRequire(import.meta.url)('../dist/native.js');
+const names = createRequire(import.meta.url)('../dist/native.js');
+const [file, platform] = [names.file(), names.platform()];
 
 function run(cwd, program, args, env) {
   console.log(`  ${basename(cwd)}: ${basename(program)} ${args.join(' ')}`);

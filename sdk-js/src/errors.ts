@@ -44,12 +44,14 @@ interface Packed {
   source: string | null;
 }
 
-const texts = new Map<string, string>();
-for (const [code, text] of getSystemErrorMap().values()) {
-  texts.set(code, text);
+/** What Node has for a code, on this platform. */
+const known = new Map<string, { errno: number; text: string }>();
+for (const [errno, [code, text]] of getSystemErrorMap()) {
+  known.set(code, { errno, text });
 }
 
-function compose(code: string, kind: string, errno: number, text: string, call: Call): AlkError {
+/** Makes an error; what Node has no code for has the number of Linux. */
+function compose(code: string, kind: string, linux: number, text: string, call: Call): AlkError {
   let message = `${code}: ${text}`;
   if (call.syscall !== undefined) {
     message += `, ${call.syscall}`;
@@ -61,7 +63,7 @@ function compose(code: string, kind: string, errno: number, text: string, call: 
     message += ` -> '${call.dest}'`;
   }
   const error = new Error(message) as AlkError;
-  error.errno = -errno;
+  error.errno = known.get(code)?.errno ?? -linux;
   error.code = code;
   if (call.syscall !== undefined) {
     error.syscall = call.syscall;
@@ -83,7 +85,7 @@ function hide(error: Error, name: 'kind' | 'detail', value: string) {
 
 /** Makes an error of a POSIX code. */
 export function failure(code: keyof typeof constants.errno, kind: string, call: Call): AlkError {
-  return compose(code, kind, constants.errno[code], texts.get(code) ?? code, call);
+  return compose(code, kind, constants.errno[code], known.get(code)?.text ?? code, call);
 }
 
 /** Tells errors, also those of another context than this one's. */
@@ -126,9 +128,8 @@ export function rebuild(error: unknown, call?: Call): unknown {
   if (kind === 'TooLarge' && packed.op === 'read') {
     return tooLarge(packed.detail ?? code);
   }
-  const known = constants.errno as Record<string, number>;
   const own = call !== undefined && NODES.has(kind) ? undefined : packed.detail;
-  let text = own ?? texts.get(code) ?? code;
+  let text = own ?? known.get(code)?.text ?? code;
   if (packed.source !== null) {
     text += ` (${packed.source})`;
   }
@@ -136,7 +137,7 @@ export function rebuild(error: unknown, call?: Call): unknown {
     ...(packed.op && { syscall: packed.op }),
     path: packed.path ?? undefined,
   };
-  const made = compose(code, kind, known[code] ?? packed.errno, text, where);
+  const made = compose(code, kind, packed.errno, text, where);
   if (packed.detail !== null) {
     hide(made, 'detail', packed.detail);
   }

@@ -205,19 +205,22 @@ export class StatWatcher extends EventEmitter {
   #before: AnyStats;
 
   /** @internal */
-  constructor(watcher: Watcher, look: () => AnyStats) {
+  constructor(watcher: Watcher, look: () => AnyStats, concerns: (event: StoreEvent) => boolean) {
     super();
     this.#watcher = watcher;
     this.#before = look();
     if (Number(this.#before.ctimeMs) === 0) {
       process.nextTick(() => this.emit('change', this.#before, this.#before));
     }
-    this.#follow(look);
+    this.#follow(look, concerns);
   }
 
-  async #follow(look: () => AnyStats) {
+  async #follow(look: () => AnyStats, concerns: (event: StoreEvent) => boolean) {
     try {
-      for await (const _event of this.#watcher) {
+      for await (const event of this.#watcher) {
+        if (!concerns(event)) {
+          continue;
+        }
         const found = look();
         const before = this.#before;
         if (differ(found, before)) {
@@ -256,16 +259,28 @@ function differ(one: AnyStats, other: AnyStats): boolean {
 export function fileWatching(tree: Tree, watching: Watching) {
   const watchers = new Map<string, StatWatcher>();
 
-  function watchFile(path: PathLike, ...args: [StatListener] | [StatWatchOptions, StatListener]) {
+  function watchFile(file: PathLike, ...args: [StatListener] | [StatWatchOptions, StatListener]) {
     const listener = args.pop() as StatListener;
     const { bigint = false, persistent = true } = (args[0] as StatWatchOptions | undefined) ?? {};
     if (typeof listener !== 'function') {
       throw wrongType('listener', 'of type function', listener);
     }
-    const name = toPath(path);
+    const name = toPath(file);
     const options = { bigint, throwIfNoEntry: false };
+    const path = posix.resolve('/', name);
+    // Of a path with links in it, or one that leads nowhere, any event may change where it leads.
+    let straight = false;
+    const concerns = ({ path: to, from }: StoreEvent) =>
+      !straight ||
+      to === undefined ||
+      [to, from].some(
+        (at) => at !== undefined && (`${path}/`.startsWith(`${at}/`) || posix.dirname(at) === path),
+      );
     const look = () => {
       try {
+        straight =
+          now((later) => tree.exists(name, later)) &&
+          now((later) => tree.canonicalize(name, later)) === path;
         return (stat(tree, false, name, options) as AnyStats | undefined) ?? none(bigint);
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code === 'EBADF') {
@@ -276,7 +291,7 @@ export function fileWatching(tree: Tree, watching: Watching) {
     };
     let watcher = watchers.get(name);
     if (watcher === undefined) {
-      watcher = new StatWatcher(watching({}), look);
+      watcher = new StatWatcher(watching({}), look, concerns);
       watchers.set(name, watcher);
     }
     if (!persistent) {

@@ -577,14 +577,20 @@ interface Native {
   panic?: (later: boolean) => Outcome<void>;
 }
 
-/** The platform, as it is named in the files and packages of native modules. */
-function platformName(): string {
+/** What the platform may be, as it is named in the files and packages of native modules. */
+function platforms(): string[] {
   const { platform, arch } = process;
-  if (platform === 'win32') {
-    return `win32-${arch}-msvc`;
+  if (platform === 'linux') {
+    return [`linux-${arch}-gnu`, `linux-${arch}-musl`];
   }
-  if (platform !== 'linux') {
-    return `${platform}-${arch}`;
+  return [platform === 'win32' ? `win32-${arch}-msvc` : `${platform}-${arch}`];
+}
+
+/** The name of this platform. What is loaded is found without: on Linux this takes some time. */
+export function platform(): string {
+  const [name, other] = platforms() as [string, string?];
+  if (other === undefined) {
+    return name;
   }
   const report = process.report as typeof process.report & { excludeNetwork?: boolean };
   // Otherwise the report asks name servers about open connections.
@@ -592,14 +598,13 @@ function platformName(): string {
   report.excludeNetwork = true;
   const { header } = report.getReport() as { header?: { glibcVersionRuntime?: string } };
   report.excludeNetwork = before;
-  return `linux-${arch}-${header?.glibcVersionRuntime ? 'gnu' : 'musl'}`;
+  return header?.glibcVersionRuntime ? name : other;
 }
 
-/** The name of this platform. */
-export const platform = platformName();
-
-/** The name of the native module's file, in the root of the package. */
-export const file = `alknet-fs.${platform}.node`;
+/** The name of a native module's file, in the root of the package; that of this platform. */
+export function file(name = platform()): string {
+  return `alknet-fs.${name}.node`;
+}
 
 let loaded: Native | undefined;
 
@@ -611,7 +616,10 @@ export function native(): Native {
 
 function load(): Native {
   const failures: unknown[] = [];
-  for (const module of [`../${file}`, `@alknet/fs-${platform}`]) {
+  // Where there are two, the other is not installed, and would not load.
+  const names = platforms();
+  const built = names.map((name) => `../${file(name)}`);
+  for (const module of [...built, ...names.map((name) => `@alknet/fs-${name}`)]) {
     try {
       return require(module);
     } catch (error) {
@@ -619,9 +627,10 @@ function load(): Native {
     }
   }
   const cause = new AggregateError(failures);
+  const name = platform();
   throw new Error(
-    `alknet-fs has no native module for ${platform}. It comes with the optional dependency ` +
-      `@alknet/fs-${platform}: install again without leaving optional dependencies out. ` +
+    `alknet-fs has no native module for ${name}. It comes with the optional dependency ` +
+      `@alknet/fs-${name}: install again without leaving optional dependencies out. ` +
       'Where there is none for this platform, build it in a clone of the repository.',
     { cause },
   );

@@ -133,6 +133,44 @@ describe('watching', () => {
     assert.deepEqual(errors, []);
   });
 
+  it('looks at a file when what is there, or where its path leads, may have changed', async () => {
+    const { fs } = fresh();
+    const changes: Record<string, [() => void, string][]> = {
+      '/dir/a': [
+        [() => fs.mkdirSync('/dir'), ''],
+        [() => fs.writeFileSync('/dir/a', 'one'), 'one'],
+        [() => fs.renameSync('/dir', '/other'), ''],
+        [() => fs.renameSync('/other', '/dir'), 'one'],
+        [() => fs.appendFileSync('/dir/a', ' more'), 'one more'],
+      ],
+      '/link': [
+        [() => fs.symlinkSync('/target', '/link'), ''],
+        [() => fs.writeFileSync('/target', 'two'), 'two'],
+        [() => fs.appendFileSync('/target', ' more'), 'two more'],
+        [() => fs.unlinkSync('/target'), ''],
+      ],
+    };
+    for (const [path, steps] of Object.entries(changes)) {
+      const sizes: number[] = [];
+      let tell = () => {};
+      fs.watchFile(path, ({ size }) => {
+        sizes.push(size);
+        tell();
+      });
+      let before = '';
+      for (const [change, after] of steps) {
+        change();
+        while (after !== before && sizes.at(-1) !== after.length) {
+          await new Promise<void>((resolve) => {
+            tell = resolve;
+          });
+        }
+        before = after;
+      }
+      fs.unwatchFile(path);
+    }
+  });
+
   it('compares the attributes of a file', async () => {
     const { fs } = fresh();
     const seen: [number, number][] = [];

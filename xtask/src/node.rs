@@ -141,7 +141,7 @@ fn native(workspace: &Workspace, profile: &[&str]) -> Result<PathBuf> {
 
 /// Asks the package for the file's name in it.
 fn native_name(workspace: &Workspace, package: &Path) -> Result<String> {
-    let script = "console.log(require('./dist/native.js').file)";
+    let script = "console.log(require('./dist/native.js').file())";
     let name = workspace
         .command("node")
         .dir(package)
