@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,7 +10,7 @@ import { after, describe, it } from 'node:test';
 
 import { open, openSync } from 'alknet-fs';
 
-const SLOTS = 6;
+const SLOTS = 8;
 
 /** What version `n` of a file holds: some contents are kept in the database, some as files. */
 const content = (slot: number, n: number) => Buffer.alloc(slot % 2 ? 100 : 90_000, `${slot}.${n},`);
@@ -41,6 +42,16 @@ async function write(path: string, from: number) {
     });
     tell(`4 ${n}`);
     tell(`5 ${n}`);
+    const handle = await branch.fs.promises.open('/6', 'w');
+    await handle.write(content(6, n));
+    await handle.close();
+    tell(`6 ${n}`);
+    const stream = branch.fs.createWriteStream('/7');
+    stream.end(content(7, n));
+    await once(stream, 'close');
+    tell(`7 ${n}`);
+    await branch.fs.promises.appendFile('/log', `${n}\n`);
+    tell(`log ${n}`);
   }
 }
 
@@ -73,13 +84,18 @@ function tests() {
       const path = join(root, 'store');
       openSync(path).closeSync();
       const last = new Array<number>(SLOTS).fill(-1);
-      let [from, lines, unfinished] = [0, 0, 0];
+      const appended = new Set<string>();
+      let [from, acknowledged, unfinished] = [0, 0, 0];
       for (let round = 0; round < 12; round += 1) {
         const told = await killed(path, from, Math.random() * 120);
-        lines += told.length;
+        acknowledged += told.length;
         for (const line of told) {
-          const [slot, n] = line.split(' ').map(Number) as [number, number];
-          last[slot] = n;
+          const [slot, n] = line.split(' ') as [string, string];
+          if (slot === 'log') {
+            appended.add(n);
+          } else {
+            last[Number(slot)] = Number(n);
+          }
         }
         await using store = await open(path, { create: false });
         const branch = store.bucket().branch();
@@ -96,6 +112,13 @@ function tests() {
           found.push(version);
           last[slot] = version;
         }
+        const lines = branch.existsSync('/log') ? branch.fs.readFileSync('/log', 'utf8') : '';
+        const log = lines.split('\n').slice(0, -1);
+        assert.deepEqual(new Set(log), new Set([...appended, ...log.slice(-1)]));
+        assert.equal(new Set(log).size, log.length);
+        for (const n of log) {
+          appended.add(n);
+        }
         // A batch is committed as a whole.
         assert.equal(found[4], found[5]);
         assert.deepEqual((await store.fsck()).problems, []);
@@ -106,7 +129,10 @@ function tests() {
         }
         from = Math.max(...last) + 1;
       }
-      assert.ok(lines > 12, `${lines} writes and ${unfinished} sessions left open prove nothing`);
+      assert.ok(
+        acknowledged > 12,
+        `${acknowledged} writes and ${unfinished} sessions left open prove nothing`,
+      );
     });
   });
 }
