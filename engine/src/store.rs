@@ -124,14 +124,23 @@ impl Options {
         Ok(store)
     }
 
-    /// Opens a store, or makes it where the directory is missing or empty.
+    /// Opens a store, or makes it where the directory is missing or empty, or where its making was
+    /// begun, be it by another process at this moment.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_or_create(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         if path.join("store.db").exists() {
-            return self.open(path);
+            match self.clone().open(path) {
+                Err(e) if e.kind() == ErrorKind::NotAStore => {
+                    // With contents, its database was lost unless somebody has just made it.
+                    if path.join("blobs").exists() {
+                        return self.open(path);
+                    }
+                }
+                result => return result,
+            }
         }
         match self.clone().create(path) {
             // Somebody else made it in the meantime.

@@ -1,9 +1,9 @@
 //! Making a store while others open it.
 #![allow(clippy::unwrap_used)]
 
-use std::thread;
+use std::{fs, thread};
 
-use alknet_fs::{Options, Store};
+use alknet_fs::{ErrorKind, Options, Store};
 use alknet_fs_sqlite::SqliteStore;
 
 #[test]
@@ -30,6 +30,31 @@ fn a_store_that_was_made_in_part_is_finished() {
     drop(SqliteStore::create(&path, alknet_fs_sqlite::Options::default()).unwrap());
     let store = Store::open(&path).unwrap();
     assert_eq!(store.buckets().unwrap(), ["default"]);
+}
+
+#[test]
+fn a_store_that_somebody_begins_to_make_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("store.db"), "").unwrap();
+    let refused = Store::open(&path).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotAStore);
+    let store = Options::new().open_or_create(&path).unwrap();
+    assert_eq!(store.buckets().unwrap(), ["default"]);
+}
+
+#[test]
+fn contents_without_their_database_are_no_new_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(Store::create(&path).unwrap());
+    fs::write(path.join("store.db"), "").unwrap();
+    let refused = Options::new().open_or_create(&path).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotAStore);
+    fs::write(path.join("store.db"), "text, and no database at all").unwrap();
+    let refused = Options::new().open_or_create(&path).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotAStore);
 }
 
 #[test]
