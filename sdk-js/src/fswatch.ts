@@ -199,53 +199,110 @@ export interface StatWatchOptions {
   interval?: number;
 }
 
+/** One watcher of a branch, with one thread, for all files that `watchFile` watches. */
+class Hub {
+  readonly #watching: Watching;
+  #watcher?: Watcher;
+  readonly #members = new Set<StatWatcher>();
+  /** Those that keep the process alive. */
+  readonly #persistent = new Set<StatWatcher>();
+
+  constructor(watching: Watching) {
+    this.#watching = watching;
+  }
+
+  add(member: StatWatcher) {
+    this.#members.add(member);
+    if (this.#watcher === undefined) {
+      this.#watcher = this.#watching({});
+      this.#follow(this.#watcher);
+    }
+    this.persist(member, true);
+  }
+
+  persist(member: StatWatcher, persistent: boolean) {
+    if (persistent && this.#members.has(member)) {
+      this.#persistent.add(member);
+    } else {
+      this.#persistent.delete(member);
+    }
+    if (this.#persistent.size > 0) {
+      this.#watcher?.ref();
+    } else {
+      this.#watcher?.unref();
+    }
+  }
+
+  remove(member: StatWatcher) {
+    this.#members.delete(member);
+    this.persist(member, false);
+    if (this.#members.size === 0) {
+      this.#watcher?.close();
+      this.#watcher = undefined;
+    }
+  }
+
+  async #follow(watcher: Watcher) {
+    try {
+      for await (const event of watcher) {
+        for (const member of [...this.#members]) {
+          member.notice(event);
+        }
+      }
+    } catch {
+      // As with Node's, which has no error: nothing more is told.
+    }
+    if (this.#watcher === watcher) {
+      this.#watcher = undefined;
+    }
+  }
+}
+
 /** What `fs.watchFile` gives: it emits `change` with what was found and what was before. */
 export class StatWatcher extends EventEmitter {
-  readonly #watcher: Watcher;
+  readonly #hub: Hub;
+  readonly #look: () => AnyStats;
+  readonly #concerns: (event: StoreEvent) => boolean;
   #before: AnyStats;
 
   /** @internal */
-  constructor(watcher: Watcher, look: () => AnyStats, concerns: (event: StoreEvent) => boolean) {
+  constructor(hub: Hub, look: () => AnyStats, concerns: (event: StoreEvent) => boolean) {
     super();
-    this.#watcher = watcher;
+    this.#hub = hub;
+    this.#look = look;
+    this.#concerns = concerns;
+    hub.add(this);
     this.#before = look();
     if (Number(this.#before.ctimeMs) === 0) {
       process.nextTick(() => this.emit('change', this.#before, this.#before));
     }
-    this.#follow(look, concerns);
   }
 
-  async #follow(look: () => AnyStats, concerns: (event: StoreEvent) => boolean) {
-    try {
-      for await (const event of this.#watcher) {
-        if (!concerns(event)) {
-          continue;
-        }
-        const found = look();
-        const before = this.#before;
-        if (differ(found, before)) {
-          this.#before = found;
-          process.nextTick(() => this.emit('change', found, before));
-        }
-      }
-    } catch {
-      // As Node's, which has no error: nothing more is told.
-      this.stop();
+  /** @internal */
+  notice(event: StoreEvent): void {
+    if (!this.#concerns(event)) {
+      return;
+    }
+    const found = this.#look();
+    const before = this.#before;
+    if (differ(found, before)) {
+      this.#before = found;
+      process.nextTick(() => this.emit('change', found, before));
     }
   }
 
   /** Ends the watching. */
   stop(): void {
-    this.#watcher.close();
+    this.#hub.remove(this);
   }
 
   ref(): this {
-    this.#watcher.ref();
+    this.#hub.persist(this, true);
     return this;
   }
 
   unref(): this {
-    this.#watcher.unref();
+    this.#hub.persist(this, false);
     return this;
   }
 }
@@ -258,6 +315,7 @@ function differ(one: AnyStats, other: AnyStats): boolean {
 /** Makes `watchFile` and `unwatchFile` of a tree. */
 export function fileWatching(tree: Tree, watching: Watching) {
   const watchers = new Map<string, StatWatcher>();
+  const hub = new Hub(watching);
 
   function watchFile(file: PathLike, ...args: [StatListener] | [StatWatchOptions, StatListener]) {
     const listener = args.pop() as StatListener;
@@ -291,7 +349,7 @@ export function fileWatching(tree: Tree, watching: Watching) {
     };
     let watcher = watchers.get(name);
     if (watcher === undefined) {
-      watcher = new StatWatcher(watching({}), look, concerns);
+      watcher = new StatWatcher(hub, look, concerns);
       watchers.set(name, watcher);
     }
     if (!persistent) {

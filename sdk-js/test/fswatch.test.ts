@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { existsSync, readdirSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { type FileChange, memory, type Stats } from 'alknet-fs';
@@ -169,6 +170,36 @@ describe('watching', () => {
       }
       fs.unwatchFile(path);
     }
+  });
+
+  it('watches many files with one thread', async () => {
+    const { fs } = fresh();
+    const threads = () => readdirSync('/proc/self/task').length;
+    const listed = existsSync('/proc/self/task');
+    const before = listed ? threads() : 0;
+    const files = Array.from({ length: 100 }, (_, n) => `/${n}`);
+    const seen = new Set<string>();
+    for (const file of files) {
+      fs.writeFileSync(file, '');
+      fs.watchFile(file, ({ size }) => size > 0 && seen.add(file));
+    }
+    if (listed) {
+      assert.ok(threads() - before < 20, `${threads() - before} threads more`);
+    }
+    for (const file of files) {
+      fs.writeFileSync(file, 'changed');
+    }
+    while (seen.size < files.length) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    for (const file of files) {
+      fs.unwatchFile(file);
+    }
+    // Whoever begins anew is told anew.
+    const again = new Promise((resolve) => fs.watchFile('/1', resolve));
+    fs.writeFileSync('/1', 'changed again');
+    await again;
+    fs.unwatchFile('/1');
   });
 
   it('compares the attributes of a file', async () => {
