@@ -574,7 +574,7 @@ interface Native {
   };
   TaskHandle: new (follow: boolean) => TaskHandle;
   /** In builds for tests only. */
-  panic?: (later: boolean) => Outcome<void>;
+  panic?: (place: string, later: boolean) => Outcome<void>;
 }
 
 /** What the platform may be, as it is named in the files and packages of native modules. */

@@ -552,14 +552,17 @@ describe('closed handles', () => {
 describe('a panic', () => {
   /** What only builds for tests have. */
   const { native } = require('../../dist/native.js') as {
-    native(): { panic(later: boolean): Promise<void> | undefined };
+    native(): { panic(place: string, later: boolean): Promise<void> | undefined };
   };
 
   it('becomes an exception', async () => {
     // What the panics say is expected here.
     process.env.RUST_BACKTRACE = '0';
-    assert.throws(() => native().panic(false), /^Error: alknet-fs panicked: as the test wants$/);
-    await assert.rejects(async () => native().panic(true), /alknet-fs panicked: as the test wants/);
+    const said = /^Error: alknet-fs panicked: as the test wants$/;
+    for (const place of ['pool', 'lane', 'pool value', 'lane value']) {
+      assert.throws(() => native().panic(place, false), said);
+      await assert.rejects(async () => native().panic(place, true), said);
+    }
     const branch = tree();
     assert.equal(branch.fs.readFileSync('/f', 'utf8'), 'content');
   });
