@@ -3,6 +3,8 @@
 //! A [`File`] is a reader, or a write session with a position and the rules of `O_APPEND` on top.
 //! Every binding and server builds its own kind of file object on it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use alknet_fs_core::edit::SetAttrs;
 use alknet_fs_core::tree::Follow;
 use alknet_fs_core::{Attrs, Entry, Error, ErrorKind, Hash, Node, Result, TreePath};
@@ -128,6 +130,8 @@ pub struct File {
     /// What was there when the file was opened, or will be there if it is new.
     entry: Entry,
     state: Mutex<State>,
+    /// Moved by reads and writes while they have the state, and by others at any time.
+    position: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -138,7 +142,6 @@ enum Access {
 
 #[derive(Debug, Default)]
 struct State {
-    position: u64,
     /// The attributes to set when a file that is being written closes.
     set: SetAttrs,
     /// The size that the file had when it was closed.
@@ -173,6 +176,7 @@ impl File {
             access,
             entry,
             state: Mutex::default(),
+            position: AtomicU64::new(0),
         })
     }
 
@@ -186,6 +190,7 @@ impl File {
             access: Access::Read(reader),
             entry,
             state: Mutex::default(),
+            position: AtomicU64::new(0),
         })
     }
 
@@ -315,10 +320,11 @@ impl File {
     /// # Errors
     /// As [`read_at`](Self::read_at).
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         self.check_open(&state, "read")?;
-        let n = self.read_open(state.position, buffer)?;
-        state.position += n as u64;
+        let start = self.position();
+        let n = self.read_open(start, buffer)?;
+        self.advance(start, start + n as u64);
         Ok(n)
     }
 
@@ -328,25 +334,32 @@ impl File {
     /// # Errors
     /// As [`write_at`](Self::write_at).
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         let session = self.to_write(&state, "write")?;
-        if self.append {
-            state.position = session.append(bytes)?;
-        } else {
-            session.write_at(state.position, bytes)?;
-        }
-        state.position += bytes.len() as u64;
+        let start = self.position();
+        let at = match self.append {
+            true => session.append(bytes)?,
+            false => session.write_at(start, bytes).map(|()| start)?,
+        };
+        self.advance(start, at + bytes.len() as u64);
         Ok(())
     }
 
-    /// Returns the position in bytes.
-    pub fn position(&self) -> u64 {
-        self.state.lock().position
+    /// Moves the position on, unless somebody has moved it meanwhile.
+    fn advance(&self, from: u64, to: u64) {
+        let order = Ordering::SeqCst;
+        let _ = self.position.compare_exchange(from, to, order, order);
     }
 
-    /// Moves the position; it may lie beyond the end of the file.
+    /// Returns the position in bytes, not waiting for an operation that is at work.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::SeqCst)
+    }
+
+    /// Moves the position; it may lie beyond the end of the file. A read or a write that is at work
+    /// does not move it any more.
     pub fn set_position(&self, position: u64) {
-        self.state.lock().position = position;
+        self.position.store(position, Ordering::SeqCst);
     }
 
     /// Cuts the file, or extends it with zeros. The position stays.

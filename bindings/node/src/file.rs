@@ -1,11 +1,8 @@
 //! Open files.
 
-use std::sync::Arc;
-
 use alknet_fs::{Error, File};
 use napi::bindgen_prelude::{ToNapiValue, Uint8Array};
 use napi_derive::napi;
-use parking_lot::Mutex;
 
 use crate::bytes::{Filled, Given};
 use crate::convert::{Attributes, ClosedInfo, EntryInfo, StatNumbers, length, stat_numbers};
@@ -49,26 +46,13 @@ pub struct OpenFile {
     file: Handle<File>,
     /// What only reads waits for nobody.
     writable: bool,
-    place: Arc<Mutex<Place>>,
 }
 
 impl From<Handle<File>> for OpenFile {
     fn from(file: Handle<File>) -> Self {
         let writable = file.get().is_ok_and(|file| file.writable());
-        Self {
-            file,
-            writable,
-            place: Arc::default(),
-        }
+        Self { file, writable }
     }
-}
-
-/// The position, for those who do not wait for an operation that moves it.
-#[derive(Default)]
-struct Place {
-    position: u64,
-    /// Whether the next operation moves the file there.
-    moved: bool,
 }
 
 impl OpenFile {
@@ -77,22 +61,8 @@ impl OpenFile {
         later: bool,
         call: impl FnOnce(&File) -> Result<T, Error> + Send + 'static,
     ) -> napi::Result<Outcome<T>> {
-        let (file, place) = (self.file.clone(), Arc::clone(&self.place));
-        let work = move || {
-            let file = file.get()?;
-            let mut now = place.lock();
-            if std::mem::take(&mut now.moved) {
-                file.set_position(now.position);
-            }
-            drop(now);
-            let done = call(&file);
-            let position = file.position();
-            let mut now = place.lock();
-            if !now.moved {
-                now.position = position;
-            }
-            done
-        };
+        let file = self.file.clone();
+        let work = move || call(&*file.get()?);
         match self.writable {
             true => run_on(self.file.writes(), later, work),
             false => run(later, work),
@@ -110,21 +80,14 @@ impl OpenFile {
     /// The position in bytes.
     #[napi]
     pub fn position(&self) -> napi::Result<f64> {
-        now(|| {
-            self.file.get()?;
-            Ok(self.place.lock().position as f64)
-        })
+        now(|| Ok(self.file.get()?.position() as f64))
     }
 
-    /// Moves the position, for operations that begin from now on.
+    /// Moves the position.
     #[napi]
     pub fn seek(&self, position: f64) -> napi::Result<()> {
         now(|| {
-            self.file.get()?;
-            *self.place.lock() = Place {
-                position: length(position)?,
-                moved: true,
-            };
+            self.file.get()?.set_position(length(position)?);
             Ok(())
         })
     }

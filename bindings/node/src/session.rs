@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alknet_fs::{Error, ErrorKind, OpenOptions, Session, SessionInfo as Info, Staging};
 use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
 use napi_derive::napi;
+use parking_lot::Mutex;
 
 use crate::bytes::{Filled, Given, room};
 use crate::convert::{Attributes, Bytes, ClosedInfo, bits, length};
@@ -93,16 +94,35 @@ pub struct SessionHandle {
 struct Facts {
     id: f64,
     path: String,
-    size: Arc<AtomicU64>,
+    size: Arc<Size>,
+}
+
+/// The size that a session has, read without waiting.
+#[derive(Default)]
+struct Size {
+    known: AtomicU64,
+    /// One at a time notes what it finds, so that the last to do so has seen what all did.
+    noting: Mutex<()>,
+}
+
+impl Size {
+    fn note(&self, session: &Session) {
+        let _noting = self.noting.lock();
+        self.known.store(session.size(), Ordering::SeqCst);
+    }
 }
 
 impl From<Handle<Session>> for SessionHandle {
     fn from(session: Handle<Session>) -> Self {
         // One that is closed already says so to whoever asks.
-        let facts = session.get().ok().map(|session| Facts {
-            id: session.id().0 as f64,
-            path: session.path().as_str().to_owned(),
-            size: Arc::new(AtomicU64::new(session.size())),
+        let facts = session.get().ok().map(|session| {
+            let size = Arc::<Size>::default();
+            size.note(&session);
+            Facts {
+                id: session.id().0 as f64,
+                path: session.path().as_str().to_owned(),
+                size,
+            }
         });
         Self { session, facts }
     }
@@ -120,7 +140,7 @@ impl SessionHandle {
             let session = session.get()?;
             let done = call(&session);
             if let Some(size) = size {
-                size.store(session.size(), Ordering::Relaxed);
+                size.note(&session);
             }
             done
         })
@@ -146,7 +166,7 @@ impl SessionHandle {
 
     #[napi]
     pub fn size(&self) -> napi::Result<f64> {
-        now(|| Ok(self.facts()?.size.load(Ordering::Relaxed) as f64))
+        now(|| Ok(self.facts()?.size.known.load(Ordering::SeqCst) as f64))
     }
 
     /// Fills a buffer from an offset. Returns how many bytes it read.
