@@ -459,15 +459,36 @@ describe('files that are larger than memory', () => {
 describe('a buffer that is taken away while it is used', () => {
   const SIZE = 4 << 20;
 
-  function taken(fill: number): [Uint8Array, () => void] {
-    const bytes = new Uint8Array(SIZE).fill(fill);
-    return [bytes, () => void structuredClone(bytes.buffer, { transfer: [bytes.buffer] })];
+  interface Resizable extends ArrayBuffer {
+    resize(size: number): void;
   }
+  const Resizable = ArrayBuffer as unknown as new (
+    size: number,
+    options: { maxByteLength: number },
+  ) => Resizable;
+
+  type Taken = (fill: number) => [bytes: Uint8Array, take: () => void];
+  const WAYS: Record<string, Taken> = {
+    'by another thread': (fill) => {
+      const bytes = new Uint8Array(SIZE).fill(fill);
+      return [bytes, () => void structuredClone(bytes.buffer, { transfer: [bytes.buffer] })];
+    },
+    'by cutting it': (fill) => {
+      const memory = new Resizable(SIZE, { maxByteLength: SIZE });
+      return [new Uint8Array(memory).fill(fill), () => memory.resize(0)];
+    },
+  };
 
   setFlagsFromString('--expose-gc');
   const gc = runInNewContext('gc') as () => void;
 
-  it('is written as it was', async () => {
+  const each = (name: string, check: (taken: Taken) => Promise<void>) => {
+    for (const [way, taken] of Object.entries(WAYS)) {
+      it(`${name}, ${way}`, () => check(taken));
+    }
+  };
+
+  each('is written as it was', async (taken) => {
     const branch = tree();
     const session = branch.openSessionSync('/session');
     const handle = await branch.openFile('/handle', { write: true, create: true });
@@ -494,7 +515,7 @@ describe('a buffer that is taken away while it is used', () => {
     }
   });
 
-  it('is not read into', async () => {
+  each('is not read into', async (taken) => {
     const branch = tree();
     branch.fs.writeFileSync('/f', Buffer.alloc(SIZE, 7));
     const reader = branch.readerSync('/f');

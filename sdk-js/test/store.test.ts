@@ -12,6 +12,7 @@ import { runInNewContext } from 'node:vm';
 
 import {
   type AlkError,
+  type Batch,
   type Branch,
   memory,
   open,
@@ -51,6 +52,26 @@ async function collected(holds: () => boolean, what: string) {
     return holds();
   }, what);
 }
+
+describe('what is done at once', () => {
+  it('takes no function that is done later', async () => {
+    const main = fresh();
+    const refused = { code: 'ERR_INVALID_RETURN_VALUE', name: 'TypeError' };
+    const half = (async (batch: Batch) => {
+      batch.writeSync('/half', '');
+      await turn();
+      batch.writeSync('/rest', '');
+    }) as (batch: Batch) => void;
+    assert.throws(() => main.batchSync(half), refused);
+    main.fs.writeFileSync('/source', '');
+    const filter = async () => false;
+    const options = { filter: filter as unknown as () => boolean };
+    assert.throws(() => main.fs.cpSync('/source', '/target', options), refused);
+    assert.deepEqual(main.fs.readdirSync('/'), ['source']);
+    await main.fs.promises.cp('/source', '/target', { filter });
+    assert.deepEqual(main.fs.readdirSync('/'), ['source']);
+  });
+});
 
 describe('batches', () => {
   it('commit everything at once, in the order of the calls', async () => {
@@ -279,6 +300,30 @@ describe('sessions', () => {
   });
 });
 
+describe('streams into a session', () => {
+  it('leave none open when a write fails', async () => {
+    const main = fresh();
+    const session = await main.openSession('/f');
+    const writer = session.writable().getWriter();
+    await writer.write('half');
+    await assert.rejects(writer.write(7 as unknown as string), { code: 'ERR_INVALID_ARG_TYPE' });
+    await assert.rejects(writer.closed);
+    assert.deepEqual(main.sessionsSync(), []);
+    assert.deepEqual(main.fs.readdirSync('/'), []);
+  });
+});
+
+describe('files', () => {
+  it('are not opened with a mode that is none', async () => {
+    const main = fresh();
+    for (const mode of [Number.NaN, -1, 0.5]) {
+      const options = { write: true, create: true, mode };
+      await assert.rejects(main.openFile('/f', options), { code: 'ERR_OUT_OF_RANGE' });
+    }
+    assert.equal(main.existsSync('/f'), false);
+  });
+});
+
 describe('readers', () => {
   it('keep their version', async () => {
     const main = fresh();
@@ -449,6 +494,15 @@ describe('watching', () => {
     assert.deepEqual(await watcher.next(), { done: true, value: undefined });
   });
 
+  it('is collected although its signal lives', async () => {
+    const main = fresh();
+    const controller = new AbortController();
+    const left = (() => new WeakRef(main.watch({ signal: controller.signal })))();
+    await turn();
+    await collected(() => left.deref() === undefined, 'the watcher is collected');
+    controller.abort();
+  });
+
   it('ends with its store, and fails where events were pruned', async () => {
     const store = await onDisk();
     const main = store.bucket().branch();
@@ -510,6 +564,7 @@ describe('the log', () => {
       page.map(({ path }) => path),
       ['/199', '/198'],
     );
+    assert.equal((await main.log({ limit: Number.POSITIVE_INFINITY })).length, 700);
     const next = await main.log({ limit: 1, globs: ['1*'], before: page[1]?.cursor as number });
     assert.equal(next[0]?.path, '/197');
     assert.equal((await main.fork('agent')).name, 'agent');

@@ -121,6 +121,21 @@ describe('streams are as those of node:fs', () => {
   });
 });
 
+describe('streams without new', () => {
+  same('read and write', async (fs, at) => {
+    const { ReadStream, WriteStream } = fs as Anything;
+    const source = ReadStream(`${at}/file`);
+    const target = WriteStream(`${at}/copy`);
+    await pipeline(source, target);
+    return [
+      fs.readFileSync(`${at}/copy`, 'utf8'),
+      source instanceof ReadStream,
+      target instanceof WriteStream,
+      ReadStream.name,
+    ];
+  });
+});
+
 describe('streams', () => {
   it('that are destroyed leave nothing', async () => {
     const { fs } = fresh();
