@@ -149,6 +149,17 @@ pub enum ContentForm {
     Delta,
 }
 
+impl ContentForm {
+    /// Returns `"inline"`, `"file"` or `"delta"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inline => "inline",
+            Self::File => "file",
+            Self::Delta => "delta",
+        }
+    }
+}
+
 /// One content: bytes that exist once, named by their hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContentRecord {
@@ -174,6 +185,16 @@ pub enum Staging {
     Rows,
     /// As a file below `staging/`, with a journal of its extents beside it.
     File,
+}
+
+impl Staging {
+    /// Returns `"rows"` or `"file"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::File => "file",
+        }
+    }
 }
 
 /// An open write session.

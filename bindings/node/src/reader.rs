@@ -1,6 +1,6 @@
 //! Readers of one version of a file.
 
-use alknet_fs::{ContentForm, Reader};
+use alknet_fs::Reader;
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 
@@ -36,13 +36,7 @@ impl ReaderHandle {
     /// How the store keeps the content.
     #[napi]
     pub fn form(&self) -> napi::Result<&'static str> {
-        now(|| {
-            Ok(match self.reader.get()?.form() {
-                ContentForm::Inline => "inline",
-                ContentForm::File => "file",
-                ContentForm::Delta => "delta",
-            })
-        })
+        now(|| Ok(self.reader.get()?.form().name()))
     }
 
     /// Reads up to so many bytes from an offset.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use alknet_fs::{Error, ErrorKind, OpenOptions, Session, SessionInfo as Info, Staging};
+use alknet_fs::{Error, ErrorKind, OpenOptions, Session, SessionInfo as Info};
 use napi::bindgen_prelude::{BigInt, ToNapiValue, Uint8Array};
 use napi_derive::napi;
 use parking_lot::Mutex;
@@ -62,10 +62,7 @@ pub struct SessionInfo {
 
 impl From<Info> for SessionInfo {
     fn from(info: Info) -> Self {
-        let staging = match info.staging {
-            Staging::Rows => "rows",
-            Staging::File => "file",
-        };
+        let staging = info.staging.name();
         Self {
             id: info.id.0 as f64,
             bucket: info.bucket,

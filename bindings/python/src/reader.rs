@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use alknet_fs::{ContentForm, Error, ErrorKind, Reader as CoreReader, Result};
+use alknet_fs::{Error, ErrorKind, Reader as CoreReader, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -45,12 +45,8 @@ impl Reader {
     /// over other bytes.
     #[getter]
     fn form(&self, py: Python<'_>) -> PyResult<&'static str> {
-        let form = self.0.run(py, |reader| Ok(Self::opened(reader)?.form()))?;
-        Ok(match form {
-            ContentForm::Inline => "inline",
-            ContentForm::File => "file",
-            ContentForm::Delta => "delta",
-        })
+        self.0
+            .run(py, |reader| Ok(Self::opened(reader)?.form().name()))
     }
 
     /// Reads up to `size` bytes at an offset; fewer only at the end.

@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use alknet_fs::{Error, ErrorKind, Result, Session as CoreSession, Staging};
+use alknet_fs::{Error, ErrorKind, Result, Session as CoreSession};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde::{Deserialize, Serialize};
@@ -170,10 +170,7 @@ impl From<alknet_fs::SessionInfo> for SessionInfo {
             path: info.path.as_str().to_owned(),
             owner: info.owner,
             exclusive: info.exclusive,
-            staging: match info.staging {
-                Staging::Rows => "rows".to_owned(),
-                Staging::File => "file".to_owned(),
-            },
+            staging: info.staging.name().to_owned(),
             staged: info.staged,
             base: info.base,
             created_ns: info.created.0,
