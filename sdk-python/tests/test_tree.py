@@ -5,6 +5,7 @@ import os
 import pathlib
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -162,6 +163,22 @@ def test_directories(branch: alknet_fs.Branch) -> None:
     assert branch.is_file("/a/b/f")
     assert branch.rmtree("/a") == 7
     assert branch.listdir() == []
+
+
+def test_threads_that_make_one_directory(branch: alknet_fs.Branch) -> None:
+    for number in range(6):
+        with ThreadPoolExecutor(4) as pool:
+            made = [
+                pool.submit(branch.makedirs, f"/{number}/d", 0o700, exist_ok=True) for _ in range(4)
+            ]
+            assert [done.result() for done in made] == [None] * 4
+        assert branch.stat(f"/{number}/d").mode == 0o700
+        assert branch.stat(f"/{number}").mode == 0o755
+    branch.write_bytes("/file", b"")
+    with pytest.raises(NotADirectoryError):
+        branch.makedirs("/file", 0o700, exist_ok=True)
+    with pytest.raises(FileExistsError):
+        branch.makedirs("/0/d", 0o700)
 
 
 def test_links(branch: alknet_fs.Branch) -> None:

@@ -452,7 +452,7 @@ impl Branch {
     ) -> PyResult<()> {
         self.branch.run(py, |branch| {
             let path = alknet_fs::IntoPath::into_path(&path).map_err(|e| e.op("mkdir"))?;
-            if exist_ok && (mode.is_none() || branch.exists(&path)?) {
+            if exist_ok && mode.is_none() {
                 return branch.mkdir_all(&path);
             }
             let mut batch = branch.batch();
@@ -460,7 +460,10 @@ impl Branch {
                 batch.mkdir_all(&parent)?;
             }
             batch.mkdir_with(&path, &attrs(mode, None, None, None))?;
-            batch.commit()
+            match batch.commit() {
+                Err(e) if exist_ok && e.is_already_exists() => branch.mkdir_all(&path),
+                result => result,
+            }
         })
     }
 
