@@ -467,6 +467,9 @@ impl Contents {
                 return self.prepare_whole(bytes, true);
             }
         };
+        if let Some((bytes, plan)) = hollow(base, &staged, plan) {
+            return self.prepare_plan_over(None, Staged::Bytes(&bytes), &plan);
+        }
         // A session's file has its bytes where the session wrote them, which need not be where the
         // plan wants them.
         let in_place = plan.is_in_place();
@@ -824,6 +827,36 @@ fn start_writeback<'a>(prepared: impl Iterator<Item = &'a Prepared> + Clone) {
     if files.clone().count() > 1 {
         files.for_each(|(_, file)| file.start_writeback());
     }
+}
+
+/// Returns the bytes and the plan of a content that is mostly a hole, where only a base that is kept
+/// as bytes keeps it from being a delta over nothing: the base's bytes go with those that were
+/// staged.
+fn hollow(
+    base: Option<&ContentReader>,
+    staged: &Staged<'_>,
+    plan: &AssemblyPlan,
+) -> Option<(Vec<u8>, AssemblyPlan)> {
+    let Body::Bytes(base) = &base?.body else {
+        return None;
+    };
+    let staged = match staged {
+        Staged::Nothing => &[],
+        Staged::Bytes(bytes) => *bytes,
+        Staged::File(_) => return None,
+    };
+    if !uses_base(plan) || (base.len() + staged.len()) as u64 > plan.size / FULL_PART {
+        return None;
+    }
+    let mut plan = plan.clone();
+    for segment in &mut plan.segments {
+        segment.source = match segment.source {
+            Source::Base(at) => Source::Staged(at),
+            Source::Staged(at) => Source::Staged(base.len() as u64 + at),
+            Source::Zeros => Source::Zeros,
+        };
+    }
+    Some(([base, staged].concat(), plan))
 }
 
 fn uses_base(plan: &AssemblyPlan) -> bool {
