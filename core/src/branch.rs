@@ -39,9 +39,8 @@ pub fn check_label(what: &str, name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    let short: String = name.chars().take(60).collect();
     let detail = format!("the {what} name {reason}");
-    Err(Error::with_detail(ErrorKind::InvalidInput, detail).path(format!("{short:?}")))
+    Err(Error::with_detail(ErrorKind::InvalidInput, detail).path(name))
 }
 
 /// Finds a bucket by its name.

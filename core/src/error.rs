@@ -1,5 +1,6 @@
 //! The one error type of alknet-fs and the one table from error kinds to `errno` values.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -146,7 +147,8 @@ impl Error {
         self
     }
 
-    /// Adds the path or name the operation was on, unless one is set.
+    /// Adds the path or name the operation was on, as it was given, unless one is set. The message
+    /// escapes and cuts it where it must.
     #[must_use]
     pub fn path(mut self, path: impl fmt::Display) -> Self {
         self.0.path.get_or_insert_with(|| path.to_string());
@@ -190,6 +192,22 @@ impl Error {
         self.0.detail.as_deref().unwrap_or(self.0.kind.text())
     }
 
+    /// Returns what the error says after the operation and the path: the explanation, and what
+    /// caused it, where that says more.
+    pub fn message(&self) -> Cow<'_, str> {
+        let detail = self.detail();
+        let Some(source) = &self.0.source else {
+            return detail.into();
+        };
+        let source = source.to_string();
+        // What the operating system says is often what the kind has said already.
+        let words = source.split(" (os error ").next().unwrap_or_default();
+        match words.eq_ignore_ascii_case(detail) {
+            true => detail.into(),
+            false => format!("{detail}: {source}").into(),
+        }
+    }
+
     /// Tells whether something that was named does not exist.
     pub fn is_not_found(&self) -> bool {
         self.0.kind == ErrorKind::NotFound
@@ -216,25 +234,35 @@ impl Error {
     }
 }
 
+/// Renders a path or name for a message: quoted and escaped where it is empty or would garble the
+/// line, and cut where it would drown it.
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 300;
+    let end = text.char_indices().nth(LONGEST).map(|(at, _)| at);
+    let (head, dots) = match end {
+        Some(end) => (&text[..end], "..."),
+        None => (text, ""),
+    };
+    if text.is_empty() || head.contains(char::is_control) {
+        return format!("{head:?}{dots}").into();
+    }
+    match end {
+        Some(_) => format!("{head}{dots}").into(),
+        None => text.into(),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { op, path, .. } = &*self.0;
-        match (op, path) {
+        let path = path.as_deref().map(shown);
+        match (op, &path) {
             (Some(op), Some(path)) => write!(f, "{op} {path}: ")?,
             (Some(op), None) => write!(f, "{op}: ")?,
             (None, Some(path)) => write!(f, "{path}: ")?,
             (None, None) => {}
         }
-        f.write_str(self.detail())?;
-        if let Some(source) = &self.0.source {
-            let source = source.to_string();
-            // What the operating system says is often what the kind has said already.
-            let words = source.split(" (os error ").next().unwrap_or_default();
-            if !words.eq_ignore_ascii_case(self.detail()) {
-                write!(f, ": {source}")?;
-            }
-        }
-        Ok(())
+        f.write_str(&self.message())
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, shown};
 
 /// The longest name of one path component, in bytes.
 pub const MAX_NAME_LEN: usize = 255;
@@ -56,7 +56,7 @@ impl TreePath {
                 "" | "." => {}
                 ".." => out.truncate(out.rfind('/').unwrap_or(0)),
                 name => {
-                    check_name(name).map_err(|e| e.path(shorten(input)))?;
+                    check_name(name).map_err(|e| e.path(input))?;
                     out.push('/');
                     out.push_str(name);
                 }
@@ -91,7 +91,7 @@ impl TreePath {
     /// [`ErrorKind::InvalidPath`] where the name is empty, `.`, `..`, or has a `/` or a NUL byte;
     /// [`ErrorKind::NameTooLong`] where the name or the whole path is too long.
     pub fn join(&self, name: &str) -> Result<Self> {
-        check_name(name).map_err(|e| e.path(shorten(name)))?;
+        check_name(name).map_err(|e| e.path(name))?;
         let joined = self.join_unchecked(name);
         if joined.0.len() > MAX_PATH_LEN {
             return Err(too_long(&joined.0));
@@ -212,7 +212,7 @@ pub fn check_name(name: &str) -> Result<()> {
             let detail = format!(
                 "a name of {} bytes; the most is {MAX_NAME_LEN}: {}",
                 name.len(),
-                shorten(name)
+                shown(name)
             );
             return Err(Error::with_detail(ErrorKind::NameTooLong, detail));
         }
@@ -234,20 +234,12 @@ fn is_normal(input: &str) -> bool {
 }
 
 fn invalid(input: &str, reason: &str) -> Error {
-    Error::with_detail(ErrorKind::InvalidPath, reason).path(shorten(input))
+    Error::with_detail(ErrorKind::InvalidPath, reason).path(input)
 }
 
 fn too_long(input: &str) -> Error {
     let detail = format!("a path of over {MAX_PATH_LEN} bytes");
-    Error::with_detail(ErrorKind::NameTooLong, detail).path(shorten(input))
-}
-
-/// Renders untrusted input for an error message: quoted, escaped and cut to 60 characters.
-fn shorten(input: &str) -> String {
-    let mut chars = input.chars();
-    let head: String = chars.by_ref().take(60).collect();
-    let dots = if chars.next().is_some() { "..." } else { "" };
-    format!("{head:?}{dots}")
+    Error::with_detail(ErrorKind::NameTooLong, detail).path(input)
 }
 
 impl fmt::Display for TreePath {

@@ -627,9 +627,7 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
     let not_a_store = |detail: String| Err(Error::with_detail(ErrorKind::NotAStore, detail));
     match fs::metadata(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return not_a_store(
-                "there is no such directory: make a store with `alkfs mkfs`".into(),
-            );
+            return not_a_store("there is no such directory: create a store first".into());
         }
         Err(e) => return Err(e.into()),
         Ok(meta) if !meta.is_dir() => {
@@ -640,7 +638,7 @@ fn look_at_files(dir: &Path, database: &Path) -> Result<()> {
     match fs::metadata(database) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let next = match fs::read_dir(dir)?.next() {
-                None => ": make a store with `alkfs mkfs`",
+                None => ": create a store in it first",
                 // It is something else, or a store that lost its database.
                 Some(_) => "",
             };

@@ -916,9 +916,9 @@ mod opening {
     fn what_is_no_store_is_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let missing = refused(&dir.path().join("none"));
-        assert!(missing.contains("no such directory") && missing.contains("alkfs mkfs"));
+        assert!(missing.contains("no such directory") && missing.contains("create a store"));
         let empty = refused(dir.path());
-        assert!(empty.contains("no store.db") && empty.contains("alkfs mkfs"));
+        assert!(empty.contains("no store.db") && empty.contains("create a store"));
         let database = dir.path().join("store.db");
         assert!(
             refused(&{

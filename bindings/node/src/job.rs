@@ -155,7 +155,9 @@ pub(crate) fn said(panic: &(dyn Any + Send)) -> String {
 pub(crate) fn packed(error: &Error) -> String {
     let kind = error.kind();
     let detail = (error.detail() != kind.text()).then(|| error.detail());
-    let source = std::error::Error::source(error).map(ToString::to_string);
+    let source = std::error::Error::source(error)
+        .filter(|_| error.message() != error.detail())
+        .map(ToString::to_string);
     json!({
         "kind": kind.name(),
         "code": kind.code(),

@@ -16,13 +16,9 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
     static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let make = || {
         let make = MAKE.import(py, "alknet_fs._errors", "make")?;
-        let message = match std::error::Error::source(&error) {
-            Some(source) => format!("{}: {source}", error.detail()),
-            None => error.detail().to_owned(),
-        };
         make.call1((
             error.kind().name(),
-            message,
+            error.message(),
             error.subject(),
             error.operation(),
         ))
