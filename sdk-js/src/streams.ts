@@ -1,7 +1,7 @@
 /**
  * Streams of files. They are Node's own, which read and write through another `fs`; so every option
- * and every event is Node's. What differs: a file is committed when its stream has finished, and
- * one whose stream is destroyed before that changes nothing.
+ * and every event is Node's. What differs: a file is committed before its stream says that it has
+ * finished, and one whose stream is destroyed before that changes nothing.
  */
 
 import type { Abortable } from 'node:events';
@@ -69,51 +69,137 @@ function deliver(work: () => unknown, done: Done) {
   );
 }
 
-/** What tells how a stream ends. */
+/** What of a stream tells how it ends. */
 interface Ending {
+  fd?: number | null;
+  flush?: boolean;
   writable?: boolean;
   writableFinished?: boolean;
 }
 
-/** The calls of one stream; `close` commits only what was finished. */
-function calls(
-  openFile: (path: unknown, flags: unknown, mode: unknown) => Outcome<OpenFile>,
-  find: (fd: number, syscall: string) => OpenFile,
-  end: (fd: number, file: OpenFile, commit: boolean) => unknown,
-  ending: () => Ending,
-): Calls {
-  return {
-    open: (path, flags, mode, done) =>
-      deliver(async () => descriptors.register(await openFile(path, flags, mode)), done),
-    read: (fd, buffer, offset, n, at, done) =>
-      deliver(
-        () => descriptors.read(find(fd, 'read'), true, buffer, offset, n, at as number | undefined),
-        (error, n) => done(error, n, buffer),
-      ),
-    write: (fd, buffer, offset, n, at, done) =>
-      deliver(
-        () =>
-          descriptors.write(find(fd, 'write'), true, buffer, offset, n, at as number | undefined),
-        (error, n) => done(error, n, buffer),
-      ),
-    writev: (fd, buffers, at, done) =>
-      deliver(
-        () => descriptors.writev(find(fd, 'write'), true, buffers, at as number | undefined),
-        (error, n) => done(error, n, buffers),
-      ),
-    fsync: (fd, done) => deliver(() => descriptors.fsync(find(fd, 'fsync'), true), done),
-    close: (fd, done) =>
-      deliver(() => {
-        const { writableFinished } = ending();
-        return end(fd, find(fd, 'close'), writableFinished !== false);
-      }, done),
-  };
+/** How the file of a stream ends. */
+interface End {
+  find(fd: number, syscall: string): OpenFile;
+  commit(fd: number): Promise<void>;
+  abort(fd: number): Promise<void>;
 }
 
-function endNumber(fd: number, file: OpenFile, commit: boolean) {
-  descriptors.forget(fd);
-  const call = { syscall: 'close' };
-  return run(true, call, () => (commit ? file.close(true) : file.abort(true)));
+/** What one stream does with its file, which is committed before the stream says `finish`. */
+class Strand {
+  stream: Ending = {};
+  readonly #open: (path: unknown, flags: unknown, mode: unknown) => Outcome<OpenFile>;
+  readonly #end: End;
+  /** The commit, from when it began; nothing again where it failed. */
+  #committed?: Promise<void>;
+
+  constructor(open: (path: unknown, flags: unknown, mode: unknown) => Outcome<OpenFile>, end: End) {
+    this.#open = open;
+    this.#end = end;
+  }
+
+  /** Whether the file is being committed, or was. */
+  get ended(): boolean {
+    return this.#committed !== undefined;
+  }
+
+  /** What Node's stream calls. */
+  calls(): Calls {
+    const find = (fd: number, syscall: string) => this.#end.find(fd, syscall);
+    const { read, write, writev, fsync } = descriptors;
+    const place = (at: unknown) => at as number | undefined;
+    return {
+      open: (path, flags, mode, done) =>
+        deliver(async () => descriptors.register(await this.#open(path, flags, mode)), done),
+      read: (fd, buffer, offset, n, at, done) =>
+        deliver(
+          () => read(find(fd, 'read'), true, buffer, offset, n, place(at)),
+          (error, n) => done(error, n, buffer),
+        ),
+      write: (fd, buffer, offset, n, at, done) =>
+        deliver(
+          () => write(find(fd, 'write'), true, buffer, offset, n, place(at)),
+          (error, n) => done(error, n, buffer),
+        ),
+      writev: (fd, buffers, at, done) =>
+        deliver(
+          () => writev(find(fd, 'write'), true, buffers, place(at)),
+          (error, n) => done(error, n, buffers),
+        ),
+      fsync: (fd, done) => deliver(() => this.#committed ?? fsync(find(fd, 'fsync'), true), done),
+      close: (fd, done) => deliver(() => this.#close(fd), done),
+    };
+  }
+
+  /** Commits what was written. */
+  async commit(): Promise<void> {
+    const { fd, flush } = this.stream;
+    if (typeof fd !== 'number') {
+      return;
+    }
+    const committing = async () => {
+      if (flush) {
+        await descriptors.fsync(this.#end.find(fd, 'fsync'), true);
+      }
+      await this.#end.commit(fd);
+    };
+    this.#committed = committing();
+    try {
+      await this.#committed;
+    } catch (error) {
+      this.#committed = undefined;
+      throw error;
+    }
+  }
+
+  async #close(fd: number): Promise<void> {
+    if (this.#committed !== undefined) {
+      const committed = await this.#committed.then(
+        () => true,
+        () => false,
+      );
+      if (committed) {
+        return;
+      }
+    }
+    if (this.stream.writableFinished === false) {
+      await this.#end.abort(fd);
+      return;
+    }
+    try {
+      await this.#end.commit(fd);
+    } catch (error) {
+      await this.#end.abort(fd);
+      throw error;
+    }
+  }
+}
+
+/** The end of a file that has a number. */
+const ofNumber: End = {
+  find: descriptors.lookUp,
+  async commit(fd) {
+    const file = descriptors.lookUp(fd, 'close');
+    await run(true, { syscall: 'close' }, () => file.close(true));
+    descriptors.forget(fd);
+  },
+  async abort(fd) {
+    const file = descriptors.lookUp(fd, 'close');
+    descriptors.forget(fd);
+    await run(true, { syscall: 'close' }, () => file.abort(true));
+  },
+};
+
+/**
+ * Commits when all is written. One that is not to be closed is its owner's, and nothing of a stream
+ * that reads.
+ */
+function committing(strand: Strand, options: Options) {
+  if (options.autoClose === false) {
+    return {};
+  }
+  return {
+    final: (done: Done) => deliver(() => strand.commit(), done),
+  };
 }
 
 /** Makes the streams of a tree. */
@@ -121,7 +207,7 @@ export function streams(tree: Tree): Streams {
   const openFile = (path: unknown, flags: unknown, mode: unknown) =>
     open(tree, true, path as string, flags as string, mode as number);
   // A stream is asked how it ended after it was made, and its calls are needed to make it.
-  const bound = (base: unknown): Stream =>
+  const bound = (base: unknown, writes: boolean): Stream =>
     class extends (base as Stream) {
       constructor(path: unknown, options: Options) {
         const given = typeof options === 'string' ? { encoding: options } : (options ?? {});
@@ -131,14 +217,14 @@ export function streams(tree: Tree): Streams {
           toFlags(given.flags, 'r');
           toMode(given.mode);
         }
-        let self: Ending = {};
-        const fs = calls(openFile, descriptors.lookUp, endNumber, () => self);
-        super(path, { ...given, fs });
-        self = this;
+        const strand = new Strand(openFile, ofNumber);
+        const ends = writes ? committing(strand, given) : {};
+        super(path, { ...ends, ...given, fs: strand.calls() });
+        strand.stream = this;
       }
     };
-  const Read = named(bound(nodefs.ReadStream), 'ReadStream');
-  const Write = named(bound(nodefs.WriteStream), 'WriteStream');
+  const Read = named(bound(nodefs.ReadStream, false), 'ReadStream');
+  const Write = named(bound(nodefs.WriteStream, true), 'WriteStream');
   return {
     ReadStream: Read,
     WriteStream: Write,
@@ -172,20 +258,26 @@ interface Handle {
 }
 
 function ofHandle(handle: Handle, file: OpenFile, Stream: unknown, options: Options = {}) {
-  const find = (_fd: number, syscall: string) => {
-    if (handle.fd < 0) {
-      throw failure('EBADF', 'BadHandle', { syscall });
+  const strand = new Strand(() => file, {
+    find(_fd, syscall) {
+      if (handle.fd < 0) {
+        throw failure('EBADF', 'BadHandle', { syscall });
+      }
+      return file;
+    },
+    commit: () => handle.close(),
+    abort: () => handle.abort(),
+  });
+  const ends = Stream === nodefs.WriteStream ? committing(strand, options) : {};
+  const given = { ...ends, ...options, fd: handle.fd, fs: strand.calls() };
+  const made = new (Stream as Stream)(undefined, given);
+  strand.stream = made;
+  handle.once('close', () => {
+    // Its own commit closes the handle too, and is not over yet.
+    if (!strand.ended) {
+      made.destroy();
     }
-    return file;
-  };
-  const end = (_fd: number, _file: OpenFile, commit: boolean) =>
-    commit ? handle.close() : handle.abort();
-  const never = () => file;
-  let self: Ending = {};
-  const fs = calls(never, find, end, () => self);
-  const made = new (Stream as Stream)(undefined, { ...options, fd: handle.fd, fs });
-  self = made;
-  handle.once('close', () => made.destroy());
+  });
   return made;
 }
 

@@ -1,11 +1,15 @@
 /** Streams of files, of Node and of the web. */
 
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Readable, Writable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import { describe, it } from 'node:test';
 
-import { memory } from 'alknet-fs';
+import { memory, openSync } from 'alknet-fs';
 
 import { type Anything, caught, same, shape } from './both.js';
 
@@ -174,5 +178,83 @@ describe('streams', () => {
     stream.end();
     await new Promise<void>((resolve) => stream.on('close', () => resolve()));
     assert.equal(fs.readFileSync('/a', 'utf8'), 'text');
+  });
+
+  it('say that they have finished when the file is there', async () => {
+    const { fs } = fresh();
+    const seen: string[] = [];
+    const look = (path: string) => () => seen.push(fs.readFileSync(path, 'utf8'));
+    const stream = fs.createWriteStream('/a', { flush: true });
+    stream.on('finish', look('/a'));
+    stream.end('one', look('/a'));
+    await finished(stream);
+    look('/a')();
+    assert.deepEqual(seen, ['one', 'one', 'one']);
+
+    const handle = await fs.promises.open('/b', 'w');
+    const other = handle.createWriteStream();
+    other.on('finish', look('/b'));
+    await pipeline(['two'], other);
+    assert.deepEqual(seen.slice(3), ['two']);
+    assert.equal(handle.fd, -1);
+
+    const kept = await fs.promises.open('/c', 'w');
+    const first = kept.createWriteStream({ autoClose: false });
+    await new Promise<void>((resolve) => first.end('three', resolve));
+    assert.equal(fs.existsSync('/c'), false);
+    await kept.write(', four');
+    await kept.close();
+    assert.equal(fs.readFileSync('/c', 'utf8'), 'three, four');
+  });
+
+  it('have committed before a process ends for that', async () => {
+    const root = mkdtempSync(join(tmpdir(), 'alknet-streams-'));
+    try {
+      const program = `
+        const { fs } = require('alknet-fs').openSync(${JSON.stringify(root)}).bucket().branch();
+        const stream = fs.createWriteStream('/a');
+        stream.on('finish', () => process.exit(7));
+        stream.end('text');
+      `;
+      const { status } = spawnSync(process.execPath, ['-e', program], { stdio: 'inherit' });
+      assert.equal(status, 7);
+      using store = openSync(root);
+      assert.equal(store.bucket().branch().fs.readFileSync('/a', 'utf8'), 'text');
+    } finally {
+      rmSync(root, { recursive: true });
+    }
+  });
+
+  it('whose commit fails do not finish, and tell it once', async () => {
+    const { fs } = fresh();
+    const failing = async (make: (path: string) => Promise<Anything>) => {
+      fs.mkdirSync('/gone');
+      const stream = await make('/gone/a');
+      await new Promise<void>((resolve) => stream.write('half', () => resolve()));
+      fs.rmSync('/gone', { recursive: true });
+      return stream;
+    };
+    const plain = async (path: string) => fs.createWriteStream(path);
+    const handles: Anything[] = [];
+    const ofHandle = async (path: string) => {
+      handles.push(await fs.promises.open(path, 'w'));
+      return handles.at(-1).createWriteStream();
+    };
+    for (const make of [plain, ofHandle]) {
+      const stream = await failing(make);
+      const seen = events(stream, ['finish', 'error', 'close']);
+      const told = new Promise((resolve) => stream.end(resolve));
+      const [[error, shown], ...rest] = (await seen) as [[string, Anything], unknown];
+      assert.equal(error, 'error');
+      assert.equal(shown.error.code, 'ENOENT');
+      assert.deepEqual(rest, ['close']);
+      assert.equal(((await told) as Anything).code, 'ENOENT');
+      await assert.rejects(pipeline(['rest'], await failing(make)), { code: 'ENOENT' });
+    }
+    assert.deepEqual(
+      handles.map(({ fd }) => fd),
+      [-1, -1],
+    );
+    assert.deepEqual(fs.readdirSync('/'), []);
   });
 });
