@@ -125,6 +125,9 @@ export function rebuild(error: unknown, call?: Call): unknown {
     return refused(error);
   }
   const { kind, code } = packed;
+  if (code === 'EINVAL' && (call?.path === '' || call?.dest === '')) {
+    return failure('ENOENT', kind, call);
+  }
   if (kind === 'TooLarge' && packed.op === 'read') {
     return tooLarge(packed.detail ?? code);
   }

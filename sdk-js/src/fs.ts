@@ -243,7 +243,7 @@ function whole(name: 'readFile' | 'writeFile' | 'appendFile', operation: Operati
       check(options.signal);
     }
     return name === 'readFile'
-      ? descriptors.readText(lookUp(target, 'read'), later, options.encoding)
+      ? descriptors.readText(lookUp(target, 'fstat'), later, options.encoding)
       : descriptors.writeAll(lookUp(target, 'write'), later, args[0], options.encoding);
   };
 }
@@ -285,15 +285,13 @@ function writing(tree: Tree, simple: Operation, otherwise: string) {
     if (target instanceof FileHandle) {
       return target.writeFile(data, options);
     }
-    if (typeof target !== 'number') {
-      if (isIterable(data)) {
-        return writePieces(tree, target, data, options, otherwise);
-      }
-      const length = (data as { length?: number } | null)?.length ?? 0;
-      if (options?.signal && length > AT_ONCE) {
-        const bytes = typeof data === 'string' ? Buffer.from(data, options.encoding) : data;
-        return writePieces(tree, target, pieces(bytes as Uint8Array), options, otherwise);
-      }
+    if (isIterable(data)) {
+      return writePieces(tree, target, data, options, otherwise);
+    }
+    const length = (data as { length?: number } | null)?.length ?? 0;
+    if (options?.signal && length > AT_ONCE) {
+      const bytes = typeof data === 'string' ? Buffer.from(data, options.encoding) : data;
+      return writePieces(tree, target, pieces(bytes as Uint8Array), options, otherwise);
     }
     return simple(tree, true, target, data, options);
   };
@@ -344,7 +342,7 @@ function addPaths(tree: Tree, fs: Record<string, Anything>, promises: Record<str
     const files = name === 'readFile' || name === 'writeFile' || name === 'appendFile';
     const operation = files ? whole(name, plain) : plain;
     fs[`${name}Sync`] = (...args: unknown[]) => operation(tree, false, ...args);
-    promises[name] = async (...args: unknown[]) => operation(tree, true, ...args);
+    promises[name] = async (...args: unknown[]) => plain(tree, true, ...args);
     fs[name] = (...args: unknown[]) => {
       const [rest, cb] = callback(args);
       deliver(() => operation(tree, true, ...rest), cb);
@@ -353,8 +351,8 @@ function addPaths(tree: Tree, fs: Record<string, Anything>, promises: Record<str
   const { readFile } = promises;
   promises.readFile = async (target: Anything, ...args: Anything[]) =>
     target instanceof FileHandle ? target.readFile(args[0]) : readFile(target, ...args);
-  promises.writeFile = writing(tree, whole('writeFile', operations.writeFile), 'w');
-  promises.appendFile = writing(tree, whole('appendFile', operations.appendFile), 'a');
+  promises.writeFile = writing(tree, operations.writeFile, 'w');
+  promises.appendFile = writing(tree, operations.appendFile, 'a');
 
   const { realpathParts } = operations;
   const { realpath, realpathSync } = fs;

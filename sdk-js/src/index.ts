@@ -60,6 +60,7 @@ export {
   openSync,
   ReadableTree,
   Store,
+  type TreeName,
   View,
 } from './store.js';
 export type { ReadStreamOptions, WriteStreamOptions } from './streams.js';

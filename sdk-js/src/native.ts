@@ -94,7 +94,7 @@ export interface Closed {
 export interface StoreEvent {
   /** The position of the event: a watcher that starts after it continues with the next one. */
   cursor: number;
-  /** When, in nanoseconds since 1970. */
+  /** When, in nanoseconds since 1970. In JSON it is text, in decimal digits. */
   at: bigint;
   /** Who. */
   author: string;
@@ -139,14 +139,19 @@ export interface EventFilter {
   /** Only those at this path and of the names directly in it. */
   directlyIn?: string;
   /**
-   * Only those whose path matches one of these: `*` and `?` stop at `/`, `**` does not, and a
+   * Only those whose path matches this or one of these: `*` and `?` stop at `/`, `**` does not, and a
    * pattern without a `/` matches the name in any directory.
    */
-  globs?: string[];
+  glob?: string | string[];
   /** Only those of which this happened. */
   ops?: StoreEvent['op'][];
   /** Only those of entries of these kinds. */
   kinds?: Entry['kind'][];
+}
+
+/** @internal */
+export interface NativeFilter extends Omit<EventFilter, 'glob'> {
+  globs?: string[];
 }
 
 /** What is known of an open write session. */
@@ -523,7 +528,7 @@ export interface BucketHandle {
   deleteBranch(name: string, later: boolean): Outcome<void>;
   diff(from: string, to: string, under: string, later: boolean): Outcome<Difference[]>;
   log(
-    filter: EventFilter,
+    filter: NativeFilter,
     before: number | undefined,
     limit: number,
     later: boolean,
@@ -548,7 +553,7 @@ export interface StoreHandle {
   resumeSession(id: number, later: boolean): Outcome<SessionHandle>;
   abortSession(id: number, force: boolean, later: boolean): Outcome<void>;
   watch(
-    options: { bucket?: string; filter: EventFilter; after?: number },
+    options: { bucket?: string; filter: NativeFilter; after?: number },
     deliver: (delivery: Delivery) => void,
   ): WatchHandle;
   stats(later: boolean): Outcome<StoreStats>;

@@ -74,6 +74,21 @@ export function stats(numbers: AttributeNumbers, bigint?: boolean): Stats | BigI
 /** Where the native module writes the attributes of one entry, to be used at once. */
 const NUMBERS = new Float64Array(9);
 
+let passing: boolean | undefined;
+
+/** Whether `statSync` of this Node may find nothing below a file; older ones throw an error. */
+function passesFiles(): boolean {
+  if (passing === undefined) {
+    try {
+      nodefs.statSync(`${process.execPath}/x`, { throwIfNoEntry: false });
+      passing = true;
+    } catch {
+      passing = false;
+    }
+  }
+  return passing;
+}
+
 function statWith(
   tree: Tree,
   later: boolean,
@@ -98,8 +113,12 @@ function statWith(
     tree.statInto(name, links, NUMBERS);
   } catch (native) {
     const error = rebuild(native, call);
-    if (options?.throwIfNoEntry === false && ['ENOENT', 'ENOTDIR'].includes(code(error) ?? '')) {
-      return undefined;
+    if (options?.throwIfNoEntry === false) {
+      const none =
+        code(error) === 'ENOENT' || (code(error) === 'ENOTDIR' && links && passesFiles());
+      if (none) {
+        return undefined;
+      }
     }
     throw error;
   }
@@ -114,21 +133,22 @@ export function lstat(tree: Tree, later: boolean, path: PathLike, options: StatO
   return statWith(tree, later, path, options, false);
 }
 
+/** As Node's, which tells of no error: of what cannot be looked at, nothing is there. */
 export function exists(tree: Tree, later: boolean, path: PathLike): Outcome<boolean> {
-  let name: string;
   try {
-    name = toPath(path);
-  } catch {
-    return false;
-  }
-  if (later) {
-    return runSmall(
+    const name = toPath(path);
+    if (!later) {
+      return tree.exists(name, false);
+    }
+    const found = runSmall(
       undefined,
       () => tree.exists(name, false) as boolean,
       () => tree.exists(name, true) as Promise<boolean>,
     );
+    return found.catch(() => false);
+  } catch {
+    return false;
   }
-  return run(false, undefined, () => tree.exists(name, false));
 }
 
 export function access(tree: Tree, later: boolean, path: PathLike, mode?: number) {
@@ -608,7 +628,8 @@ function* cpSteps(
     }
   }
   const source = dereference ? yield* step(call, (later) => tree.canonicalize(path, later)) : path;
-  yield* step(call, (later) => tree.copy(source, dest, force, touch, later));
+  const copy = { syscall: 'copyfile', path, dest };
+  yield* step(copy, (later) => tree.copy(source, dest, force, touch, later));
 }
 
 /** Finds what cannot be copied to where it is to go. */

@@ -1,11 +1,13 @@
 /** Stores, buckets, branches and views. */
 
 import type { PathLike } from 'node:fs';
+import { type InspectOptions, inspect } from 'node:util';
 
 import {
   APPEND,
   CREATE,
   EXCLUSIVE,
+  integer,
   READ,
   TRUNCATE,
   toBytes,
@@ -17,7 +19,14 @@ import {
 import { type Attributes, toAttributes, toFunction, toObject, toSignal } from './attributes.js';
 import { Batch, type Data, type PutOptions } from './batch.js';
 import { later, now } from './calls.js';
-import { failure, isThenable, wrongResult, wrongType } from './errors.js';
+import {
+  type AlkError,
+  failure,
+  isThenable,
+  wrongResult,
+  wrongType,
+  wrongValue,
+} from './errors.js';
 import { type FileSystem, fileSystem } from './fs.js';
 import type { Watching } from './fswatch.js';
 import { FileHandle } from './handle.js';
@@ -35,6 +44,7 @@ import {
   type ImportReport,
   type Named,
   type NamedEntry,
+  type NativeFilter,
   native,
   type Outcome,
   type PathEntry,
@@ -49,7 +59,7 @@ import {
 import { Reader } from './reader.js';
 import { Session, type SessionOptions, toSessionOptions } from './session.js';
 import { type TaskOptions, task } from './task.js';
-import { Watcher, type WatchOptions } from './watch.js';
+import { Watcher, type WatchOptions, withJson } from './watch.js';
 
 /** How to open a store. */
 export interface OpenOptions {
@@ -109,7 +119,7 @@ export interface LogOptions extends EventFilter {
 export interface ImportOptions extends TaskOptions {
   /** Where to; otherwise the root. It is made if it is missing. */
   to?: PathLike;
-  /** What to leave out: patterns as those of {@link EventFilter.globs}. */
+  /** What to leave out: patterns as those of {@link EventFilter.glob}. */
   exclude?: string[];
   /** Whether entries that the source lacks are removed from the branch. */
   delete?: boolean;
@@ -137,13 +147,13 @@ function convert(options: OpenOptions) {
   };
 }
 
-function toFilter(options: EventFilter | undefined): EventFilter {
-  const { branch, under, directlyIn, globs, ops, kinds } = toObject(options);
+function toFilter(options: EventFilter | undefined): NativeFilter {
+  const { branch, under, directlyIn, glob, ops, kinds } = toObject(options);
   return {
     ...(branch === undefined ? {} : { branch: toText(branch, 'branch') }),
     ...(under === undefined ? {} : { under: toPath(under, 'under') }),
     ...(directlyIn === undefined ? {} : { directlyIn: toPath(directlyIn, 'directlyIn') }),
-    ...(globs === undefined ? {} : { globs: toTexts(globs, 'globs') }),
+    ...(glob === undefined ? {} : { globs: toTexts([glob].flat(), 'glob') }),
     ...(ops === undefined ? {} : { ops: toTexts(ops, 'ops') }),
     ...(kinds === undefined ? {} : { kinds: toTexts(kinds, 'kinds') }),
   };
@@ -215,6 +225,11 @@ export class Store {
   /** @internal */
   constructor(handle: StoreHandle) {
     this.#native = handle;
+  }
+
+  /** @internal */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    return shown('Store', options, () => this.path ?? 'in memory');
   }
 
   /** The directory; nothing for a store in memory. */
@@ -386,6 +401,15 @@ export class Store {
   }
 }
 
+/** How something is printed: what it is and which one, or that it is closed. */
+function shown(what: string, options: InspectOptions, which: () => string): string {
+  try {
+    return `${what} ${inspect(which(), options)}`;
+  } catch {
+    return `${what} (closed)`;
+  }
+}
+
 function watch(
   store: StoreHandle,
   bucket: string | undefined,
@@ -393,6 +417,9 @@ function watch(
 ): Watcher {
   const { after, signal } = toObject(options);
   const ends = toSignal(signal);
+  if (after !== undefined) {
+    integer(after, 'options.after', 0);
+  }
   const what = {
     ...(bucket === undefined ? {} : { bucket }),
     ...(after === undefined ? {} : { after }),
@@ -400,6 +427,12 @@ function watch(
   };
   return new Watcher((deliver) => store.watch(what, deliver), ends);
 }
+
+/**
+ * A tree of a bucket: the text `BRANCH` or `BRANCH@SNAPSHOT`, a {@link Branch}, or a {@link View} of
+ * a snapshot.
+ */
+export type TreeName = string | Branch | View;
 
 /** A bucket: branches that share content and history. */
 export class Bucket {
@@ -412,6 +445,11 @@ export class Bucket {
     this.#store = store;
   }
 
+  /** @internal */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    return shown('Bucket', options, () => this.name);
+  }
+
   /** The bucket's name as it is now. */
   get name(): string {
     return now(() => this.#native.name());
@@ -420,6 +458,9 @@ export class Bucket {
   /** Finds a branch; without a name, the one that every bucket is made with. */
   branch(name = 'main'): Branch {
     const text = toText(name, 'name');
+    if (text.includes('@')) {
+      throw wrongValue('name', `names a snapshot, which view(${inspect(text)}) opens`, text);
+    }
     return new Branch(
       now(() => this.#native.branch(text)),
       this.#store,
@@ -439,7 +480,9 @@ export class Bucket {
   /** Opens a view of `BRANCH` as it is now, or of `BRANCH@SNAPSHOT`. */
   view(tree: string): View {
     const text = toText(tree, 'tree');
-    return new View(now((later) => this.#native.view(text, later)));
+    const view = now((later) => this.#native.view(text, later));
+    const snapshot = text.includes('@') ? text : undefined;
+    return new View(view, () => ({ bucket: this, text: snapshot }));
   }
 
   /** Forks a branch off `BRANCH`, whose later writes show in it, or off `BRANCH@SNAPSHOT`. */
@@ -465,20 +508,35 @@ export class Bucket {
   }
 
   /**
-   * Compares two trees, each `BRANCH` or `BRANCH@SNAPSHOT`, at and below a path. The cost follows
-   * what they do not share.
+   * Compares two trees at and below a path: what changes from the first to the second. The cost
+   * follows what they do not share.
    */
-  async diff(from: string, to: string, options?: { under?: PathLike }): Promise<Difference[]> {
-    const [first, second] = [toText(from, 'from'), toText(to, 'to')];
+  async diff(from: TreeName, to: TreeName, options?: { under?: PathLike }): Promise<Difference[]> {
+    const [first, second] = [this.#treeName(from, 'from'), this.#treeName(to, 'to')];
     const under = toPath(toObject(options).under ?? '/', 'under');
     return later((later) => this.#native.diff(first, second, under, later));
   }
 
   /** As {@link diff}, on the calling thread. */
-  diffSync(from: string, to: string, options?: { under?: PathLike }): Difference[] {
-    const [first, second] = [toText(from, 'from'), toText(to, 'to')];
+  diffSync(from: TreeName, to: TreeName, options?: { under?: PathLike }): Difference[] {
+    const [first, second] = [this.#treeName(from, 'from'), this.#treeName(to, 'to')];
     const under = toPath(toObject(options).under ?? '/', 'under');
     return now((later) => this.#native.diff(first, second, under, later));
+  }
+
+  /** Tells how a tree of this bucket is called. */
+  #treeName(tree: TreeName, name: string): string {
+    if (!(tree instanceof ReadableTree)) {
+      return toText(tree, name);
+    }
+    const { bucket, text } = tree.reference();
+    if (text === undefined) {
+      throw wrongValue(name, 'shows no snapshot: compare a branch, or a view of a snapshot', tree);
+    }
+    if (bucket.#store !== this.#store || bucket.name !== this.name) {
+      throw wrongValue(name, 'is in another bucket', tree);
+    }
+    return text;
   }
 
   /** Lists the newest events, newest first. */
@@ -486,7 +544,11 @@ export class Bucket {
     const filter = toFilter(options);
     const { limit = 100, before } = toObject(options);
     const most = limit === Number.POSITIVE_INFINITY ? Number.MAX_SAFE_INTEGER : limit;
-    return later((later) => this.#native.log(filter, before, most, later));
+    integer(most, 'options.limit', 0);
+    if (before !== undefined) {
+      integer(before, 'options.before', 0);
+    }
+    return withJson(await later((later) => this.#native.log(filter, before, most, later)));
   }
 
   /** Goes through the log from the newest event, page by page. */
@@ -532,6 +594,21 @@ export class Bucket {
   }
 }
 
+/** Where a tree is, and how it is called there; nothing where it has no name. */
+interface Reference {
+  bucket: Bucket;
+  text: string | undefined;
+}
+
+/** What is no path leads to nothing; all else that fails is an error. */
+function unlessNoPath(error: unknown): false {
+  const { kind, code } = error as AlkError;
+  if (kind === 'InvalidPath' || kind === 'NameTooLong' || code === 'ERR_INVALID_ARG_VALUE') {
+    return false;
+  }
+  throw error;
+}
+
 /** What branches and views have in common: a tree of files that can be read. */
 export abstract class ReadableTree {
   /** @internal */
@@ -547,6 +624,17 @@ export abstract class ReadableTree {
   get fs(): FileSystem {
     this.#fs ??= fileSystem(this.native, (options) => this.watching(options));
     return this.#fs;
+  }
+
+  /** @internal */
+  abstract reference(): Reference;
+
+  /** @internal */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    return shown(this.constructor.name, options, () => {
+      const { bucket, text = 'unnamed' } = this.reference();
+      return `${bucket.name}/${text}`;
+    });
   }
 
   /** @internal */
@@ -566,16 +654,24 @@ export abstract class ReadableTree {
     return now((later) => this.native.entry(name, follow, later));
   }
 
-  /** Tells whether something is at a path, links followed. */
+  /** Tells whether something is at a path, links followed. Nothing is where no path leads. */
   async exists(path: PathLike): Promise<boolean> {
-    const name = toPath(path);
-    return later((later) => this.native.exists(name, later));
+    try {
+      const name = toPath(path);
+      return await later((later) => this.native.exists(name, later));
+    } catch (error) {
+      return unlessNoPath(error);
+    }
   }
 
   /** As {@link exists}, on the calling thread. */
   existsSync(path: PathLike): boolean {
-    const name = toPath(path);
-    return now((later) => this.native.exists(name, later));
+    try {
+      const name = toPath(path);
+      return now((later) => this.native.exists(name, later));
+    } catch (error) {
+      return unlessNoPath(error);
+    }
   }
 
   /** Tells the path with every symbolic link replaced by what it points to. */
@@ -701,6 +797,19 @@ export abstract class ReadableTree {
  * with `using`.
  */
 export class View extends ReadableTree {
+  readonly #reference: () => Reference;
+
+  /** @internal */
+  constructor(tree: Tree, reference: () => Reference) {
+    super(tree);
+    this.#reference = reference;
+  }
+
+  /** @internal */
+  override reference(): Reference {
+    return this.#reference();
+  }
+
   /** Lets the view go. */
   close(): void {
     now(() => this.native.close());
@@ -729,6 +838,11 @@ export class Branch extends ReadableTree {
   /** The branch's name as it is now. */
   get name(): string {
     return now(() => this.native.name());
+  }
+
+  /** @internal */
+  override reference(): Reference {
+    return { bucket: this.bucket, text: this.name };
   }
 
   /** The bucket that the branch is in. */
@@ -773,7 +887,11 @@ export class Branch extends ReadableTree {
   /** Opens a view of the branch as it is now, or of one of its snapshots. */
   view(snapshot?: string): View {
     const text = optional(snapshot, 'snapshot');
-    return new View(now((later) => this.native.view(text, later)));
+    const view = now((later) => this.native.view(text, later));
+    return new View(view, () => {
+      const { bucket, name } = this;
+      return { bucket, text: text === undefined ? undefined : `${name}@${text}` };
+    });
   }
 
   /** Takes a snapshot of all that the branch shows. */
@@ -823,15 +941,15 @@ export class Branch extends ReadableTree {
   }
 
   /**
-   * Tells what another tree of the bucket, `BRANCH` or `BRANCH@SNAPSHOT`, has otherwise than this
-   * branch: what it added, deleted, modified and renamed.
+   * Tells what changes from this branch to another tree of the bucket: what that one added, deleted,
+   * modified and renamed.
    */
-  async diff(to: string, options?: { under?: PathLike }): Promise<Difference[]> {
+  async diff(to: TreeName, options?: { under?: PathLike }): Promise<Difference[]> {
     return this.bucket.diff(this.name, to, options);
   }
 
   /** As {@link diff}, on the calling thread. */
-  diffSync(to: string, options?: { under?: PathLike }): Difference[] {
+  diffSync(to: TreeName, options?: { under?: PathLike }): Difference[] {
     return this.bucket.diffSync(this.name, to, options);
   }
 

@@ -194,7 +194,7 @@ const ofNumber: End = {
  * that reads.
  */
 function committing(strand: Strand, options: Options) {
-  if (options.autoClose === false) {
+  if (options?.autoClose === false) {
     return {};
   }
   return {

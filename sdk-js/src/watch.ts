@@ -20,6 +20,18 @@ interface Waiter {
   reject(error: unknown): void;
 }
 
+/** Gives events a form in JSON, where `at` is text: JSON has no integers of its size. */
+export function withJson(events: StoreEvent[]): StoreEvent[] {
+  for (const event of events) {
+    Object.defineProperty(event, 'toJSON', { value: inJson, configurable: true, writable: true });
+  }
+  return events;
+}
+
+function inJson(this: StoreEvent) {
+  return { ...this, at: String(this.at) };
+}
+
 /** The longest time that a timer takes. */
 const LONG_MS = 2 ** 31 - 1;
 
@@ -34,7 +46,7 @@ const waiting = new Set<Watcher>();
  * an event, the process stays alive, unless {@link unref} says otherwise.
  *
  * ```ts
- * for await (const event of branch.watch({ globs: ['*.md'] })) {
+ * for await (const event of branch.watch({ glob: '*.md' })) {
  *   console.log(event.op, event.path);
  * }
  * ```
@@ -119,7 +131,8 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
   /** Takes the next event that is committed already; nothing where there is none. */
   poll(): StoreEvent | undefined {
     if (this.#ready.length === 0 && !this.#ended && this.#waiters.length === 0) {
-      const event = now(() => this.#native.poll()) ?? undefined;
+      const found = now(() => this.#native.poll());
+      const [event] = withJson(found === null ? [] : [found]);
       this.#delivered = now(() => this.#native.cursor());
       this.#cursor = event === undefined ? this.#delivered : event.cursor;
       return event;
@@ -200,7 +213,7 @@ export class Watcher implements AsyncIterableIterator<StoreEvent, undefined> {
       }
       return;
     }
-    this.#ready.push(...events);
+    this.#ready.push(...withJson(events));
     this.#delivered = cursor;
     this.#settle();
   }

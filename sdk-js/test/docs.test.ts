@@ -40,7 +40,7 @@ async function other(at: string) {
   const store = await open(join(at, 'shared.store'));
   const main = store.bucket().branch();
   await main.fs.promises.writeFile('/question.txt', '6 * 7');
-  for await (const _event of main.watch({ globs: ['answer.txt'], after: 0 })) {
+  for await (const _event of main.watch({ glob: 'answer.txt', after: 0 })) {
     break;
   }
   assert.equal(await main.fs.promises.readFile('/answer.txt', 'utf8'), '42');

@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
+import { promisify } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
@@ -59,7 +60,7 @@ const HOSTILE: unknown[] = [
   {},
   [],
   ['\ud800', 7],
-  { mode: Number.NaN, uid: -1, mtime: 2n ** 70n, signal: 7, globs: 'x', under: 5, limit: -1 },
+  { mode: Number.NaN, uid: -1, mtime: 2n ** 70n, signal: 7, glob: 8, under: 5, limit: -1 },
   { mode: '644', owner: 5, create: 'yes', after: -1, before: 'x', snapshot: 7, recursive: 1 },
   { start: Number.NaN, end: -1, grace: -1, keepEvents: 0.5, atMost: -7, to: 9, from: {} },
   () => {},
@@ -147,7 +148,7 @@ const SUBJECTS: Subject[] = [
       ['deleteBranch', 'a'],
       ['log', { limit: 1 }],
       ['history', {}],
-      ['watch', { globs: ['*'] }],
+      ['watch', { glob: ['*'] }],
       ['pruneEvents', { atMost: 1 }],
       ['sharing', ['main'], {}],
     ],
@@ -417,8 +418,13 @@ describe('files that are larger than memory', () => {
       assert.throws(() => fs.readFileSync('/f'), { ...refused, message });
       assert.throws(() => fs.readFileSync('/f', { flag: 'r+' }), { ...refused, message });
       await assert.rejects(fs.promises.readFile('/f', 'utf8'), { ...refused, message });
+      await assert.rejects(promisify(fs.readFile)('/f'), { ...refused, message });
+      await assert.rejects(promisify(fs.readFile)('/f', { flag: 'r+' }), { ...refused, message });
+      await assert.rejects(fs.openAsBlob('/f'), { ...refused, message });
       const handle = await fs.promises.open('/f', 'r+');
       await assert.rejects(handle.readFile(), { ...refused, message });
+      await assert.rejects(fs.promises.readFile(handle), { ...refused, message });
+      await assert.rejects(promisify(fs.readFile)(handle.fd), { ...refused, message });
       assert.throws(() => fs.readFileSync(handle.fd), { ...refused, message });
       const read = await handle.read(Buffer.alloc(8), 0, 8, size - 2);
       assert.equal(read.bytesRead, 2);

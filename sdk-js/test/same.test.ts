@@ -139,6 +139,7 @@ const PLACES: [string, (at: string) => string][] = [
   ['nothing', (at) => `${at}/none`],
   ['nothing below nothing', (at) => `${at}/none/x`],
   ['something below a file', (at) => `${at}/file/x`],
+  ['an empty path', () => ''],
 ];
 
 /** What has two paths. */
@@ -166,9 +167,21 @@ const PAIRS: [string, string][] = [
   ['link', 'new'],
 ];
 
+const EMPTY: [string, Arguments][] = [
+  ['an empty path to another', (at) => ['', `${at}/new`]],
+  ['a file to an empty path', (at) => [`${at}/file`, '']],
+];
+
 /** Wrong arguments, and what does not fit above. */
 const MORE: [string, string, Arguments][] = [
   ['a number', 'stat', () => [7]],
+  ['below a file without an error', 'stat', (at) => [`${at}/file/x`, { throwIfNoEntry: false }]],
+  ['below a file without an error', 'lstat', (at) => [`${at}/file/x`, { throwIfNoEntry: false }]],
+  ['nothing without an error', 'stat', (at) => [`${at}/none`, { throwIfNoEntry: false }]],
+  ['nothing without an error', 'lstat', (at) => [`${at}/none`, { throwIfNoEntry: false }]],
+  ['a number that nobody has', 'readFile', () => [2 ** 30]],
+  ['a number that nobody has', 'writeFile', () => [2 ** 30, 'x']],
+  ['a number that nobody has', 'appendFile', () => [2 ** 30, 'x']],
   ['null', 'readFile', () => [null]],
   ['an object', 'mkdir', () => [{}]],
   ['a NUL', 'unlink', () => ['/a\0b']],
@@ -199,6 +212,12 @@ const MORE: [string, string, Arguments][] = [
   ['a wrong option', 'mkdir', (at) => [`${at}/new`, { recursive: 'yes' }]],
   ['several', 'mkdir', (at) => [`${at}/x/y/z`, { recursive: true, mode: 0o700 }]],
   ['recursive', 'rmdir', (at) => [`${at}/dir`, { recursive: true }]],
+  ['an empty path', 'opendir', () => ['']],
+  ['an empty path', 'open', () => ['']],
+  ['an empty path', 'open', () => ['', 'w']],
+  ['an empty target', 'symlink', (at) => ['', `${at}/new`]],
+  ['an empty path', 'symlink', () => ['file', '']],
+  ['an empty path', 'link', (at) => ['', `${at}/new`]],
   ['nothing', 'opendir', missing],
   ['a file', 'opendir', (at) => [`${at}/file`]],
   ['a new link', 'symlink', (at) => ['text', `${at}/new`]],
@@ -246,7 +265,12 @@ const OTHERWISE: (readonly [form: string, name: string, label: RegExp])[] = [
   // The same in the other forms is as here.
   ['sync', 'rm', /^something below a file.*recursive.*force/],
   ['sync', 'cp', /^dir to new$/],
-  ['sync', 'opendir', /^(nothing|a file)$/],
+  ['sync', 'opendir', /^(nothing|a file|an empty path)$/],
+  // It stumbles over its own error.
+  ['callback', 'readFile', /^a number that nobody has$/],
+  // It is the current directory there, and the root here.
+  ['sync', 'realpath', /^an empty path/],
+  ['callback', 'realpath', /^an empty path/],
   // Since Node 22 it has other words for what it refuses, and ends the process for some of it.
   ...(Number.parseInt(process.versions.node, 10) < 22 ? [] : [['sync', 'cp', /./] as const]),
   // It takes the callback for the argument that is missing.
@@ -267,6 +291,13 @@ const CASES: [string, string, Arguments][] = [
       `${from} to ${to}${rest.length ? ` with ${JSON.stringify(rest)}` : ''}`,
       name,
       (at) => [`${at}/${from}`, `${at}/${to}`, ...rest],
+    ]),
+  ),
+  ...TWO.flatMap(([name, ...rest]) =>
+    EMPTY.map(([label, paths]): [string, string, Arguments] => [
+      label,
+      name,
+      (at, fs) => [...paths(at, fs), ...rest],
     ]),
   ),
   ...MORE,

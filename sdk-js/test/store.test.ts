@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises';
+import { inspect, promisify } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
@@ -190,7 +191,7 @@ describe('sessions', () => {
     assert.equal(closed.hash, main.entrySync('/f').hash);
     assert.equal(main.entrySync('/f').mode, 0o600);
     assert.equal(read(main, '/f'), '01aXYZ67');
-    await assert.rejects(session.write('x', 0), { code: 'EINVAL', kind: 'InvalidInput' });
+    await assert.rejects(session.write('x', 0), { code: 'EBADF', kind: 'BadHandle' });
   });
 
   it('exclude others', async () => {
@@ -412,7 +413,7 @@ describe('watching', () => {
     const main = store.bucket().branch();
     const agent = await main.fork('agent');
     const watchers = [
-      main.watch({ globs: ['*.md'] }),
+      main.watch({ glob: ['*.md'] }),
       main.watch({ under: '/d' }),
       main.watch({ directlyIn: '/' }),
       store.watch({ branch: 'agent' }),
@@ -440,7 +441,19 @@ describe('watching', () => {
       ['snapshot'],
       ['/d'],
     ]);
-    assert.throws(() => main.watch({ globs: ['a{b'] }), { code: 'EINVAL' });
+    assert.throws(() => main.watch({ glob: ['a{b'] }), { code: 'EINVAL' });
+    for (const after of ['x', null, {}]) {
+      assert.throws(() => main.watch({ after: after as number }), {
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: /^The "options.after" property must be of type number/,
+      });
+    }
+    assert.throws(() => main.watch({ after: 0.5 }), { code: 'ERR_OUT_OF_RANGE' });
+    const wrong = main.log({ limit: 'x' as unknown as number });
+    await assert.rejects(wrong, { code: 'ERR_INVALID_ARG_TYPE', message: /options.limit/ });
+    assert.throws(() => main.watch({ glob: [7 as unknown as string] }), {
+      code: 'ERR_INVALID_ARG_TYPE',
+    });
   });
 
   it('serves several who wait', async () => {
@@ -559,13 +572,13 @@ describe('the log', () => {
       paths,
       Array.from({ length: 700 }, (_, n) => `/${699 - n}`),
     );
-    const page = await main.log({ limit: 2, globs: ['1*'] });
+    const page = await main.log({ limit: 2, glob: '1*' });
     assert.deepEqual(
       page.map(({ path }) => path),
       ['/199', '/198'],
     );
     assert.equal((await main.log({ limit: Number.POSITIVE_INFINITY })).length, 700);
-    const next = await main.log({ limit: 1, globs: ['1*'], before: page[1]?.cursor as number });
+    const next = await main.log({ limit: 1, glob: ['1*'], before: page[1]?.cursor as number });
     assert.equal(next[0]?.path, '/197');
     assert.equal((await main.fork('agent')).name, 'agent');
     assert.equal((await main.bucket.log({ limit: 1 }))[0]?.op, 'fork');
@@ -573,6 +586,62 @@ describe('the log', () => {
 });
 
 describe('branches', () => {
+  it('are compared with the objects that stand for them', async () => {
+    const store = memory();
+    const main = store.bucket().branch();
+    const agent = main.forkSync('agent');
+    agent.fs.writeFileSync('/new', '');
+    main.snapshotSync('v1');
+    agent.snapshotSync('v2');
+    using first = main.view('v1');
+    using second = store.bucket().view('agent@v2');
+    const forth = [
+      main.diffSync('agent'),
+      await main.diff(agent),
+      await main.diff(second),
+      main.bucket.diffSync(first, agent),
+      await store.bucket().diff(main, second),
+    ];
+    assert.deepEqual(new Set(forth.map(([change]) => change?.what)), new Set(['added']));
+    const back = [agent.diffSync(main), await agent.diff(first), await agent.diff('main@v1')];
+    assert.deepEqual(new Set(back.map(([change]) => change?.what)), new Set(['deleted']));
+
+    const wrong = { code: 'ERR_INVALID_ARG_VALUE', name: 'TypeError' };
+    using moment = main.view();
+    await assert.rejects(main.diff(moment), { ...wrong, message: /a view of a snapshot/ });
+    const elsewhere = store.createBucketSync('other').branch();
+    await assert.rejects(main.diff(elsewhere), { ...wrong, message: /another bucket/ });
+    assert.throws(() => main.diffSync(memory().bucket().branch()), wrong);
+    assert.throws(() => main.diffSync({} as Branch), { code: 'ERR_INVALID_ARG_TYPE' });
+  });
+
+  it('of a snapshot are views', () => {
+    const bucket = memory().bucket();
+    bucket.branch().snapshotSync('s');
+    assert.throws(() => bucket.branch('main@s'), {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: /view\('main@s'\)/,
+    });
+    bucket.view('main@s').close();
+  });
+
+  it('have nothing where no path leads', async () => {
+    const store = memory();
+    const main = store.bucket().branch();
+    const none = ['', 'a\0b', `/${'x'.repeat(300)}`, '/none/x'];
+    for (const path of none) {
+      assert.equal(main.existsSync(path), false);
+      assert.equal(await main.exists(path), false);
+      assert.equal(main.fs.existsSync(path), false);
+      assert.equal(await promisify(main.fs.exists)(path), false);
+    }
+    assert.throws(() => main.existsSync(7 as unknown as string), { code: 'ERR_INVALID_ARG_TYPE' });
+    store.closeSync();
+    assert.equal(main.fs.existsSync('/'), false);
+    assert.equal(await promisify(main.fs.exists)('/'), false);
+    assert.throws(() => main.existsSync('/'), { code: 'EBADF' });
+  });
+
   it('are compared, read by snapshot, and share', async () => {
     const bucket = memory().bucket();
     const main = bucket.branch();
@@ -694,6 +763,44 @@ describe('transfer', () => {
     assert.equal((await view.export(target, { from: '/in', overwrite: true })).files, 2000);
     view.close();
     await store.close();
+  });
+});
+
+describe('what is printed', () => {
+  it('names what it is', async () => {
+    const store = await onDisk();
+    const bucket = store.bucket();
+    const main = bucket.branch();
+    main.snapshotSync('s');
+    const seen = [store, bucket, main, main.view('s'), main.view(), memory()].map((each) =>
+      inspect(each),
+    );
+    assert.deepEqual(seen, [
+      `Store '${store.path}'`,
+      "Bucket 'default'",
+      "Branch 'default/main'",
+      "View 'default/main@s'",
+      "View 'default/unnamed'",
+      "Store 'in memory'",
+    ]);
+    assert.equal(inspect({ main }), "{ main: Branch 'default/main' }");
+    await store.close();
+    assert.equal(inspect([store, main]), '[ Store (closed), Branch (closed) ]');
+  });
+
+  it('may be an event in JSON', async () => {
+    const main = fresh();
+    const watcher = main.watch({ after: 0 });
+    main.fs.writeFileSync('/a', 'text');
+    const events = [watcher.poll(), (await main.watch({ after: 0 }).next()).value];
+    for (const event of [...events, ...(await main.log())]) {
+      assert.ok(event);
+      const { at, ...rest } = JSON.parse(JSON.stringify(event));
+      const { at: _at, ...own } = event;
+      assert.equal(BigInt(at), event.at);
+      assert.deepEqual(rest, own);
+    }
+    watcher.close();
   });
 });
 

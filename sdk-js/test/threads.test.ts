@@ -25,7 +25,7 @@ async function share(store: Store, name: string) {
   const bucket = store.bucket();
   const main = bucket.branch();
   const seen: number[] = [];
-  const watcher = bucket.watch({ globs: ['*.txt'] });
+  const watcher = bucket.watch({ glob: ['*.txt'] });
   parentPort?.postMessage('ready');
   await new Promise((go) => parentPort?.once('message', go));
   const watched = (async () => {

@@ -125,7 +125,7 @@ def test_both_describe_a_tree_alike(branch: alknet_fs.Branch, node: Node) -> Non
 
 def test_events_arrive_in_order_at_both(branch: alknet_fs.Branch, node: Node) -> None:
     node.run("""
-        kept.watcher = branch.watch({ globs: ['*.py', '*.js'] });
+        kept.watcher = branch.watch({ glob: ['*.py', '*.js'] });
         kept.seen = [];
         kept.loop = (async () => {
           for await (const event of kept.watcher) {
@@ -159,7 +159,7 @@ def test_events_arrive_in_order_at_both(branch: alknet_fs.Branch, node: Node) ->
 def test_an_event_wakes_whoever_waits(branch: alknet_fs.Branch, node: Node) -> None:
     """One process waits and answers each event with a write, which the other waits for."""
     node.run("""
-        kept.watcher = branch.watch({ globs: ['ping'] });
+        kept.watcher = branch.watch({ glob: 'ping' });
         kept.loop = (async () => {
           for await (const event of kept.watcher) {
             const text = branch.fs.readFileSync(event.path, 'utf8');

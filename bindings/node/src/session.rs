@@ -224,15 +224,23 @@ impl SessionHandle {
     /// Commits what was written, with attributes.
     #[napi]
     pub fn close(&self, attributes: Attributes, later: bool) -> napi::Result<Outcome<ClosedInfo>> {
+        let handle = self.session.clone();
         self.with(later, move |session| {
-            session.close_with(&attributes.set()?).map(ClosedInfo::from)
+            let closed = session.close_with(&attributes.set()?)?;
+            handle.close();
+            Ok(ClosedInfo::from(closed))
         })
     }
 
     /// Throws away what was written.
     #[napi]
     pub fn abort(&self, later: bool) -> napi::Result<Outcome<()>> {
-        self.with(later, Session::abort)
+        let handle = self.session.clone();
+        self.with(later, move |session| {
+            session.abort()?;
+            handle.close();
+            Ok(())
+        })
     }
 
     /// Leaves the session open in the store.
