@@ -81,6 +81,10 @@ export class Dir implements AsyncDisposable {
     return this.entries();
   }
 
+  [Symbol.dispose](): void {
+    this.#closed = true;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
   }

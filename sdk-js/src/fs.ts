@@ -84,32 +84,8 @@ type Patterns = string | readonly string[];
 /** `fs.promises` of a tree. */
 export type FileSystemPromises = Pick<
   Node['promises'],
-  Exclude<PathName, 'opendir' | 'writeFile' | 'appendFile' | 'readFile'> | 'constants'
+  Exclude<PathName, 'opendir'> | 'constants'
 > & {
-  appendFile(
-    path: nodefs.PathLike | FileHandle,
-    data: string | Uint8Array,
-    options?: Parameters<Node['promises']['appendFile']>[2],
-  ): Promise<void>;
-  readFile(
-    path: nodefs.PathLike | FileHandle,
-    options?: { encoding?: null; flag?: nodefs.OpenMode; signal?: AbortSignal } | null,
-  ): Promise<Buffer>;
-  readFile(
-    path: nodefs.PathLike | FileHandle,
-    options:
-      | { encoding: BufferEncoding; flag?: nodefs.OpenMode; signal?: AbortSignal }
-      | BufferEncoding,
-  ): Promise<string>;
-  readFile(
-    path: nodefs.PathLike | FileHandle,
-    options?: Parameters<Node['promises']['readFile']>[1],
-  ): Promise<string | Buffer>;
-  writeFile(
-    path: nodefs.PathLike | FileHandle,
-    data: Parameters<Node['promises']['writeFile']>[1],
-    options?: Parameters<Node['promises']['writeFile']>[2],
-  ): Promise<void>;
   open(path: nodefs.PathLike, flags?: string | number, mode?: nodefs.Mode): Promise<FileHandle>;
   opendir(path: nodefs.PathLike, options?: nodefs.OpenDirOptions): Promise<Dir>;
   /** Finds what matches a pattern, as `globSync` of {@link FileSystem}. */
@@ -127,6 +103,10 @@ export type FileSystemPromises = Pick<
     path: nodefs.PathLike,
     options?: FileWatchOptions | BufferEncoding | null,
   ): AsyncGenerator<FileChange<string>, undefined>;
+  watch(
+    path: nodefs.PathLike,
+    options: FileWatchOptions | string,
+  ): AsyncGenerator<FileChange<string>, undefined> | AsyncGenerator<FileChange<Buffer>, undefined>;
 };
 
 /** What ends an operation, with what it gave. */
@@ -154,8 +134,11 @@ export type FileSystem = Pick<
   Dirent: typeof Dirent;
   Dir: typeof Dir;
   opendirSync(path: nodefs.PathLike, options?: nodefs.OpenDirOptions): Dir;
-  opendir(path: nodefs.PathLike, cb: Then<Dir>): void;
-  opendir(path: nodefs.PathLike, options: nodefs.OpenDirOptions, cb: Then<Dir>): void;
+  opendir: {
+    (path: nodefs.PathLike, cb: Then<Dir>): void;
+    (path: nodefs.PathLike, options: nodefs.OpenDirOptions, cb: Then<Dir>): void;
+    __promisify__(path: nodefs.PathLike, options?: nodefs.OpenDirOptions): Promise<Dir>;
+  };
   /** Finds what matches a pattern: `*`, `?`, `[a-z]`, `{a,b}`, and `**` for any directories. */
   globSync(pattern: Patterns, options: GlobOptions & { withFileTypes: true }): Dirent[];
   globSync(pattern: Patterns, options?: GlobOptions): string[];
@@ -165,23 +148,33 @@ export type FileSystem = Pick<
    * Tells of changes: those of the branch itself, and not those that a live fork sees of the
    * branch that it was forked from.
    */
-  watch(path: nodefs.PathLike, listener?: WatchListener): FSWatcher;
   watch(
     path: nodefs.PathLike,
-    options: FileWatchOptions | BufferEncoding | null | undefined,
+    options: (FileWatchOptions & { encoding: 'buffer' }) | 'buffer',
+    listener?: WatchListener<Buffer>,
+  ): FSWatcher;
+  watch(
+    path: nodefs.PathLike,
+    options?: FileWatchOptions | BufferEncoding | null,
     listener?: WatchListener,
   ): FSWatcher;
-  watchFile(path: nodefs.PathLike, listener: StatListener<Stats>): StatWatcher;
+  watch(
+    path: nodefs.PathLike,
+    options: FileWatchOptions | string,
+    listener?: WatchListener<string | Buffer>,
+  ): FSWatcher;
+  watch(path: nodefs.PathLike, listener?: WatchListener): FSWatcher;
   watchFile(
     path: nodefs.PathLike,
-    options: StatWatchOptions & { bigint: true },
-    listener: StatListener<BigIntStats>,
-  ): StatWatcher;
-  watchFile(
-    path: nodefs.PathLike,
-    options: StatWatchOptions,
+    options: (StatWatchOptions & { bigint?: false }) | undefined,
     listener: StatListener<Stats>,
   ): StatWatcher;
+  watchFile(
+    path: nodefs.PathLike,
+    options: (StatWatchOptions & { bigint: true }) | undefined,
+    listener: StatListener<BigIntStats>,
+  ): StatWatcher;
+  watchFile(path: nodefs.PathLike, listener: StatListener<Stats>): StatWatcher;
   unwatchFile(path: nodefs.PathLike, listener?: StatListener<never>): void;
   readonly F_OK: number;
   readonly R_OK: number;

@@ -33,7 +33,10 @@ export type Watching = (options: { signal?: AbortSignal }) => Watcher;
 
 type Options = FileWatchOptions | string | null | undefined;
 /** Is told of changes. */
-export type WatchListener = (eventType: WatchEventType, filename: string | null) => void;
+export type WatchListener<Name extends string | Buffer = string> = (
+  eventType: WatchEventType,
+  filename: Name | null,
+) => void;
 
 /** Tells what an event is to one who watches a path. */
 type Translate = (event: StoreEvent) => FileChange[];

@@ -21,6 +21,9 @@ import {
 
 type Text = { encoding?: BufferEncoding | null; signal?: AbortSignal } | BufferEncoding | null;
 
+/** What was given, which Node's types say can be changed. */
+type Given<T extends readonly NodeJS.ArrayBufferView[]> = T & NodeJS.ArrayBufferView[];
+
 /**
  * An open file, as `FileHandle` of `node:fs/promises`.
  *
@@ -93,17 +96,20 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   }
 
   /** Fills several buffers in one read. */
-  async readv<T extends readonly NodeJS.ArrayBufferView[]>(buffers: T, position?: number | null) {
+  async readv<T extends readonly NodeJS.ArrayBufferView[]>(
+    buffers: T,
+    position?: number | null,
+  ): Promise<{ bytesRead: number; buffers: Given<T> }> {
     return this.#use('read', async (file) => {
       const bytesRead = await descriptors.readv(file, true, buffers, position);
-      return { bytesRead, buffers };
+      return { bytesRead, buffers: buffers as Given<T> };
     });
   }
 
   /** Reads from the position to the end. */
   readFile(
     options?: { encoding?: null; signal?: AbortSignal } | null,
-  ): Promise<Buffer<ArrayBufferLike>>;
+  ): Promise<Buffer<ArrayBuffer>>;
   readFile(
     options: { encoding: BufferEncoding; signal?: AbortSignal } | BufferEncoding,
   ): Promise<string>;
@@ -166,10 +172,13 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   }
 
   /** Writes several buffers in one write. */
-  async writev<T extends readonly NodeJS.ArrayBufferView[]>(buffers: T, position?: number | null) {
+  async writev<T extends readonly NodeJS.ArrayBufferView[]>(
+    buffers: T,
+    position?: number | null,
+  ): Promise<{ bytesWritten: number; buffers: Given<T> }> {
     return this.#use('write', async (file) => {
       const bytesWritten = await descriptors.writev(file, true, buffers, position);
-      return { bytesWritten, buffers };
+      return { bytesWritten, buffers: buffers as Given<T> };
     });
   }
 
