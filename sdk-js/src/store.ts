@@ -529,7 +529,7 @@ export class Bucket {
     if (!(tree instanceof ReadableTree)) {
       return toText(tree, name);
     }
-    const { bucket, text } = tree.reference();
+    const { bucket, text } = tree[REFERENCE]();
     if (text === undefined) {
       throw wrongValue(name, 'shows no snapshot: compare a branch, or a view of a snapshot', tree);
     }
@@ -594,6 +594,8 @@ export class Bucket {
   }
 }
 
+const REFERENCE = Symbol('reference');
+
 /** Where a tree is, and how it is called there; nothing where it has no name. */
 interface Reference {
   bucket: Bucket;
@@ -627,12 +629,12 @@ export abstract class ReadableTree {
   }
 
   /** @internal */
-  abstract reference(): Reference;
+  abstract [REFERENCE](): Reference;
 
   /** @internal */
   [inspect.custom](_depth: number, options: InspectOptions): string {
     return shown(this.constructor.name, options, () => {
-      const { bucket, text = 'unnamed' } = this.reference();
+      const { bucket, text = 'unnamed' } = this[REFERENCE]();
       return `${bucket.name}/${text}`;
     });
   }
@@ -806,7 +808,7 @@ export class View extends ReadableTree {
   }
 
   /** @internal */
-  override reference(): Reference {
+  override [REFERENCE](): Reference {
     return this.#reference();
   }
 
@@ -841,7 +843,7 @@ export class Branch extends ReadableTree {
   }
 
   /** @internal */
-  override reference(): Reference {
+  override [REFERENCE](): Reference {
     return { bucket: this.bucket, text: this.name };
   }
 
