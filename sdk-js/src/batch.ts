@@ -6,6 +6,7 @@ import { toBytes, toPath, toText } from './arguments.js';
 import { type Attributes, toAttributes, toObject } from './attributes.js';
 import { later, now } from './calls.js';
 import type { BatchHandle, Outcome } from './native.js';
+import { type Unsaved, unsaved } from './unsaved.js';
 
 /** How to put a file. */
 export interface PutOptions extends Attributes {
@@ -30,12 +31,14 @@ const SMALL = 64 * 1024;
  */
 export class Batch {
   readonly #native: BatchHandle;
+  readonly #unsaved: Unsaved;
   /** The call before, if it is still at work. */
   #before: Promise<unknown> | undefined;
 
   /** @internal */
   constructor(handle: BatchHandle) {
     this.#native = handle;
+    this.#unsaved = unsaved(this, 'A batch');
   }
 
   /** The number of changes collected so far. */
@@ -200,12 +203,15 @@ export class Batch {
    */
   async commit(): Promise<void> {
     await this.#settled();
+    this.#unsaved.written = false;
     await later((later) => this.#native.commit(later));
   }
 
   /** As {@link commit}, on the calling thread. */
   commitSync(): void {
-    this.#collectNow((later) => this.#native.commit(later));
+    this.#checkIdle();
+    this.#unsaved.written = false;
+    now((later) => this.#native.commit(later));
   }
 
   /** Drops all changes. Does nothing to a batch that is over. */
@@ -216,6 +222,7 @@ export class Batch {
 
   /** As {@link abort}, at once. */
   abortSync(): void {
+    this.#unsaved.written = false;
     now(() => this.#native.abort());
   }
 
@@ -231,6 +238,7 @@ export class Batch {
 
   /** Collects a change after those that were called for before. */
   async #collect(change: (later: boolean) => Outcome<void>, long = false): Promise<void> {
+    this.#unsaved.written = true;
     if (this.#before === undefined && !long) {
       now(change);
       return;
@@ -247,12 +255,17 @@ export class Batch {
     }
   }
 
-  #collectNow(change: (later: boolean) => Outcome<void>): void {
+  #checkIdle() {
     if (this.#before !== undefined) {
       throw Object.assign(new Error('The batch is still collecting: await the calls before'), {
         code: 'ERR_INVALID_STATE',
       });
     }
+  }
+
+  #collectNow(change: (later: boolean) => Outcome<void>): void {
+    this.#checkIdle();
+    this.#unsaved.written = true;
     now(change);
   }
 

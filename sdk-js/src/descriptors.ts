@@ -22,9 +22,9 @@ export type Position = number | bigint | null | undefined;
 
 /** Which part of a buffer, and where in the file. */
 export interface Part {
-  offset?: number | null;
-  length?: number | null;
-  position?: Position;
+  offset?: number | null | undefined;
+  length?: number | null | undefined;
+  position?: Position | undefined;
 }
 
 /** The files that have a number. Numbers are far from those of the operating system. */

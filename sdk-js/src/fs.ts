@@ -166,7 +166,7 @@ export type FileSystem = Pick<
   watch(path: nodefs.PathLike, listener?: WatchListener): FSWatcher;
   watchFile(
     path: nodefs.PathLike,
-    options: (StatWatchOptions & { bigint?: false }) | undefined,
+    options: (StatWatchOptions & { bigint?: false | undefined }) | undefined,
     listener: StatListener<Stats>,
   ): StatWatcher;
   watchFile(

@@ -21,11 +21,11 @@ export interface FileChange<Name extends string | Buffer = string | Buffer> {
 /** How to watch. */
 export interface FileWatchOptions {
   /** Whether the process stays alive for it; otherwise `true`. */
-  persistent?: boolean;
+  persistent?: boolean | undefined;
   /** Whether what is deeper in a directory counts too. */
-  recursive?: boolean;
-  encoding?: BufferEncoding | 'buffer' | null;
-  signal?: AbortSignal;
+  recursive?: boolean | undefined;
+  encoding?: BufferEncoding | 'buffer' | null | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 /** Begins to watch all of a branch. */
@@ -196,10 +196,10 @@ export type StatListener<S extends AnyStats = AnyStats> = (found: S, before: S) 
 
 /** How to watch a file's attributes. */
 export interface StatWatchOptions {
-  bigint?: boolean;
-  persistent?: boolean;
+  bigint?: boolean | undefined;
+  persistent?: boolean | undefined;
   /** Node's time between two looks; a branch tells by itself. */
-  interval?: number;
+  interval?: number | undefined;
 }
 
 /** One watcher of a branch, with one thread, for all files that `watchFile` watches. */

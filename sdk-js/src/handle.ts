@@ -18,8 +18,15 @@ import {
   type WriteStreamOptions,
   writeHandle,
 } from './streams.js';
+import { type Unsaved, unsaved } from './unsaved.js';
 
-type Text = { encoding?: BufferEncoding | null; signal?: AbortSignal } | BufferEncoding | null;
+type Text =
+  | { encoding?: BufferEncoding | null | undefined; signal?: AbortSignal | undefined }
+  | BufferEncoding
+  | null;
+
+/** What changes a file when it is closed. */
+const CHANGING = new Set(['write', 'ftruncate']);
 
 /** What was given, which Node's types say can be changed. */
 type Given<T extends readonly NodeJS.ArrayBufferView[]> = T & NodeJS.ArrayBufferView[];
@@ -32,6 +39,7 @@ type Given<T extends readonly NodeJS.ArrayBufferView[]> = T & NodeJS.ArrayBuffer
  */
 export class FileHandle extends EventEmitter implements AsyncDisposable {
   readonly #file: OpenFile;
+  readonly #unsaved: Unsaved;
   #fd?: number;
   #closing?: Promise<void>;
   /** Operations that are on their way; the file closes after them. */
@@ -43,6 +51,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   constructor(file: OpenFile) {
     super();
     this.#file = file;
+    this.#unsaved = unsaved(this, 'A FileHandle');
   }
 
   /** A number for the file, for the functions that take one; -1 when it is closed. */
@@ -57,6 +66,9 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   async #use<T>(syscall: string, operation: (file: OpenFile) => T | Promise<T>): Promise<T> {
     if (this.#closing) {
       throw Object.assign(new Error('file closed'), { code: 'EBADF', syscall });
+    }
+    if (CHANGING.has(syscall)) {
+      this.#unsaved.written = true;
     }
     const busy = Promise.resolve(operation(this.#file));
     this.#busy.add(busy);
@@ -108,10 +120,10 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
 
   /** Reads from the position to the end. */
   readFile(
-    options?: { encoding?: null; signal?: AbortSignal } | null,
+    options?: { encoding?: null | undefined; signal?: AbortSignal | undefined } | null,
   ): Promise<Buffer<ArrayBuffer>>;
   readFile(
-    options: { encoding: BufferEncoding; signal?: AbortSignal } | BufferEncoding,
+    options: { encoding: BufferEncoding; signal?: AbortSignal | undefined } | BufferEncoding,
   ): Promise<string>;
   async readFile(options?: Text): Promise<string | Buffer> {
     const { encoding, signal } = toOptions(options);
@@ -156,6 +168,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
 
   /** A stream that writes; its end closes the file, and an error leaves nothing of it. */
   createWriteStream(options?: WriteStreamOptions): WriteStream {
+    this.#unsaved.written = true;
     return writeHandle(this, this.#file, options);
   }
 
@@ -203,9 +216,9 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     await this.writeFile(data, options);
   }
 
-  stat(options?: { bigint?: false } | null): Promise<Stats>;
+  stat(options?: { bigint?: false | undefined } | null): Promise<Stats>;
   stat(options: { bigint: true }): Promise<BigIntStats>;
-  async stat(options?: { bigint?: boolean } | null): Promise<Stats | BigIntStats> {
+  async stat(options?: { bigint?: boolean | undefined } | null): Promise<Stats | BigIntStats> {
     return this.#use('fstat', (file) => descriptors.fstat(file, true, options));
   }
 
@@ -295,6 +308,7 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
       this.#closing = undefined;
       throw error;
     }
+    this.#unsaved.written = false;
     if (this.#fd !== undefined) {
       forget(this.#fd);
     }

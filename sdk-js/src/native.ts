@@ -149,7 +149,7 @@ export interface EventFilter {
   kinds?: Entry['kind'][];
 }
 
-/** @internal */
+/** As {@link EventFilter}, as the native module takes it. */
 export interface NativeFilter extends Omit<EventFilter, 'glob'> {
   globs?: string[];
 }

@@ -1,12 +1,14 @@
 /** Write sessions. */
 
 import { WritableStream } from 'node:stream/web';
+import { inspect } from 'node:util';
 
 import { toBytes, toText } from './arguments.js';
 import { type Attributes, toAttributes, toObject } from './attributes.js';
 import type { Data } from './batch.js';
 import { later, now } from './calls.js';
 import type { Closed, SessionOptions as NativeOptions, SessionHandle } from './native.js';
+import { type Unsaved, unsaved } from './unsaved.js';
 
 /** How to open a write session. */
 export interface SessionOptions {
@@ -53,6 +55,7 @@ export class Session {
   readonly id: number;
   /** The path that will be written, links resolved. */
   readonly path: string;
+  readonly #unsaved: Unsaved;
   #open = true;
 
   /** @internal */
@@ -60,6 +63,7 @@ export class Session {
     this.#native = handle;
     this.id = now(() => handle.id());
     this.path = now(() => handle.path());
+    this.#unsaved = unsaved(this, `A write session of ${inspect(this.path)}`);
   }
 
   /** The size that the file has in this session, in bytes. */
@@ -93,24 +97,28 @@ export class Session {
    */
   async write(data: Data, offset: number): Promise<void> {
     const bytes = toBytes(data);
+    this.#unsaved.written = true;
     await later((later) => this.#native.write(bytes, offset, later));
   }
 
   /** As {@link write}, on the calling thread. */
   writeSync(data: Data, offset: number): void {
     const bytes = toBytes(data);
+    this.#unsaved.written = true;
     now((later) => this.#native.write(bytes, offset, later));
   }
 
   /** Writes at the end; returns where that was. */
   async append(data: Data): Promise<number> {
     const bytes = toBytes(data);
+    this.#unsaved.written = true;
     return later((later) => this.#native.append(bytes, later));
   }
 
   /** As {@link append}, on the calling thread. */
   appendSync(data: Data): number {
     const bytes = toBytes(data);
+    this.#unsaved.written = true;
     return now((later) => this.#native.append(bytes, later));
   }
 
@@ -141,7 +149,7 @@ export class Session {
   async close(attributes?: Attributes): Promise<Closed> {
     const set = toAttributes(attributes);
     const closed = await later((later) => this.#native.close(set, later));
-    this.#open = false;
+    this.#ended();
     return closed;
   }
 
@@ -149,20 +157,20 @@ export class Session {
   closeSync(attributes?: Attributes): Closed {
     const set = toAttributes(attributes);
     const closed = now((later) => this.#native.close(set, later));
-    this.#open = false;
+    this.#ended();
     return closed;
   }
 
   /** Throws away what was written. */
   async abort(): Promise<void> {
     await later((later) => this.#native.abort(later));
-    this.#open = false;
+    this.#ended();
   }
 
   /** As {@link abort}, on the calling thread. */
   abortSync(): void {
     now((later) => this.#native.abort(later));
-    this.#open = false;
+    this.#ended();
   }
 
   /**
@@ -171,15 +179,20 @@ export class Session {
    */
   async detach(): Promise<number> {
     const id = await later((later) => this.#native.detach(later));
-    this.#open = false;
+    this.#ended();
     return id;
   }
 
   /** As {@link detach}, on the calling thread. */
   detachSync(): number {
     const id = now((later) => this.#native.detach(later));
-    this.#open = false;
+    this.#ended();
     return id;
+  }
+
+  #ended() {
+    this.#open = false;
+    this.#unsaved.written = false;
   }
 
   /** A stream that appends to the file. Closing it commits, aborting it throws away. */

@@ -16,24 +16,24 @@ import { open } from './operations.js';
 
 /** The options of a stream that reads. */
 export interface ReadStreamOptions extends Abortable {
-  encoding?: BufferEncoding | null;
-  autoClose?: boolean;
-  emitClose?: boolean;
+  encoding?: BufferEncoding | null | undefined;
+  autoClose?: boolean | undefined;
+  emitClose?: boolean | undefined;
   /** The first byte to read, and the last. */
-  start?: number;
-  end?: number;
-  highWaterMark?: number;
+  start?: number | undefined;
+  end?: number | undefined;
+  highWaterMark?: number | undefined;
 }
 
 /** The options of a stream that writes. */
 export interface WriteStreamOptions extends Abortable {
-  encoding?: BufferEncoding | null;
-  autoClose?: boolean;
-  emitClose?: boolean;
+  encoding?: BufferEncoding | null | undefined;
+  autoClose?: boolean | undefined;
+  emitClose?: boolean | undefined;
   /** Where to write the first byte. */
-  start?: number;
-  highWaterMark?: number;
-  flush?: boolean;
+  start?: number | undefined;
+  highWaterMark?: number | undefined;
+  flush?: boolean | undefined;
 }
 
 type Done = (error: unknown, ...values: unknown[]) => void;

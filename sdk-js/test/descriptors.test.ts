@@ -25,6 +25,21 @@ function thrown(operation: () => unknown): unknown {
 const text = (buffer: Uint8Array, n: number) => Buffer.from(buffer).toString('utf8', 0, n);
 
 describe('descriptors are as those of node:fs', () => {
+  same('a time that a later write replaces', (fs, at) => {
+    const changes: ((fd: number) => unknown)[] = [
+      (fd) => fs.ftruncateSync(fd, 3),
+      (fd) => fs.writeSync(fd, 'x'),
+      (fd) => fs.fchmodSync(fd, 0o600),
+    ];
+    return changes.map((change) => {
+      const fd = fs.openSync(`${at}/file`, 'r+');
+      fs.futimesSync(fd, 1, 2);
+      change(fd);
+      const seen = fs.fstatSync(fd).mtimeMs > 2000;
+      fs.closeSync(fd);
+      return [seen, fs.statSync(`${at}/file`).mtimeMs > 2000];
+    });
+  });
   same('reading', (fs, at) => {
     const fd = fs.openSync(`${at}/file`, 'r');
     const buffer = Buffer.alloc(10);

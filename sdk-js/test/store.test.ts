@@ -253,9 +253,27 @@ describe('sessions', () => {
       await session.close();
     }
     assert.deepEqual(await store.sessions(), []);
+    const warnings: string[] = [];
+    const warn = ({ name, message }: Error) => {
+      if (name === 'UnsavedWarning') {
+        warnings.push(message);
+      }
+    };
+    process.on('warning', warn);
     (() => main.openSessionSync('/f').writeSync('x', 0))();
+    (() => main.batch().writeSync('/f', 'x'))();
+    await (async () => (await main.fs.promises.open('/h', 'w')).write('x'))();
+    await (async () => (await main.fs.promises.open('/h', 'w')).stat())();
     (() => main.fs.openSync('/g', 'w'))();
     await collected(() => store.sessionsSync().length <= 1, 'a session that nobody holds');
+    await collected(() => warnings.length >= 3, 'a warning of each that was written');
+    process.off('warning', warn);
+    const told = (what: string) =>
+      `${what} was collected as garbage: what was written to it is lost`;
+    assert.deepEqual(
+      warnings.sort(),
+      ['A FileHandle', 'A batch', "A write session of '/f'"].map(told),
+    );
     // A descriptor is held by its number, until the store is closed.
     assert.deepEqual(
       store.sessionsSync().map(({ path }) => path),

@@ -1,6 +1,10 @@
 //! Open files.
 
-use alknet_fs::{Error, File};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use alknet_fs::{Error, File, SetAttrs, Timestamp};
 use napi::bindgen_prelude::{ToNapiValue, Uint8Array};
 use napi_derive::napi;
 
@@ -46,12 +50,19 @@ pub struct OpenFile {
     file: Handle<File>,
     /// What only reads waits for nobody.
     writable: bool,
+    /// Whether a time of modification was set, which the next write replaces.
+    dated: Arc<AtomicBool>,
 }
 
 impl From<Handle<File>> for OpenFile {
     fn from(file: Handle<File>) -> Self {
         let writable = file.get().is_ok_and(|file| file.writable());
-        Self { file, writable }
+        let dated = Arc::default();
+        Self {
+            file,
+            writable,
+            dated,
+        }
     }
 }
 
@@ -67,6 +78,27 @@ impl OpenFile {
             true => run_on(self.file.writes(), later, work),
             false => run(later, work),
         }
+    }
+
+    /// Changes the content, and with it the time of modification.
+    fn change(
+        &self,
+        later: bool,
+        change: impl FnOnce(&File) -> Result<(), Error> + Send + 'static,
+    ) -> napi::Result<Outcome<()>> {
+        let dated = Arc::clone(&self.dated);
+        self.with(later, move |file| {
+            change(file)?;
+            if dated.swap(false, Ordering::SeqCst) {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                let nanos = since.map_or(0, |since| since.as_nanos() as i64);
+                file.set_attrs(&SetAttrs {
+                    mtime: Some(Timestamp(nanos)),
+                    ..SetAttrs::default()
+                })?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -128,7 +160,7 @@ impl OpenFile {
         later: bool,
     ) -> napi::Result<Outcome<()>> {
         let data = Given::new(data, later);
-        self.with(later, move |file| match offset {
+        self.change(later, move |file| match offset {
             Some(offset) => file.write_at(length(offset)?, &data),
             None => file.write(&data),
         })
@@ -136,7 +168,7 @@ impl OpenFile {
 
     #[napi]
     pub fn truncate(&self, size: f64, later: bool) -> napi::Result<Outcome<()>> {
-        self.with(later, move |file| file.set_size(length(size)?))
+        self.change(later, move |file| file.set_size(length(size)?))
     }
 
     #[napi]
@@ -146,7 +178,13 @@ impl OpenFile {
 
     #[napi]
     pub fn set_attributes(&self, attributes: Attributes, later: bool) -> napi::Result<Outcome<()>> {
-        self.with(later, move |file| file.set_attrs(&attributes.set()?))
+        let dated = Arc::clone(&self.dated);
+        self.with(later, move |file| {
+            let set = attributes.set()?;
+            file.set_attrs(&set)?;
+            dated.fetch_or(set.mtime.is_some(), Ordering::SeqCst);
+            Ok(())
+        })
     }
 
     /// Commits what was written.
