@@ -260,20 +260,19 @@ describe('sessions', () => {
       }
     };
     process.on('warning', warn);
-    (() => main.openSessionSync('/f').writeSync('x', 0))();
+    (() => main.openSessionSync('/lost').writeSync('x', 0))();
     (() => main.batch().writeSync('/f', 'x'))();
     await (async () => (await main.fs.promises.open('/h', 'w')).write('x'))();
     await (async () => (await main.fs.promises.open('/h', 'w')).stat())();
     (() => main.fs.openSync('/g', 'w'))();
     await collected(() => store.sessionsSync().length <= 1, 'a session that nobody holds');
-    await collected(() => warnings.length >= 3, 'a warning of each that was written');
+    for (const what of ['A FileHandle', 'A batch', "A write session of '/lost'"]) {
+      const text = `${what} was collected as garbage: what was written to it is lost`;
+      await collected(() => warnings.includes(text), text);
+    }
     process.off('warning', warn);
-    const told = (what: string) =>
-      `${what} was collected as garbage: what was written to it is lost`;
-    assert.deepEqual(
-      warnings.sort(),
-      ['A FileHandle', 'A batch', "A write session of '/f'"].map(told),
-    );
+    // One that was only opened is not worth a word.
+    assert.equal(warnings.filter((text) => text.startsWith('A FileHandle')).length, 1);
     // A descriptor is held by its number, until the store is closed.
     assert.deepEqual(
       store.sessionsSync().map(({ path }) => path),
