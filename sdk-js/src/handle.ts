@@ -28,9 +28,6 @@ type Text =
 /** What changes a file when it is closed. */
 const CHANGING = new Set(['write', 'ftruncate']);
 
-/** What was given, which Node's types say can be changed. */
-type Given<T extends readonly NodeJS.ArrayBufferView[]> = T & NodeJS.ArrayBufferView[];
-
 /**
  * An open file, as `FileHandle` of `node:fs/promises`.
  *
@@ -107,14 +104,14 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
     });
   }
 
-  /** Fills several buffers in one read. */
+  /** Fills several buffers in one read. Node's types say that their list can be changed. */
   async readv<T extends readonly NodeJS.ArrayBufferView[]>(
     buffers: T,
     position?: number | null,
-  ): Promise<{ bytesRead: number; buffers: Given<T> }> {
+  ): Promise<{ bytesRead: number; buffers: T & NodeJS.ArrayBufferView[] }> {
     return this.#use('read', async (file) => {
       const bytesRead = await descriptors.readv(file, true, buffers, position);
-      return { bytesRead, buffers: buffers as Given<T> };
+      return { bytesRead, buffers: buffers as T & NodeJS.ArrayBufferView[] };
     });
   }
 
@@ -188,10 +185,10 @@ export class FileHandle extends EventEmitter implements AsyncDisposable {
   async writev<T extends readonly NodeJS.ArrayBufferView[]>(
     buffers: T,
     position?: number | null,
-  ): Promise<{ bytesWritten: number; buffers: Given<T> }> {
+  ): Promise<{ bytesWritten: number; buffers: T & NodeJS.ArrayBufferView[] }> {
     return this.#use('write', async (file) => {
       const bytesWritten = await descriptors.writev(file, true, buffers, position);
-      return { bytesWritten, buffers: buffers as Given<T> };
+      return { bytesWritten, buffers: buffers as T & NodeJS.ArrayBufferView[] };
     });
   }
 

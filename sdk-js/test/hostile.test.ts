@@ -28,6 +28,8 @@ import {
 
 const root = mkdtempSync(join(tmpdir(), 'alknet-hostile-'));
 after(() => rmSync(root, { recursive: true }));
+// What is lost here is meant to be.
+process.removeAllListeners('warning');
 
 function detached(): Uint8Array {
   const bytes = new Uint8Array(8);
