@@ -21,7 +21,7 @@ import alknet_fs
 PUBLIC = [m.name for m in pkgutil.iter_modules(alknet_fs.__path__) if not m.name.startswith("_")]
 MODULES = ["alknet_fs", *(f"alknet_fs.{name}" for name in PUBLIC)]
 NATIVE = "alknet_fs._native"
-PATH = "str | bytes | os.PathLike"
+PATH = "str | bytes | os.PathLike | Path | DirEntry"
 
 inherited_members = pdoc.doc.Class.inherited_members.func
 own_members = pdoc.doc.Class.own_members.func

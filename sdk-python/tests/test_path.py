@@ -5,16 +5,20 @@ import multiprocessing
 import os
 import pathlib
 import pickle
-from typing import Any
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import alknet_fs
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def test_the_text(branch: alknet_fs.Branch) -> None:
     path = branch / "src" / "lib" / "a.tar.gz"
-    assert os.fspath(path) == str(path) == path.as_posix() == "/src/lib/a.tar.gz"
+    assert str(path) == path.as_posix() == "/src/lib/a.tar.gz"
     assert bytes(path) == b"/src/lib/a.tar.gz"
     assert path == branch.path("src", pathlib.PurePosixPath("lib"), "a.tar.gz")
     assert hash(path) == hash(branch.path("/src/lib/a.tar.gz"))
@@ -39,6 +43,83 @@ def test_the_text(branch: alknet_fs.Branch) -> None:
     assert sorted([path, path.parent]) == [path.parent, path]
     assert path.tree is branch
     assert repr(path) == "alknet_fs.Path(<alknet_fs.Branch 'main'>, '/src/lib/a.tar.gz')"
+
+
+def refuse(path: Any, folder: pathlib.Path) -> None:
+    """See to it that what works on the operating system's files does not take a path of a tree."""
+    refusing: list[Callable[[Any], object]] = [
+        open,
+        os.fspath,
+        os.listdir,
+        os.remove,
+        pathlib.Path,
+        shutil.rmtree,
+        alknet_fs.open,
+        alknet_fs.memory().branch().import_,
+        lambda path: alknet_fs.memory().branch().export("/", path),
+    ]
+    (folder / "f").write_bytes(b"mine")
+    for function in refusing:
+        with pytest.raises(TypeError):
+            function(path)
+    assert (folder / "f").read_bytes() == b"mine"
+
+
+def test_the_operating_system_refuses_it(branch: alknet_fs.Branch, tmp_path: pathlib.Path) -> None:
+    path = branch.path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    refuse(path, tmp_path)
+    (entry,) = branch.scandir(path.parent)
+    assert entry.path == str(path)
+    refuse(entry, tmp_path)
+    assert branch.read_bytes(entry) == b""
+    assert branch.path(entry) == path == branch / entry
+    assert path.is_relative_to(path.parent)
+    assert list(branch.walk(path.parent)) == list(branch.walk(str(path.parent)))
+
+
+def test_our_own_calls_take_it(branch: alknet_fs.Branch) -> None:
+    path = branch / "d" / "f"
+    with branch.batch() as batch:
+        batch.makedirs(path.parent)
+        batch.write_bytes(path, b"x")
+        batch.copy(path, branch / "d" / "g")
+    with branch.open_session(path) as session:
+        session.append(b"y")
+    with branch.open(path) as file:
+        assert file.read() == "xy"
+    branch.symlink(path, branch / "link")
+    assert branch.readlink("/link") == "/d/f"
+    assert path.samefile(branch / "link")
+    assert [event.path for event in branch.events(under=path.parent)][:1] == ["/d"]
+    assert branch.fork("other").diff(branch, path.parent) == []
+
+
+NOWHERE = ["\0", "a\0", "x" * 300, "a/" * 3000, "\ud800"]
+
+
+@pytest.mark.parametrize("text", NOWHERE, ids=ascii)
+def test_where_nothing_can_be(branch: alknet_fs.Branch, text: str) -> None:
+    with branch.view() as view:
+        for tree in (branch, view):
+            path = tree.path(text)
+            there = [path.exists(), path.is_dir(), path.is_file(), path.is_symlink()]
+            there += [tree.exists(text), tree.is_dir(text), tree.is_file(text)]
+            assert not any(there)
+            assert not any((tree.exists(""), tree.is_dir(b""), tree.is_file("")))
+            assert list(path.glob("*")) == []
+            with pytest.raises((alknet_fs.InvalidPath, alknet_fs.NameTooLong)):
+                tree.stat(text)
+
+
+def test_a_closed_store_does_not_say_that_nothing_is_there() -> None:
+    store = alknet_fs.memory()
+    path = store.branch() / "a"
+    store.close()
+    for ask in (path.exists, path.is_dir, path.is_file):
+        with pytest.raises(alknet_fs.BadHandle):
+            ask()
 
 
 def test_files(branch: alknet_fs.Branch) -> None:
@@ -257,7 +338,7 @@ def test_what_calls_return_is_pickled(tmp_path: pathlib.Path) -> None:
     records: list[Any] = [
         *(main.lstat(path) for path in ("/", "/d/a", "/d/é")),
         *store.bucket().log(100),
-        *agent.diff(main),
+        *main.diff(agent),
         *store.bucket().branches(),
         *main.snapshots(),
         *store.sessions(),

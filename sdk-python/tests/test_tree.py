@@ -156,7 +156,7 @@ def test_directories(branch: alknet_fs.Branch) -> None:
         "f": ("/a/b/f", False, True, False),
         "link": ("/a/b/link", True, False, True),
     }
-    assert [os.fspath(e) for e in branch.scandir()] == ["/a"]
+    assert [e.path for e in branch.scandir()] == ["/a"]
     assert branch.listdir() == ["a"]
     assert branch.is_dir("/a/b/link")
     assert not branch.is_dir("/a/b/f/x")
@@ -256,6 +256,68 @@ def test_fork_snapshot_restore(store: alknet_fs.Store) -> None:
     infos = {i.name: (i.parent, i.live) for i in store.bucket().branches()}
     assert infos == {"main": (None, False), "live": ("main", True), "pinned": ("main", False)}
     assert store.bucket().view("main@one").tree_hash() == main.tree_hash()
+
+
+def test_a_diff_says_what_changes_to_the_other(store: alknet_fs.Store) -> None:
+    main = store.branch()
+    main.write_bytes("/old", b"old")
+    main.snapshot("s")
+    agent = main.fork("agent", "s")
+    agent.write_bytes("/new", b"new")
+    agent.remove("/old")
+    changes = [("added", "/new"), ("deleted", "/old")]
+
+    def said(found: list[alknet_fs.Difference]) -> list[tuple[str, str]]:
+        return [(change.what, change.path) for change in found]
+
+    assert said(main.diff("agent")) == said(main.diff(agent)) == changes
+    assert said(agent.diff(main)) == [("deleted", "/new"), ("added", "/old")]
+    assert said(main.diff(agent, "/new")) == changes[:1]
+    bucket = store.bucket()
+    assert said(bucket.diff(main, agent)) == said(bucket.diff("main", agent)) == changes
+    main.remove("/old")
+    with main.view("s") as view, bucket.view("main@s") as same:
+        assert said(agent.diff(view)) == said(agent.diff("main@s"))
+        assert said(bucket.diff(view, agent)) == said(bucket.diff(same, agent)) == changes
+        main.rename_to("trunk")
+        assert said(bucket.diff(view, agent)) == said(bucket.diff(same, agent)) == changes
+    assert said(agent.diff(main)) == [("deleted", "/new")]
+    for now in (main.view(), bucket.view("agent")):
+        with now, pytest.raises(alknet_fs.Unsupported, match="snapshot"):
+            agent.diff(now)
+    elsewhere = store.create_bucket("elsewhere").branch()
+    elsewhere.rename_to("agent")
+    with pytest.raises(alknet_fs.InvalidInput, match="another bucket"):
+        main.diff(elsewhere)
+
+
+def test_a_snapshot_is_no_branch(store: alknet_fs.Store) -> None:
+    store.branch().snapshot("s")
+    with pytest.raises(alknet_fs.NotFound, match=r"bucket\.view\('main@s'\)") as caught:
+        store.branch("main@s")
+    assert (caught.value.path, caught.value.op) == ("main@s", "open branch")
+    with pytest.raises(alknet_fs.NotFound, match="no such branch: 'missing'"):
+        store.branch("missing")
+
+
+def test_what_has_the_wrong_type(branch: alknet_fs.Branch) -> None:
+    text: Any = b"x"
+    for write in (branch.write_text, branch.batch().write_text):
+        with pytest.raises(TypeError, match="data is str, not bytes"):
+            write("/a", text)
+    nowhere: Any = None
+    for how in (alknet_fs.open, alknet_fs.create):
+        with pytest.raises(TypeError, match="not None"):
+            how(nowhere)
+    branch.write_bytes("/a", b"")
+    before = branch.stat("/a")
+    for times in ("x", "xy", 1, (), (1,), (1, 2, 3), [1, 2]):
+        wrong: Any = times
+        with pytest.raises(TypeError, match="tuples of two"):
+            branch.utime("/a", wrong)
+        with pytest.raises(TypeError, match="tuples of two"):
+            branch.utime("/a", ns=wrong)
+    assert branch.stat("/a") == before
 
 
 def test_stores(tmp_path: pathlib.Path) -> None:

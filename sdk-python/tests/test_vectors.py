@@ -420,7 +420,13 @@ class Runner:
         self.branch(args).restore(args.text("snapshot"))
 
     def op_diff(self, args: Args) -> list[dict[str, Any]]:
-        found = self.bucket(args).diff(args.text("from"), args.text("to"), args.path("under"))
+        bucket, under = self.bucket(args), args.path("under")
+        names = args.text("from"), args.text("to")
+        found = bucket.diff(*names, under)
+        old, new = (bucket.view(name) if "@" in name else bucket.branch(name) for name in names)
+        assert bucket.diff(old, new, under) == found
+        if isinstance(old, alknet_fs.Branch):
+            assert old.diff(new, under) == found
         return [
             {
                 "path": d.path,
@@ -445,7 +451,13 @@ class Runner:
         return entry(self.tree(args).lstat(args.path()))
 
     def op_exists(self, args: Args) -> bool:
-        return self.tree(args).exists(args.path())
+        tree, path = self.tree(args), args.path()
+        there = tree.exists(path)
+        if not path:
+            # The engine refuses it. As in Python, nothing is there; the refusal is that of a stat.
+            assert there is False
+            tree.stat(path)
+        return there
 
     def op_canonicalize(self, args: Args) -> str:
         return self.tree(args).realpath(args.path())

@@ -14,7 +14,9 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
 
-/// A path in a tree: `str`, `bytes` or `os.PathLike`. A `str` is borrowed.
+/// A path in a tree: `str`, `bytes`, `os.PathLike`, or what has `__alkfs_path__`. That is what paths
+/// of trees have: with `__fspath__`, functions of the operating system would take them. A `str` is
+/// borrowed.
 #[derive(Debug)]
 pub(crate) struct PathArg<'a>(Cow<'a, [u8]>);
 
@@ -54,7 +56,11 @@ impl<'a, 'py> FromPyObject<'a, 'py> for PathArg<'a> {
         if let Ok(text) = object.cast::<PyString>() {
             return Ok(Self(Cow::Owned(surrogates(&text)?)));
         }
-        let Some(to_path) = object.getattr_opt("__fspath__")? else {
+        let to_path = match object.getattr_opt("__alkfs_path__")? {
+            None => object.getattr_opt("__fspath__")?,
+            found => found,
+        };
+        let Some(to_path) = to_path else {
             let found = object.get_type().name();
             let found = found.map_or_else(|_| "something else".to_owned(), |n| n.to_string());
             let detail = format!("a path is str, bytes or os.PathLike, not {found}");

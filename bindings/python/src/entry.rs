@@ -284,7 +284,7 @@ impl DirEntry {
         self.entry.is_symlink()
     }
 
-    fn __fspath__(&self) -> &str {
+    fn __alkfs_path__(&self) -> &str {
         &self.path
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use alknet_fs::{
     Cursor, Durability, FsckOptions, Options, SessionId, Store as CoreStore, WatchOptions,
 };
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::args::PathArg;
@@ -63,6 +63,9 @@ impl Store {
             options = options.busy_timeout(
                 timeout.map_err(|e| PyValueError::new_err(format!("busy_timeout: {e}")))?,
             );
+        }
+        if path.is_none() && how != "memory" {
+            return Err(PyTypeError::new_err("path is str or os.PathLike, not None"));
         }
         // Also after a change of the working directory; the engine refuses what is no path.
         let path = path.map(|path| absolute(&path).unwrap_or(path));

@@ -69,18 +69,26 @@ impl Tree {
         read!(self, py, stat(path))
     }
 
-    fn is_kind(&self, py: Python<'_>, path: &PathArg<'_>, kind: Kind) -> PyResult<bool> {
+    /// Tells whether there is such an entry at a path; not at a path that there cannot be.
+    fn has(
+        &self,
+        py: Python<'_>,
+        path: &PathArg<'_>,
+        such: impl FnOnce(&CoreEntry) -> bool + Send,
+    ) -> PyResult<bool> {
         self.0.run(py, |source| {
             let entry = match source {
                 Source::Branch(branch) => branch.stat(path),
                 Source::View(view) => Source::opened(view)?.stat(path),
             };
             match entry {
-                Ok(entry) => Ok(entry.kind() == kind),
+                Ok(entry) => Ok(such(&entry)),
                 Err(e) => match e.kind() {
-                    ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::TooManyLinks => {
-                        Ok(false)
-                    }
+                    ErrorKind::NotFound
+                    | ErrorKind::NotADirectory
+                    | ErrorKind::TooManyLinks
+                    | ErrorKind::InvalidPath
+                    | ErrorKind::NameTooLong => Ok(false),
                     _ => Err(e),
                 },
             }
@@ -106,17 +114,17 @@ impl Tree {
 
     /// Tells whether something is at a path, links followed.
     fn exists(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<bool> {
-        read!(self, py, exists(&path))
+        self.has(py, &path, |_| true)
     }
 
     /// Tells whether a directory is at a path, links followed.
     fn is_dir(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<bool> {
-        self.is_kind(py, &path, Kind::Dir)
+        self.has(py, &path, |entry| entry.kind() == Kind::Dir)
     }
 
     /// Tells whether a regular file is at a path, links followed.
     fn is_file(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<bool> {
-        self.is_kind(py, &path, Kind::File)
+        self.has(py, &path, |entry| entry.kind() == Kind::File)
     }
 
     /// Returns the text of a symbolic link.

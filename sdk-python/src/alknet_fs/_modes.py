@@ -1,6 +1,6 @@
-"""Words that are arguments, as type checkers know them: modes of ``open``, kinds, events."""
+"""Words that are arguments, as type checkers know them: modes of ``open``, kinds, events, paths."""
 
-from typing import Literal, Union
+from typing import Literal, Protocol, Union
 
 # fmt: off
 OpenTextModeReading = Literal[
@@ -43,3 +43,9 @@ EventOp = Literal[
     "restore",
 ]
 EntryKind = Literal["file", "dir", "symlink"]
+
+
+class InTree(Protocol):
+    """A path or an entry of a tree."""
+
+    def __alkfs_path__(self) -> str: ...

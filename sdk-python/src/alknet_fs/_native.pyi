@@ -5,7 +5,7 @@ from typing import Literal, final
 
 from typing_extensions import Buffer, Self
 
-from ._modes import EntryKind, EventOp
+from ._modes import EntryKind, EventOp, InTree
 
 __all__ = [
     "Batch",
@@ -43,7 +43,7 @@ __all__ = [
     "save_record",
 ]
 
-_StrPath = str | bytes | PathLike[str] | PathLike[bytes]
+_StrPath = str | bytes | PathLike[str] | PathLike[bytes] | InTree
 
 def forked() -> None: ...
 def load_record(name: str, state: str) -> object: ...
@@ -98,7 +98,7 @@ class Entry:
     __hash__ = None  # type: ignore[assignment]
 
 @final
-class DirEntry(PathLike[str]):
+class DirEntry:
     @property
     def name(self) -> str: ...
     @property
@@ -107,7 +107,7 @@ class DirEntry(PathLike[str]):
     def is_dir(self, *, follow_symlinks: bool = True) -> bool: ...
     def is_file(self, *, follow_symlinks: bool = True) -> bool: ...
     def is_symlink(self) -> bool: ...
-    def __fspath__(self) -> str: ...
+    def __alkfs_path__(self) -> str: ...
 
 @final
 class BranchInfo:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from ._errors import TooManyLinks, make
+from ._errors import InvalidPath, NameTooLong, TooManyLinks, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import _native
     from ._files import BufferedRandom, BufferedReader, BufferedWriter, File, TextFile
     from ._modes import (
+        InTree,
         OpenBinaryMode,
         OpenBinaryModeReading,
         OpenBinaryModeUpdating,
@@ -29,12 +30,24 @@ if TYPE_CHECKING:
     from ._tree import Branch, View
 
     AnyTree: TypeAlias = "Branch | View"
-    Part = str | os.PathLike[str]
+    Part = str | os.PathLike[str] | InTree
 
 
 _Tree = TypeVar("_Tree")
 
-_NOTHING_THERE = (FileNotFoundError, NotADirectoryError, TooManyLinks)
+_NOTHING_THERE = (
+    FileNotFoundError,
+    NotADirectoryError,
+    TooManyLinks,
+    InvalidPath,
+    NameTooLong,
+)
+
+
+def text_of(part: Any) -> Any:
+    """Return the text of a path or an entry of a tree; anything else as it is."""
+    text = getattr(part, "__alkfs_path__", None)
+    return part if text is None else text()
 
 
 def _still(tree: AnyTree) -> AbstractContextManager[View]:
@@ -51,7 +64,7 @@ class TreePath(Generic[_Tree]):
 
     def __init__(self, tree: _Tree, *parts: Part) -> None:
         self._tree = tree
-        self._pure = PurePosixPath("/", *parts)
+        self._pure = PurePosixPath("/", *map(text_of, parts))
 
     def _at(self, pure: PurePosixPath | str) -> Self:
         return type(self)(self._tree, pure)
@@ -63,7 +76,8 @@ class TreePath(Generic[_Tree]):
 
     # The text.
 
-    def __fspath__(self) -> str:
+    def __alkfs_path__(self) -> str:
+        # Not __fspath__: a function of the operating system would take the text for a path there.
         return str(self._pure)
 
     def __str__(self) -> str:
@@ -98,7 +112,7 @@ class TreePath(Generic[_Tree]):
         return self._pure >= other._pure
 
     def __truediv__(self, part: Part) -> Self:
-        return self._at(self._pure / part)
+        return self._at(self._pure / text_of(part))
 
     def __reduce__(self) -> tuple[type[Self], tuple[_Tree, str]]:
         return type(self), (self._tree, str(self._pure))
@@ -148,7 +162,7 @@ class TreePath(Generic[_Tree]):
 
     def joinpath(self, *parts: Part) -> Self:
         """Append components."""
-        return self._at(self._pure.joinpath(*parts))
+        return self._at(self._pure.joinpath(*map(text_of, parts)))
 
     def with_name(self, name: str) -> Self:
         """Replace the last component."""
@@ -164,11 +178,11 @@ class TreePath(Generic[_Tree]):
 
     def relative_to(self, other: Part) -> PurePosixPath:
         """Return the path relative to another, as a pure path without a tree."""
-        return self._pure.relative_to(PurePosixPath("/", other))
+        return self._pure.relative_to(PurePosixPath("/", text_of(other)))
 
     def is_relative_to(self, other: Part) -> bool:
         """Tell whether the path is another or below it."""
-        return self._pure.is_relative_to(PurePosixPath("/", other))
+        return self._pure.is_relative_to(PurePosixPath("/", text_of(other)))
 
     def match(self, pattern: str) -> bool:
         """Tell whether the path matches a pattern, as ``pathlib.PurePath.match``."""
@@ -179,7 +193,11 @@ class Path(TreePath["AnyTree"]):
     """A path of a branch or of a view: what ``pathlib.Path`` is to the operating system.
 
     ``branch.path("a", "b")`` and ``branch / "a" / "b"`` make one. It is always absolute. Two paths
-    are equal where their text and their tree are. ``os.fspath`` gives the text.
+    are equal where their text and their tree are.
+
+    All calls of this package take it. The builtin ``open``, ``os``, ``shutil`` and all else that
+    works on the operating system's files refuse it: it is no ``os.PathLike``, as the text, which
+    ``str`` gives, would name another file there.
 
     >>> import alknet_fs
     >>> branch = alknet_fs.memory().branch()
@@ -229,7 +247,7 @@ class Path(TreePath["AnyTree"]):
         """Tell whether a symbolic link is there."""
         try:
             return self._tree.lstat(self).is_symlink()
-        except (FileNotFoundError, NotADirectoryError):
+        except _NOTHING_THERE:
             return False
 
     def samefile(self, other: Part) -> bool:
@@ -378,7 +396,7 @@ class Path(TreePath["AnyTree"]):
 
     def rename(self, target: Part) -> Path:
         """Rename to a path of the same branch, replacing what is there; returns the new path."""
-        new = self._at(PurePosixPath("/", target))
+        new = self._at(PurePosixPath("/", text_of(target)))
         self._branch.rename(self, new)
         return new
 
@@ -388,7 +406,7 @@ class Path(TreePath["AnyTree"]):
 
     def copy(self, target: Part) -> Path:
         """Copy, a directory with all below it, at no cost of space; returns the new path."""
-        new = self._at(PurePosixPath("/", target))
+        new = self._at(PurePosixPath("/", text_of(target)))
         self._branch.copy(self, new)
         return new
 

@@ -8,10 +8,10 @@ import os
 import posixpath
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, cast, overload
 
 from . import _native
-from ._errors import AlkError, BadHandle
+from ._errors import AlkError, BadHandle, NotFound, make
 from ._files import (
     DEFAULT_BUFFER_SIZE,
     BufferedRandom,
@@ -20,7 +20,7 @@ from ._files import (
     File,
     TextFile,
 )
-from ._path import Path
+from ._path import Path, text_of
 from ._session import Session
 from ._watch import Watch, patterns
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._modes import (
         EntryKind,
         EventOp,
+        InTree,
         OpenBinaryMode,
         OpenBinaryModeReading,
         OpenBinaryModeUpdating,
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
         OpenTextMode,
         OpenTextModeReading,
     )
+    from ._path import Part
 
-    StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes] | InTree
 
 _FLAGS: dict[str, dict[str, bool]] = {
     "r": {"read": True},
@@ -193,7 +195,7 @@ class _Reading(_native.Tree if TYPE_CHECKING else object):  # type: ignore[misc]
         >>> list(branch.walk("/src"))
         [('/src', ['lib'], ['a.py']), ('/src/lib', [], [])]
         """
-        stack: list[str | tuple[str, list[str], list[str]]] = [os.fsdecode(top)]
+        stack: list[str | tuple[str, list[str], list[str]]] = [os.fsdecode(text_of(top))]
         while stack:
             here = stack.pop()
             if isinstance(here, tuple):
@@ -218,7 +220,7 @@ class _Reading(_native.Tree if TYPE_CHECKING else object):  # type: ignore[misc]
                 if followlinks or name not in links:
                     stack.append(posixpath.join(here, name))
 
-    def path(self, *parts: str | os.PathLike[str]) -> Path:
+    def path(self, *parts: Part) -> Path:
         """Return a path of this tree with the feel of ``pathlib``.
 
         >>> import alknet_fs
@@ -233,7 +235,7 @@ class _Reading(_native.Tree if TYPE_CHECKING else object):  # type: ignore[misc]
         assert isinstance(self, (Branch, View))
         return Path(self, *parts)
 
-    def __truediv__(self, part: str | os.PathLike[str]) -> Path:
+    def __truediv__(self, part: Part) -> Path:
         """Return a path of this tree: ``branch / "notes" / "todo.txt"``."""
         return self.path(part)
 
@@ -252,6 +254,13 @@ class View(_Reading, _native.View):
     ...     view.read_bytes("/a")
     b'old'
     """
+
+    _snapshot: tuple[Branch, str] | None = None
+
+    def _named(self, branch: Branch, snapshot: str | None) -> Self:
+        """Remember what the view is of."""
+        self._snapshot = None if snapshot is None else (branch, snapshot)
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -347,6 +356,8 @@ class _Writing:
         """Write a whole file as text, UTF-8 unless told otherwise; returns its characters."""
         if newline not in (None, "", "\n", "\r", "\r\n"):
             raise ValueError(f"illegal newline value: {newline!r}")
+        if not isinstance(data, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"data is str, not {type(data).__name__}")
         text = data.replace("\n", newline or "\n")
         self.write_bytes(path, text.encode(encoding or "utf-8", errors or "strict"))
         return len(data)
@@ -380,6 +391,9 @@ class _Writing:
         """
         if times is not None and ns is not None:
             raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
+        both: Any = times if ns is None else ns
+        if both is not None and not (isinstance(both, tuple) and len(cast("Any", both)) == 2):
+            raise TypeError("utime: 'times' and 'ns' are tuples of two numbers")
         if ns is not None:
             mtime = ns[1]
         elif times is not None:
@@ -447,7 +461,7 @@ class Branch(_Reading, _Writing, _native.Branch):
 
     def view(self, snapshot: str | None = None) -> View:
         """Open a view of the branch as it is now, or of one of its snapshots."""
-        return View(self._view(snapshot))
+        return View(self._view(snapshot))._named(self, snapshot)
 
     def fork(self, name: str, snapshot: str | None = None) -> Branch:
         """Fork a branch off this one, or off one of its snapshots; costs the same for any size.
@@ -465,20 +479,20 @@ class Branch(_Reading, _Writing, _native.Branch):
     def __reduce__(self) -> tuple[Callable[..., Branch], tuple[Bucket, str]]:
         return _branch_named, (self.bucket, self.name)
 
-    def diff(self, base: str | Branch, path: StrPath = "/") -> list[_native.Difference]:
-        """Compare this branch with another, ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``, sorted by path.
+    def diff(self, other: str | Branch | View, path: StrPath = "/") -> list[_native.Difference]:
+        """List what changes from this branch to another tree of its bucket, sorted by path.
 
-        What only this branch has was ``"added"``, what only the other has ``"deleted"``.
+        The other is a branch, ``"BRANCH"``, ``"BRANCH@SNAPSHOT"`` or a view of a snapshot. What
+        only it has was ``"added"``, what only this branch has ``"deleted"``.
 
         >>> import alknet_fs
         >>> main = alknet_fs.memory().branch()
         >>> agent = main.fork("agent")
         >>> _ = agent.write_bytes("/new.txt", b"new")
-        >>> agent.diff(main)
+        >>> main.diff(agent)
         [<Difference added /new.txt>]
         """
-        base = base.name if isinstance(base, Branch) else base
-        return self.bucket.diff(base, self.name, path)
+        return self.bucket.diff(self, other, path)
 
     def open_session(
         self,
@@ -777,9 +791,39 @@ class Bucket(_native.Bucket):
             timeout=timeout,
         )
 
+    def diff(
+        self, old: str | Branch | View, new: str | Branch | View, path: StrPath | None = None
+    ) -> list[_native.Difference]:
+        """List what changes from one tree of the bucket to another, sorted by path.
+
+        Each is a branch, ``"BRANCH"``, ``"BRANCH@SNAPSHOT"`` or a view of a snapshot.
+        """
+        return super().diff(self._tree_name(old), self._tree_name(new), path)
+
+    def _tree_name(self, tree: str | Branch | View) -> str:
+        if isinstance(tree, str):
+            return tree
+        if isinstance(tree, View):
+            if tree._snapshot is None:
+                message = "a view of a branch as it was cannot be compared; take a snapshot for it"
+                raise make("Unsupported", message, None, "diff")
+            branch, snapshot = tree._snapshot
+            name = f"{branch.name}@{snapshot}"
+        else:
+            branch, name = tree, tree.name
+        if branch.bucket != self:
+            raise make("InvalidInput", "the branch is of another bucket", name, "diff")
+        return name
+
     def branch(self, name: str = "main") -> Branch:
         """Find a branch. The handle stays with the branch when it is renamed."""
-        return Branch(self._branch(name))
+        try:
+            return Branch(self._branch(name))
+        except NotFound as error:
+            if "@" not in name:
+                raise
+            message = f"{error.strerror}; bucket.view({name!r}) reads a snapshot"
+            raise make("NotFound", message, error.path, error.op) from None
 
     def fork(self, source: str, name: str) -> Branch:
         """Fork a branch off ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``."""
@@ -787,7 +831,9 @@ class Bucket(_native.Bucket):
 
     def view(self, tree: str) -> View:
         """Open a view of ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``."""
-        return View(self._view(tree))
+        view = View(self._view(tree))
+        name, at, snapshot = tree.partition("@")
+        return view._named(self.branch(name), snapshot) if at else view
 
 
 class Store(_native.Store):

@@ -783,10 +783,11 @@ class Branch(_Reading["_tree.Branch"]):
     log = _awaits(_tree.Branch.log)
     import_ = _awaits_long(_tree.Branch.import_)
 
-    async def diff(self, base: str | Branch, path: StrPath = "/") -> list[_native.Difference]:
-        """Compare this branch with another; see ``alknet_fs.Branch.diff``."""
-        other = base._sync if isinstance(base, Branch) else base
-        return await _call(self._sync.diff, other, path)
+    async def diff(
+        self, other: str | Branch | View, path: StrPath = "/"
+    ) -> list[_native.Difference]:
+        """List what changes from this branch to another tree; see ``alknet_fs.Branch.diff``."""
+        return await _call(self._sync.diff, _sync_tree(other), path)
 
     def view(self, snapshot: str | None = None) -> _Opening[View]:
         """Open a view of the branch as it is now, or of one of its snapshots."""
@@ -904,6 +905,10 @@ class Branch(_Reading["_tree.Branch"]):
         )
 
 
+def _sync_tree(tree: str | Branch | View) -> str | _tree.Branch | _tree.View:
+    return tree if isinstance(tree, str) else tree._sync
+
+
 class Bucket:
     """A bucket; see :class:`alknet_fs.Bucket`."""
 
@@ -927,7 +932,6 @@ class Bucket:
 
     branches = _awaits(_tree.Bucket.branches)
     delete_branch = _awaits(_tree.Bucket.delete_branch)
-    diff = _awaits(_tree.Bucket.diff)
     log = _awaits(_tree.Bucket.log)
     prune_events = _awaits(_tree.Bucket.prune_events)
     sharing = _awaits_long(_tree.Bucket.sharing)
@@ -935,6 +939,12 @@ class Bucket:
     async def branch(self, name: str = "main") -> Branch:
         """Find a branch."""
         return Branch(await _call(self._sync.branch, name))
+
+    async def diff(
+        self, old: str | Branch | View, new: str | Branch | View, path: StrPath | None = None
+    ) -> list[_native.Difference]:
+        """List what changes from one tree to another; see ``alknet_fs.Bucket.diff``."""
+        return await _call(self._sync.diff, _sync_tree(old), _sync_tree(new), path)
 
     async def fork(self, source: str, name: str) -> Branch:
         """Fork a branch off ``"BRANCH"`` or ``"BRANCH@SNAPSHOT"``."""
