@@ -619,6 +619,50 @@ def test_several_changes_of_one_call_are_one_commit(
         assert {event.op for event in tree.log(2)} == {"remove"}
 
 
+@pytest.mark.parametrize("text", ["\0", "x" * 300, "a/" * 3000, "\ud800", "a:b@c"], ids=ascii)
+def test_where_nothing_can_be(fs: AlkFileSystem, text: str) -> None:
+    top = AlkFileSystem(fs.store)
+    for path in (text, f"default/{text}", f"default/main/{text}"):
+        for ask in (top.exists, top.isfile, top.isdir, top.islink, top.lexists):
+            assert not ask(path)
+    assert not fs.exists(text)
+    assert top.exists("")
+    assert not top.islink("")
+
+
+def test_a_path_of_a_tree(fs: AlkFileSystem, branch: alknet_fs.Branch, tmp_path: Path) -> None:
+    path = branch / "d" / "f"
+    fs.pipe_file(path, b"x")
+    assert fs.cat(path) == fs.cat_file(path) == fs.open(path).read() == b"x"
+    assert fs.find(path.parent) == fs.expand_path(path) == ["d/f"]
+    fs.get_file(path, str(tmp_path / "f"))
+    assert (tmp_path / "f").read_bytes() == b"x"
+    (entry,) = branch.scandir("/d")
+    fs.rm(entry)
+    assert not fs.exists(path)
+
+
+def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    with pytest.raises(TypeError, match="'brnch'"):
+        fsspec.filesystem("alkfs", store=folder, create=True, brnch="main")
+    with pytest.raises(TypeError, match="'brnch'"):
+        fsspec.open("alkfs://default/main/a", "w", store=folder, create=True, brnch="main")
+    assert not folder.exists()
+    url = "alkfs://default/main/a"
+    options: dict[str, Any] = {
+        "use_listings_cache": True,
+        "listings_expiry_time": 1,
+        "max_paths": 1,
+        "asynchronous": True,
+        "skip_instance_cache": True,
+        "auto_mkdir": True,
+    }
+    fs, _ = fsspec.url_to_fs(url, store=folder, create=True, **options)
+    copies: list[Any] = [AlkFileSystem.from_json(fs.to_json()), pickle.loads(pickle.dumps(fs))]
+    assert [copy.store.path for copy in copies] == [folder, folder]
+
+
 def test_the_async_wrapper(fs: AlkFileSystem) -> None:
     wrapped = AsyncFileSystemWrapper(fs, asynchronous=False)
     wrapped.pipe({f"{i}": b"%d" % i for i in range(20)})

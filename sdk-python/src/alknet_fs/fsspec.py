@@ -55,6 +55,7 @@ from fsspec.transaction import Transaction
 from fsspec.utils import isfilelike, stringify_path
 
 from . import _errors, _files, _tree
+from ._path import _NOTHING_THERE, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +70,20 @@ STORE_VARIABLE = "ALKFS_STORE"
 """Names the store where nothing else does; the command line reads it too."""
 
 _BLOCK = 1024 * 1024
+
+_NOT_THERE = (*_NOTHING_THERE, _errors.InvalidInput, UnicodeEncodeError)
+
+# What fsspec itself takes, and what libraries give to every filesystem.
+_OF_FSSPEC = {
+    "add_aliases",
+    "add_docs",
+    "asynchronous",
+    "batch_size",
+    "listings_expiry_time",
+    "loop",
+    "max_paths",
+    "use_listings_cache",
+}
 
 _stores: weakref.WeakValueDictionary[tuple[object, ...], _tree.Store] = (
     weakref.WeakValueDictionary()
@@ -179,10 +194,14 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
         ``store`` is the path of a store, or an open one; else the environment variable
         ``ALKFS_STORE`` names it. A missing one is an error unless ``create``. ``branch`` without
         ``bucket`` is of the bucket ``default``. A writer makes the directories above a file
-        unless ``auto_mkdir`` is false. The rest is as for :func:`alknet_fs.open`.
+        unless ``auto_mkdir`` is false. The rest is as for :func:`alknet_fs.open`; beyond it, only
+        what fsspec gives to every filesystem is taken.
         """
         if self._cached:
             return
+        for name in storage_options:
+            if name not in _OF_FSSPEC:
+                raise TypeError(f"AlkFileSystem has no option {name!r}")
         storage_options["use_listings_cache"] = False
         super().__init__(**storage_options)
         assert store is not None, "the metaclass puts it there"
@@ -231,10 +250,14 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(item) for item in path]
-        path = stringify_path(path)
+        path = stringify_path(text_of(path))
         for prefix in ("alkfs://", "alkfs::"):
             path = path.removeprefix(prefix)
         return path.strip("/")
+
+    def expand_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """List what patterns and directories stand for."""
+        return super().expand_path(text_of(path), *args, **kwargs)
 
     def _place(self, path: Any) -> _Place:
         rest = self._strip_protocol(path)
@@ -371,10 +394,12 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
     def islink(self, path: Any) -> bool:
         """Tell whether a symbolic link is at a path."""
         place = self._place(path)
+        if place.branch is None:
+            return False
         try:
             with self._reading(place) as tree:
-                return place.branch is not None and tree.lstat(place.path).is_symlink()
-        except (FileNotFoundError, NotADirectoryError):
+                return tree.lstat(place.path).is_symlink()
+        except _NOT_THERE:
             return False
 
     def lexists(self, path: Any, **_: Any) -> bool:
@@ -389,7 +414,7 @@ class AlkFileSystem(AbstractFileSystem, metaclass=_ByStore):  # type: ignore[mis
             with self._reading(place) as tree:
                 found: bool = getattr(tree, what)(place.path)
                 return found
-        except FileNotFoundError:
+        except _NOT_THERE:
             return False
 
     def checksum(self, path: Any) -> int:
