@@ -642,6 +642,22 @@ describe('branches', () => {
     bucket.view('main@s').close();
   });
 
+  it('tell paths in errors as they were given', async () => {
+    const main = fresh();
+    for (const path of ['none', './none', '/a/../none', '//none/x', `/${'long'.repeat(100)}`]) {
+      const named = (error: AlkError) => error.path === path;
+      assert.throws(() => main.fs.readFileSync(path), named);
+      await assert.rejects(main.fs.promises.rename(path, '/new'), named);
+    }
+    // Otherwise it is the path in the tree, or what is no path as it was given.
+    const long = `/${'long'.repeat(100)}`;
+    const paths = { '/none': '/none', '/a/../none': '/none', '': '', [long]: long };
+    for (const [given, path] of Object.entries(paths)) {
+      assert.throws(() => main.entrySync(given), { path });
+      await assert.rejects(main.entry(given), { path });
+    }
+  });
+
   it('have nothing where no path leads', async () => {
     const store = memory();
     const main = store.bucket().branch();
