@@ -216,6 +216,27 @@ def test_raw_files(branch: alknet_fs.Branch) -> None:
         branch.open_file("/a")
 
 
+def test_of_two_that_write_the_last_close_wins(branch: alknet_fs.Branch) -> None:
+    branch.write_text("/a", "0123456789")
+    with branch.open("/a", "r+") as last, branch.open("/a", "r+") as first:
+        first.write("xx")
+        last.seek(5)
+        last.write("yy")
+    assert branch.read_text("/a") == "01234yy789"
+    with branch.open("/a", "a") as last, branch.open("/a", "a") as first:
+        first.write("first")
+        last.write("last")
+    assert branch.read_text("/a") == "01234yy789firstlast"
+
+
+def test_a_file_that_is_renamed_while_it_is_written(branch: alknet_fs.Branch) -> None:
+    branch.write_text("/a", "old")
+    with branch.open("/a", "r+") as file:
+        file.write("new")
+        branch.rename("/a", "/b")
+    assert (branch.read_text("/a"), branch.read_text("/b")) == ("new", "old")
+
+
 def test_exclusive(branch: alknet_fs.Branch) -> None:
     with (
         branch.open_file("/a", write=True, create=True, exclusive=True, owner="first"),
