@@ -323,7 +323,7 @@ impl Session {
     fn inner(&self) -> Result<Arc<crate::Session>> {
         self.0
             .clone()
-            .ok_or_else(|| Error::with_detail(ErrorKind::InvalidInput, "the session is closed"))
+            .ok_or_else(|| Error::with_detail(ErrorKind::BadHandle, "the session is closed"))
     }
 
     /// As [`crate::Session::id`].

@@ -580,9 +580,7 @@ impl Session {
         let state = self.state.lock();
         if state.ended {
             let detail = "the session is closed";
-            return Err(
-                Error::with_detail(ErrorKind::InvalidInput, detail).path(&state.record.path)
-            );
+            return Err(Error::with_detail(ErrorKind::BadHandle, detail).path(&state.record.path));
         }
         Ok(state)
     }
