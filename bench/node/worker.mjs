@@ -67,8 +67,9 @@ function readBlocks(from, path) {
   let size = 0;
   const taken = time(() => {
     const fd = from.openSync(path);
+    const block = Buffer.allocUnsafeSlow(BLOCK);
     for (;;) {
-      const n = from.readSync(fd, Buffer.allocUnsafeSlow(BLOCK));
+      const n = from.readSync(fd, block);
       if (n === 0) {
         break;
       }

@@ -228,12 +228,13 @@ fn write_blocks(main: &Branch, path: &str, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Reads as the SDK does: every block is new memory.
+/// Reads every block into the same memory. Python's `read` returns new memory each time, which its
+/// allocator takes from the same place.
 fn read_blocks(main: &Branch, path: &str) -> Result<()> {
     let reader = main.open(path)?;
     let mut at = 0;
+    let mut block = vec![0; BLOCK];
     loop {
-        let mut block = vec![0; BLOCK];
         match reader.read_at(at, &mut block)? {
             0 => return Ok(()),
             n => at += n as u64,
