@@ -16,6 +16,7 @@ pub mod memory;
 pub mod path;
 pub mod session;
 pub mod store;
+pub mod sync;
 pub mod tree;
 
 pub use entry::{Attrs, DirEntry, Entry, EntryId, Hash, Kind, Node, Timestamp};

@@ -1,0 +1,457 @@
+//! The conversation with one peer, as a machine that is polled.
+//!
+//! A [`Peer`] reads no clock, sends nothing and stores nothing: it is given what arrives and the
+//! present time, says what to send next, and asks a [`Replica`] for what is stored. So the same
+//! machine runs over QUIC and in a simulated network that loses, delays, repeats and reorders.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::frame::{Cut, Frame, MAX_SCOPES, Scope};
+use super::vector::VersionVector;
+use crate::entry::Timestamp;
+use crate::error::Result;
+
+/// What is stored of one bucket, as far as one peer may know of it.
+pub trait Replica {
+    /// Returns what is known of each scope of which anything is, in order.
+    fn vectors(&self) -> Result<BTreeMap<Scope, VersionVector>>;
+
+    /// Returns what is known of one scope.
+    fn vector(&self, scope: Scope) -> Result<VersionVector>;
+
+    /// Returns cuts of a scope that a vector does not cover, in an order in which they can be
+    /// applied, of up to a number of bytes together, but one at least where there is one.
+    fn cuts_after(&self, scope: Scope, seen: &VersionVector, bytes: usize) -> Result<Vec<Cut>>;
+
+    /// Applies cuts in one transaction. Each is the next of its replica, and all that its writer had
+    /// seen is known or comes before it in the list.
+    ///
+    /// # Errors
+    /// Where a cut is not what it should be, or the peer may not write: then nothing was applied.
+    fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()>;
+}
+
+/// How a conversation is led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How long to wait for an answer before asking again. Each further wait is twice as long.
+    pub patience: Duration,
+    /// The longest wait.
+    pub longest: Duration,
+    /// How many bytes of cuts may be on their way to the peer.
+    pub window: usize,
+    /// How many bytes of cuts go into one frame; a single cut may be longer.
+    pub frame: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_millis(500),
+            longest: Duration::from_secs(30),
+            window: 4 << 20,
+            frame: 256 << 10,
+        }
+    }
+}
+
+/// What was sent of a scope and not acknowledged.
+#[derive(Debug)]
+struct Sent {
+    /// What the peer knows when it has arrived.
+    upto: VersionVector,
+    bytes: usize,
+}
+
+/// The conversation about one bucket with one peer.
+#[derive(Debug)]
+pub struct Peer {
+    pace: Pace,
+    /// What the peer is known to know.
+    theirs: BTreeMap<Scope, VersionVector>,
+    /// Whether `theirs` tells of every scope that the peer knows anything of.
+    met: bool,
+    /// Whether the peer was ever known to know just what is known here.
+    confirmed: bool,
+    /// Whether the peer's summary is waited for, or its digests.
+    asking: bool,
+    /// The scopes of which the peer's vector is waited for.
+    asked: BTreeSet<Scope>,
+    /// The scopes of which the peer may not know all.
+    behind: BTreeSet<Scope>,
+    sent: BTreeMap<Scope, Sent>,
+    /// The scopes whose vector is told next, and whether the peer's is asked for.
+    owed: BTreeMap<Scope, bool>,
+    /// The summary that is said next, and whether it is a question.
+    summary: Option<bool>,
+    digests: VecDeque<Frame>,
+    /// When to say again what was not answered.
+    again: Option<Timestamp>,
+    wait: Duration,
+}
+
+impl Peer {
+    /// Begins a conversation; the first thing to send is there at once.
+    pub fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            theirs: BTreeMap::new(),
+            met: false,
+            confirmed: false,
+            asking: false,
+            asked: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            summary: Some(true),
+            digests: VecDeque::new(),
+            again: None,
+            wait: pace.patience,
+        }
+    }
+
+    /// Notes that a scope got cuts that the peer may not know: written here, or come from others.
+    pub fn changed(&mut self, scope: Scope) {
+        // Before the first meeting the summaries tell.
+        if self.met || self.theirs.contains_key(&scope) {
+            self.behind.insert(scope);
+        }
+    }
+
+    /// Returns what the peer is known to know of a scope.
+    pub fn knows(&self, scope: Scope) -> VersionVector {
+        self.theirs.get(&scope).cloned().unwrap_or_default()
+    }
+
+    /// Tells whether the peer is known to know just what is known here.
+    ///
+    /// # Errors
+    /// Those of the replica.
+    pub fn is_in_step(&self, replica: &dyn Replica) -> Result<bool> {
+        Ok(self.met && known(&self.theirs) == replica.vectors()?)
+    }
+
+    /// Takes in a frame of the peer.
+    ///
+    /// # Errors
+    /// Where the replica fails, or refuses what the peer sent. The conversation is over then.
+    pub fn receive(&mut self, frame: Frame, replica: &mut dyn Replica) -> Result<()> {
+        match frame {
+            Frame::Summary { digest, answer } => self.hear_summary(digest, answer, replica),
+            Frame::Digests { from, to, digests } => {
+                self.asking = false;
+                self.hear_digests(from, to, digests, replica)
+            }
+            Frame::Vectors { vectors, answer } => {
+                for (scope, theirs) in vectors {
+                    self.hear_vector(scope, &theirs, answer, replica)?;
+                }
+                Ok(())
+            }
+            Frame::Cuts { scope, cuts } => self.hear_cuts(scope, &cuts, replica),
+        }
+    }
+
+    /// Returns the next frame to send, if any. To be called until there is none, after each
+    /// [`receive`](Self::receive), [`changed`](Self::changed) and [`timeout`](Self::timeout).
+    ///
+    /// # Errors
+    /// Those of the replica.
+    pub fn poll_transmit(
+        &mut self,
+        now: Timestamp,
+        replica: &dyn Replica,
+    ) -> Result<Option<Frame>> {
+        let frame = self.next_frame(replica)?;
+        if self.again.is_none() && self.is_waiting(replica)? {
+            self.again = Some(after(now, self.wait));
+        }
+        Ok(frame)
+    }
+
+    /// Returns when [`timeout`](Self::timeout) is to be called, if nothing arrives before.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.again
+    }
+
+    /// Says again what was not answered in time.
+    ///
+    /// # Errors
+    /// Those of the replica.
+    pub fn timeout(&mut self, now: Timestamp, replica: &dyn Replica) -> Result<()> {
+        if self.again.is_none_or(|at| at > now) {
+            return Ok(());
+        }
+        self.again = None;
+        if !self.is_waiting(replica)? {
+            return Ok(());
+        }
+        self.wait = (self.wait * 2).min(self.pace.longest);
+        if self.asking || !self.confirmed {
+            self.summary = Some(true);
+        }
+        self.behind.extend(self.sent.keys());
+        self.sent.clear();
+        for scope in self.asked.clone() {
+            self.owed.insert(scope, true);
+        }
+        for (scope, theirs) in &self.theirs {
+            if !replica.vector(*scope)?.covers(theirs) {
+                self.owed.insert(*scope, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the peer answers: what is said next is waited for as long as at first.
+    fn heard(&mut self) {
+        self.wait = self.pace.patience;
+        self.again = None;
+    }
+
+    /// Tells whether anything was said that the peer has to answer.
+    fn is_waiting(&self, replica: &dyn Replica) -> Result<bool> {
+        if self.asking || !self.confirmed || !self.asked.is_empty() || !self.sent.is_empty() {
+            return Ok(true);
+        }
+        for (scope, theirs) in &self.theirs {
+            if !replica.vector(*scope)?.covers(theirs) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn hear_summary(
+        &mut self,
+        theirs: [u8; 16],
+        answer: bool,
+        replica: &dyn Replica,
+    ) -> Result<()> {
+        let vectors = replica.vectors()?;
+        if digest(&vectors) == theirs {
+            self.heard();
+            self.theirs = vectors;
+            (self.met, self.confirmed) = (true, true);
+            self.asked.clear();
+            self.behind.clear();
+            self.sent.clear();
+            // A question of this side that is on its way answers the peer's.
+            if answer && !self.asking {
+                self.summary.get_or_insert(false);
+            }
+            self.asking = false;
+            return Ok(());
+        }
+        if answer {
+            self.digests = pages(&vectors);
+        } else {
+            self.asking = false;
+            self.summary = Some(true);
+        }
+        Ok(())
+    }
+
+    fn hear_digests(
+        &mut self,
+        from: Scope,
+        to: Scope,
+        digests: Vec<(Scope, [u8; 16])>,
+        replica: &dyn Replica,
+    ) -> Result<()> {
+        self.heard();
+        let mut vectors = replica.vectors()?;
+        vectors.retain(|scope, _| (from..=to).contains(scope));
+        for (scope, digest) in digests {
+            match vectors.remove(&scope) {
+                Some(vector) if vector.digest() == digest => {
+                    self.theirs.insert(scope, vector);
+                }
+                _ => self.ask(scope),
+            }
+        }
+        // Of these the peer knows nothing.
+        for scope in vectors.into_keys() {
+            self.theirs.entry(scope).or_default();
+            self.behind.insert(scope);
+        }
+        if to == LAST {
+            self.met = true;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, scope: Scope) {
+        self.owed.insert(scope, true);
+        self.asked.insert(scope);
+    }
+
+    fn hear_vector(
+        &mut self,
+        scope: Scope,
+        vector: &VersionVector,
+        answer: bool,
+        replica: &dyn Replica,
+    ) -> Result<()> {
+        self.heard();
+        self.asked.remove(&scope);
+        let theirs = self.theirs.entry(scope).or_default();
+        theirs.merge(vector);
+        if self
+            .sent
+            .get(&scope)
+            .is_some_and(|sent| theirs.covers(&sent.upto))
+        {
+            self.sent.remove(&scope);
+        }
+        let ours = replica.vector(scope)?;
+        if !theirs.covers(&ours) {
+            self.behind.insert(scope);
+        }
+        if answer {
+            self.owed.entry(scope).or_insert(false);
+        }
+        Ok(())
+    }
+
+    fn hear_cuts(&mut self, scope: Scope, cuts: &[Cut], replica: &mut dyn Replica) -> Result<()> {
+        self.heard();
+        self.asked.remove(&scope);
+        let mut ours = replica.vector(scope)?;
+        let theirs = self.theirs.entry(scope).or_default();
+        let mut next = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            // Whoever has a cut has what its writer had seen, and what that one wrote before.
+            theirs.merge(&cut.seen);
+            theirs.see(cut.replica, cut.number);
+            if cut.number == ours.get(cut.replica) + 1 && ours.covers(&cut.seen) {
+                ours.see(cut.replica, cut.number);
+                next.push(cut.clone());
+            }
+        }
+        if !next.is_empty() {
+            replica.apply(scope, &next)?;
+        }
+        if !theirs.covers(&ours) {
+            self.behind.insert(scope);
+        }
+        self.owed.entry(scope).or_insert(false);
+        Ok(())
+    }
+
+    fn next_frame(&mut self, replica: &dyn Replica) -> Result<Option<Frame>> {
+        if let Some(answer) = self.summary.take() {
+            self.asking |= answer;
+            let digest = digest(&replica.vectors()?);
+            return Ok(Some(Frame::Summary { digest, answer }));
+        }
+        if let Some(page) = self.digests.pop_front() {
+            return Ok(Some(page));
+        }
+        if let Some(answer) = self.owed.values().next().copied() {
+            let scopes = self.owed.iter().filter(|(_, asks)| **asks == answer);
+            let scopes: Vec<_> = scopes.map(|(scope, _)| *scope).take(MAX_SCOPES).collect();
+            let mut vectors = Vec::with_capacity(scopes.len());
+            for scope in scopes {
+                self.owed.remove(&scope);
+                vectors.push((scope, replica.vector(scope)?));
+            }
+            return Ok(Some(Frame::Vectors { vectors, answer }));
+        }
+        while self.sent.values().map(|sent| sent.bytes).sum::<usize>() < self.pace.window
+            && let Some(&scope) = self.behind.first()
+        {
+            let known = match self.sent.get(&scope) {
+                Some(sent) => &sent.upto,
+                None => self.theirs.entry(scope).or_default(),
+            };
+            let cuts = replica.cuts_after(scope, known, self.pace.frame)?;
+            if cuts.is_empty() {
+                self.behind.remove(&scope);
+                continue;
+            }
+            let mut upto = known.clone();
+            for cut in &cuts {
+                upto.see(cut.replica, cut.number);
+            }
+            let bytes: usize = cuts.iter().map(|cut| cut.changes.len()).sum();
+            let sent = self.sent.entry(scope).or_insert_with(|| Sent {
+                upto: VersionVector::new(),
+                bytes: 0,
+            });
+            sent.upto = upto;
+            sent.bytes += bytes;
+            return Ok(Some(Frame::Cuts { scope, cuts }));
+        }
+        Ok(None)
+    }
+}
+
+/// The last of all scopes.
+const LAST: Scope = Scope([0xff; 16]);
+
+/// Returns vectors without those of scopes of which nothing is known.
+fn known(vectors: &BTreeMap<Scope, VersionVector>) -> BTreeMap<Scope, VersionVector> {
+    let known = vectors.iter().filter(|(_, vector)| !vector.is_empty());
+    known
+        .map(|(scope, vector)| (*scope, vector.clone()))
+        .collect()
+}
+
+fn digest(vectors: &BTreeMap<Scope, VersionVector>) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for (scope, vector) in vectors {
+        hasher.update(&scope.0);
+        hasher.update(&vector.digest());
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    digest
+}
+
+/// Cuts the digests of all scopes into frames that speak of all scopes together.
+fn pages(vectors: &BTreeMap<Scope, VersionVector>) -> VecDeque<Frame> {
+    let digests = vectors
+        .iter()
+        .map(|(scope, vector)| (*scope, vector.digest()));
+    let digests: Vec<_> = digests.collect();
+    let mut pages: VecDeque<_> = digests
+        .chunks(MAX_SCOPES)
+        .map(|page| Frame::Digests {
+            from: page[0].0,
+            to: page[page.len() - 1].0,
+            digests: page.to_vec(),
+        })
+        .collect();
+    if pages.is_empty() {
+        pages.push_back(Frame::Digests {
+            from: Scope::CATALOGUE,
+            to: LAST,
+            digests: Vec::new(),
+        });
+    }
+    // Between one page's last scope and the next page's first there is none.
+    let mut start = Scope::CATALOGUE;
+    let count = pages.len();
+    for (n, page) in pages.iter_mut().enumerate() {
+        if let Frame::Digests { from, to, .. } = page {
+            *from = start;
+            match n + 1 == count {
+                true => *to = LAST,
+                false => start = following(*to),
+            }
+        }
+    }
+    pages
+}
+
+/// Returns the scope after one.
+fn following(scope: Scope) -> Scope {
+    Scope(u128::from_be_bytes(scope.0).saturating_add(1).to_be_bytes())
+}
+
+fn after(now: Timestamp, wait: Duration) -> Timestamp {
+    let wait = i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX);
+    Timestamp(now.0.saturating_add(wait))
+}

@@ -1,0 +1,450 @@
+//! Nodes in a simulated network that delays, loses, repeats and reorders what they send, and falls
+//! apart and together again, with connections that break at any point. Time is virtual, and every
+//! run follows from its seed.
+//!
+//! `ALKFS_TEST_SEED` runs one seed; `ALKFS_TEST_SCALE` multiplies their number.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use alknet_fs_core::entry::{Attrs, Entry, Hash, Node, Timestamp};
+use alknet_fs_core::sync::{
+    Clock, Cut, Frame, Pace, Peer, Projected, Registers, Removed, Replica, ReplicaId, Scope, State,
+    Value, VersionVector, affected, project,
+};
+use alknet_fs_core::{Result, TreePath};
+use fastrand::Rng;
+
+/// A value, and which cut it came with.
+type Dotted = ((ReplicaId, u64), Value);
+
+/// One branch of a node: registers that know which values were written over which.
+#[derive(Debug, Clone, Default)]
+struct Branch {
+    registers: BTreeMap<TreePath, Vec<Dotted>>,
+    vector: VersionVector,
+    cuts: Vec<Cut>,
+    /// What is shown: kept by projecting just what a change may affect.
+    shown: BTreeMap<TreePath, Projected>,
+}
+
+impl Registers for Branch {
+    fn values(&self, path: &TreePath) -> Result<Vec<Value>> {
+        let values = self.registers.get(path).into_iter().flatten();
+        Ok(values.map(|(_, value)| value.clone()).collect())
+    }
+
+    fn names(&self, dir: &TreePath) -> Result<Vec<Box<str>>> {
+        let inside = self
+            .registers
+            .keys()
+            .filter(|path| path.parent().as_ref() == Some(dir));
+        Ok(inside.map(|path| path.name().into()).collect())
+    }
+}
+
+impl Branch {
+    fn apply(&mut self, cut: &Cut) {
+        let mut changed = Vec::new();
+        for (path, value) in changes(cut) {
+            let register = self.registers.entry(path.clone()).or_default();
+            register.retain(|((replica, number), _)| {
+                cut.seen.get(*replica) < *number && *replica != cut.replica
+            });
+            register.push(((cut.replica, cut.number), value));
+            changed.push(path);
+        }
+        self.vector.see(cut.replica, cut.number);
+        self.cuts.push(cut.clone());
+        for path in affected(self, &changed).unwrap() {
+            let shown = project(self, &path).unwrap();
+            self.shown.insert(path, shown);
+        }
+    }
+}
+
+fn changes(cut: &Cut) -> Vec<(TreePath, Value)> {
+    let changes: Vec<(String, Vec<u8>)> = serde_json::from_slice(&cut.changes).unwrap();
+    let decode =
+        |(path, value): (String, Vec<u8>)| (path.parse().unwrap(), Value::decode(&value).unwrap());
+    changes.into_iter().map(decode).collect()
+}
+
+/// What a node keeps when it crashes.
+#[derive(Debug, Clone)]
+struct Disk {
+    clock: Clock,
+    branches: BTreeMap<Scope, Branch>,
+}
+
+impl Replica for Disk {
+    fn vectors(&self) -> Result<BTreeMap<Scope, VersionVector>> {
+        let branches = self.branches.iter();
+        Ok(branches.map(|(s, b)| (*s, b.vector.clone())).collect())
+    }
+
+    fn vector(&self, scope: Scope) -> Result<VersionVector> {
+        let branch = self.branches.get(&scope);
+        Ok(branch.map_or_else(VersionVector::new, |b| b.vector.clone()))
+    }
+
+    fn cuts_after(&self, scope: Scope, seen: &VersionVector, bytes: usize) -> Result<Vec<Cut>> {
+        let cuts = self.branches.get(&scope).map_or(&[][..], |b| &b.cuts);
+        let mut left = bytes as i64;
+        let unknown = cuts.iter().filter(|c| c.number > seen.get(c.replica));
+        let some = unknown.take_while(|cut| {
+            let fits = left > 0;
+            left -= cut.changes.len() as i64;
+            fits
+        });
+        Ok(some.cloned().collect())
+    }
+
+    fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
+        let branch = self.branches.entry(scope).or_default();
+        for cut in cuts {
+            // What every replica may rely on.
+            assert_eq!(cut.number, branch.vector.get(cut.replica) + 1, "a gap");
+            assert!(branch.vector.covers(&cut.seen), "before its causes");
+            branch.apply(cut);
+            for (_, value) in changes(cut) {
+                self.clock.see(value.stamp);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Writes to a path, or removes what is there, as a local commit does.
+    fn write(&mut self, scope: Scope, path: &TreePath, kind: u8, now: Timestamp) -> Value {
+        let branch = self.branches.entry(scope).or_default();
+        let shown = branch.shown.get(path).and_then(|s| s.row.clone());
+        let there = shown.and_then(|row| row.entry);
+        let stamp = self.clock.stamp(now);
+        let attrs = Attrs {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp(stamp.time as i64),
+            ctime: Timestamp(stamp.time as i64),
+        };
+        let state = match (kind, &there) {
+            (0, Some(entry)) => State::Removed(Removed::from_entry(entry)),
+            (1, _) => State::Present(Entry {
+                node: Node::Dir,
+                attrs,
+            }),
+            _ => {
+                let hash = Hash::of(format!("{stamp:?}").as_bytes());
+                let node = Node::File { hash, size: 1 };
+                State::Present(Entry { node, attrs })
+            }
+        };
+        let value = Value {
+            stamp,
+            state,
+            base: None,
+        };
+        let replica = self.clock.replica();
+        let changes = [(path.as_str(), value.encode())];
+        let others = branch.vector.iter().filter(|(id, _)| *id != replica);
+        let cut = Cut {
+            replica,
+            number: branch.vector.get(replica) + 1,
+            seen: others.collect(),
+            changes: serde_json::to_vec(&changes).unwrap(),
+        };
+        branch.apply(&cut);
+        value
+    }
+}
+
+struct Link {
+    peer: Peer,
+    /// Another one with each connection: what was sent before is not delivered any more.
+    connection: u64,
+}
+
+/// A frame on its way: when it arrives, and a number that no other has, come first.
+type Flight = (i64, u64, usize, usize, u64, Vec<u8>);
+
+struct Network {
+    rng: Rng,
+    now: Timestamp,
+    disks: Vec<Disk>,
+    links: BTreeMap<(usize, usize), Link>,
+    flying: BinaryHeap<Reverse<Flight>>,
+    count: u64,
+    frames: u64,
+    bytes: u64,
+    /// Chances in a hundred.
+    loss: u8,
+    repeat: u8,
+    delay: Duration,
+    apart: BTreeSet<(usize, usize)>,
+    written: Vec<(Scope, TreePath, Value)>,
+}
+
+const BRANCHES: u8 = 3;
+
+fn pace() -> Pace {
+    Pace {
+        window: 2000,
+        frame: 600,
+        ..Pace::default()
+    }
+}
+
+impl Network {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let nodes = rng.usize(2..=8);
+        let disks = (1..=nodes as u8).map(|n| Disk {
+            clock: Clock::new(ReplicaId([n; 16]), 0),
+            branches: BTreeMap::new(),
+        });
+        let mut network = Self {
+            now: Timestamp(1_000_000_000),
+            disks: disks.collect(),
+            links: BTreeMap::new(),
+            flying: BinaryHeap::new(),
+            count: 0,
+            frames: 0,
+            bytes: 0,
+            loss: rng.u8(0..40),
+            repeat: rng.u8(0..20),
+            delay: Duration::from_millis(rng.u64(1..400)),
+            apart: BTreeSet::new(),
+            written: Vec::new(),
+            rng,
+        };
+        // A chain, with some more connections; sometimes all of them.
+        let more = network.rng.u8(0..=100);
+        for a in 0..nodes {
+            for b in a + 1..nodes {
+                if b == a + 1 || network.rng.u8(0..100) < more {
+                    network.connect(a, b);
+                }
+            }
+        }
+        network
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        self.count += 1;
+        for link in [(a, b), (b, a)] {
+            let peer = Peer::new(pace());
+            let connection = self.count;
+            self.links.insert(link, Link { peer, connection });
+        }
+    }
+
+    /// What a node that starts again does: only what was stored is left.
+    fn restart(&mut self, node: usize) {
+        let links = self.links.keys().filter(|(a, _)| *a == node);
+        for (a, b) in links.copied().collect::<Vec<_>>() {
+            self.connect(a, b);
+        }
+    }
+
+    /// Sends all that the machines want to send now.
+    fn transmit(&mut self) {
+        for ((from, to), link) in &mut self.links {
+            let disk = &self.disks[*from];
+            link.peer.timeout(self.now, disk).unwrap();
+            while let Some(frame) = link.peer.poll_transmit(self.now, disk).unwrap() {
+                let bytes = frame.encode();
+                self.frames += 1;
+                self.bytes += bytes.len() as u64;
+                let copies = match self.rng.u8(0..100) {
+                    n if n < self.loss => 0,
+                    n if n < self.loss + self.repeat => 2,
+                    _ => 1,
+                };
+                for _ in 0..copies {
+                    self.count += 1;
+                    let delay = self.rng.u64(0..=self.delay.as_nanos() as u64);
+                    let at = self.now.0 + delay as i64;
+                    let flight = (at, self.count, *from, *to, link.connection, bytes.clone());
+                    self.flying.push(Reverse(flight));
+                }
+            }
+        }
+    }
+
+    /// Delivers what arrives next, or lets a timeout pass. Returns whether there was any.
+    fn step(&mut self) -> bool {
+        self.transmit();
+        let arrival = self.flying.peek().map(|Reverse(flight)| flight.0);
+        let timeouts = self.links.values().filter_map(|l| l.peer.poll_timeout());
+        let timeout = timeouts.min().map(|at| at.0);
+        let Some(next) = arrival.into_iter().chain(timeout).min() else {
+            return false;
+        };
+        self.now = Timestamp(self.now.0.max(next));
+        if arrival.is_none_or(|at| at > self.now.0) {
+            return true;
+        }
+        let Reverse((_, _, from, to, connection, bytes)) = self.flying.pop().unwrap();
+        let link = self.links.get_mut(&(to, from)).unwrap();
+        if self.apart.contains(&(from.min(to), from.max(to))) || link.connection != connection {
+            return true;
+        }
+        let before = self.disks[to].vectors().unwrap();
+        let frame = Frame::decode(&bytes).unwrap();
+        link.peer.receive(frame, &mut self.disks[to]).unwrap();
+        for (scope, vector) in self.disks[to].vectors().unwrap() {
+            if before.get(&scope) != Some(&vector) {
+                self.changed(to, scope);
+            }
+        }
+        true
+    }
+
+    fn changed(&mut self, node: usize, scope: Scope) {
+        let links = self.links.iter_mut().filter(|((from, _), _)| *from == node);
+        links.for_each(|(_, link)| link.peer.changed(scope));
+    }
+
+    fn write(&mut self) {
+        let node = self.rng.usize(0..self.disks.len());
+        let scope = Scope([self.rng.u8(1..=BRANCHES); 16]);
+        let paths = ["/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/b/x"];
+        let path = self.rng.choice(paths).unwrap().parse().unwrap();
+        let kind = self.rng.u8(0..4);
+        let value = self.disks[node].write(scope, &path, kind, self.now);
+        self.written.push((scope, path, value));
+        self.changed(node, scope);
+    }
+
+    fn disturb(&mut self) {
+        let nodes = self.disks.len();
+        match self.rng.u8(0..3) {
+            0 => {
+                let side: Vec<_> = (0..nodes).map(|_| self.rng.bool()).collect();
+                let pairs = self.links.keys().filter(|(a, b)| a < b);
+                let apart = pairs.filter(|(a, b)| side[*a] != side[*b]);
+                self.apart = apart.copied().collect();
+            }
+            1 => self.apart.clear(),
+            _ => {
+                let node = self.rng.usize(0..nodes);
+                self.restart(node);
+            }
+        }
+    }
+
+    /// Lets the network heal, and everything arrive.
+    fn settle(&mut self) {
+        self.apart.clear();
+        let mut steps = 0;
+        while self.step() {
+            steps += 1;
+            assert!(steps < 200_000, "it does not come to rest");
+        }
+    }
+
+    fn check(&self) {
+        let first = &self.disks[0];
+        for disk in &self.disks {
+            assert_eq!(disk.vectors().unwrap(), first.vectors().unwrap());
+            for (scope, branch) in &disk.branches {
+                let anew = |path: &TreePath| (path.clone(), project(branch, path).unwrap());
+                let anew: BTreeMap<_, _> = branch.registers.keys().map(anew).collect();
+                assert_eq!(branch.shown, anew, "kept up to date, and computed anew");
+                assert_eq!(branch.shown, first.branches[scope].shown);
+                is_a_tree(&branch.shown);
+            }
+        }
+        for link in self.links.values() {
+            assert!(link.peer.is_in_step(first).unwrap());
+        }
+        for (scope, path, value) in &self.written {
+            is_accounted_for(&first.branches[scope], path, value);
+        }
+    }
+}
+
+/// Whoever wrote finds it, or somebody who had seen it wrote over it, or it is a conflict's loser.
+fn is_accounted_for(branch: &Branch, path: &TreePath, value: &Value) {
+    let values = branch.values(path).unwrap();
+    if !values.contains(value) {
+        // Who had seen it has a later stamp.
+        assert!(values.iter().any(|other| other.stamp > value.stamp));
+        return;
+    }
+    let shown = &branch.shown[path];
+    let entry = shown.row.as_ref().and_then(|row| row.entry.as_ref());
+    let agrees = match (value.entry(), entry) {
+        (Some(one), Some(two)) => one.id() == two.id() || one.is_dir() && two.is_dir(),
+        (None, None) => true,
+        // Removed, and there again for what is in it.
+        (None, Some(two)) => two.is_dir(),
+        (Some(_), None) => false,
+    };
+    let is_listed = shown.losers.contains(value);
+    assert!(agrees || is_listed, "{value:?} vanished: {shown:?}");
+}
+
+/// Above everything that was written into a directory there is a directory.
+fn is_a_tree(shown: &BTreeMap<TreePath, Projected>) {
+    let entry = |path: &TreePath| shown.get(path)?.row.as_ref()?.entry.as_ref();
+    for path in shown.keys().filter(|path| entry(path).is_some()) {
+        if let Some(above) = path.parent().filter(|above| shown.contains_key(above)) {
+            let is_dir = entry(&above).is_some_and(Entry::is_dir);
+            assert!(is_dir, "{above} is no directory");
+        }
+    }
+}
+
+fn run(seed: u64) -> Network {
+    let mut network = Network::new(seed);
+    for _ in 0..network.rng.usize(0..400) {
+        match network.rng.u8(0..100) {
+            0..20 => network.write(),
+            20..23 => network.disturb(),
+            _ => {
+                network.step();
+            }
+        }
+    }
+    network.settle();
+    network.check();
+    network
+}
+
+#[test]
+fn all_nodes_agree_once_the_network_heals() {
+    if let Ok(seed) = std::env::var("ALKFS_TEST_SEED") {
+        run(seed.parse().unwrap());
+        return;
+    }
+    let scale = std::env::var("ALKFS_TEST_SCALE").ok();
+    let scale = scale.map_or(1, |n| n.parse::<u64>().unwrap());
+    for seed in 0..2000 * scale {
+        let result = std::panic::catch_unwind(|| run(seed));
+        assert!(result.is_ok(), "it failed with ALKFS_TEST_SEED={seed}");
+    }
+}
+
+/// Nodes that have nothing new say so in one short frame each.
+#[test]
+fn who_is_in_step_says_little() {
+    for seed in 0..50 {
+        let mut network = run(seed);
+        (network.loss, network.repeat) = (0, 0);
+        (network.frames, network.bytes) = (0, 0);
+        let pairs = network.links.keys().filter(|(a, b)| a < b);
+        let pairs: Vec<_> = pairs.copied().collect();
+        for (a, b) in &pairs {
+            network.connect(*a, *b);
+        }
+        network.settle();
+        network.check();
+        assert_eq!(network.frames, 2 * pairs.len() as u64);
+        assert!(network.bytes <= 20 * network.frames);
+    }
+}
