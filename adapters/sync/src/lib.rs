@@ -5,7 +5,9 @@
 //! one scalar, the bytes of a [`Value`](alknet_fs_core::sync::Value): so there is nothing to set up that
 //! two replicas could set up differently, and concurrent values of a path stay side by side.
 
+mod branch;
 mod check;
 mod document;
 
+pub use branch::Branch;
 pub use document::{Document, SHARDS, shard};

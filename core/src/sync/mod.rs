@@ -16,6 +16,7 @@ mod frame;
 mod peer;
 mod project;
 mod register;
+mod rows;
 mod vector;
 
 pub use clock::{Clock, Stamp};
@@ -23,6 +24,7 @@ pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope
 pub use peer::{Pace, Peer, Replica};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
+pub use rows::{outgoing, show};
 pub use vector::VersionVector;
 
 use std::fmt;

@@ -1,0 +1,229 @@
+//! Between a branch's registers and the rows that it holds itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::clock::Clock;
+use super::project::{Registers, project};
+use super::register::{Removed, State, Value};
+use crate::chain::Chain;
+use crate::entry::{Entry, Kind, Timestamp};
+use crate::error::Result;
+use crate::event::{Change, Op};
+use crate::path::TreePath;
+use crate::store::{Epoch, ReadTxn, Row, WriteTxn};
+
+/// Returns the values that registers must get so that they say what the branch holds now, where
+/// `changes` were committed since they last did.
+///
+/// # Errors
+/// Those of the store and of the registers.
+pub fn outgoing(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    registers: &dyn Registers,
+    changes: &[Change],
+    clock: &mut Clock,
+    now: Timestamp,
+) -> Result<BTreeMap<TreePath, Value>> {
+    let mut written = Written {
+        registers,
+        values: BTreeMap::new(),
+    };
+    // What is below comes first: it may be why a directory is there.
+    for path in touched(txn, chain, registers, changes)?.into_iter().rev() {
+        let own = own_row(txn, chain, &path)?;
+        let said = project(&written, &path)?.row;
+        if let Some(state) = difference(own.as_ref(), said.as_ref(), now) {
+            let value = Value {
+                stamp: clock.stamp(now),
+                state,
+                base: own.and_then(|row| row.base),
+            };
+            written.values.insert(path, value);
+        }
+    }
+    Ok(written.values)
+}
+
+/// Registers with what is about to be written to them.
+struct Written<'a> {
+    registers: &'a dyn Registers,
+    values: BTreeMap<TreePath, Value>,
+}
+
+impl Registers for Written<'_> {
+    fn values(&self, path: &TreePath) -> Result<Vec<Value>> {
+        match self.values.get(path) {
+            Some(value) => Ok(vec![value.clone()]),
+            None => self.registers.values(path),
+        }
+    }
+
+    fn names(&self, dir: &TreePath) -> Result<Vec<Box<str>>> {
+        let mut names = self.registers.names(dir)?;
+        let inside = match dir.is_root() {
+            true => "/".to_owned(),
+            false => format!("{dir}/"),
+        };
+        let below = (Bound::Excluded(inside.as_str()), Bound::Unbounded);
+        let below = self.values.range::<str, _>(below);
+        let below = below.map_while(|(path, _)| path.as_str().strip_prefix(&inside));
+        names.extend(below.filter(|rest| !rest.contains('/')).map(Into::into));
+        Ok(names)
+    }
+}
+
+/// Returns what a register that says one thing must say of a row that is another.
+fn difference(own: Option<&Row>, said: Option<&Row>, now: Timestamp) -> Option<State> {
+    match (own, said) {
+        (
+            Some(Row {
+                entry: Some(own), ..
+            }),
+            _,
+        ) => {
+            let said = said.and_then(|row| row.entry.as_ref());
+            let same = said.is_some_and(|said| said.id() == own.id());
+            (!same).then(|| State::Present(own.clone()))
+        }
+        (
+            _,
+            Some(Row {
+                entry: Some(said), ..
+            }),
+        ) => Some(State::Removed(Removed::from_entry(said))),
+        // It hides what is inherited, of which no register speaks.
+        (Some(Row { entry: None, .. }), None) => Some(State::Removed(Removed {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: now,
+        })),
+        (None | Some(Row { entry: None, .. }), None | Some(Row { entry: None, .. })) => None,
+    }
+}
+
+/// Returns the paths at which changes may have left other rows of the branch than before.
+fn touched(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    registers: &dyn Registers,
+    changes: &[Change],
+) -> Result<BTreeSet<TreePath>> {
+    let mut touched = BTreeSet::new();
+    for change in changes {
+        for path in change.path.iter().chain(&change.from) {
+            // What is written below a directory of a live base brings that directory along.
+            touched.extend(path.ancestors());
+            touched.insert(path.clone());
+            if change.kind == Some(Kind::Dir) && touched_below(change.op) {
+                below(registers, path, &mut touched)?;
+                let epochs = chain.spans()[0].first..=Epoch::MAX;
+                let (bucket, branch) = (chain.bucket(), chain.branch());
+                txn.paths_of(bucket, branch, epochs, path, &mut |parent, name| {
+                    touched.insert(TreePath::from_stored(parent, name));
+                    Ok(())
+                })?;
+            }
+        }
+    }
+    Ok(touched)
+}
+
+/// Tells whether a change of a directory may change rows below it of which it does not speak.
+fn touched_below(op: Op) -> bool {
+    matches!(op, Op::Create | Op::Modify | Op::Rename)
+}
+
+fn below(
+    registers: &dyn Registers,
+    dir: &TreePath,
+    touched: &mut BTreeSet<TreePath>,
+) -> Result<()> {
+    let mut dirs = vec![dir.clone()];
+    while let Some(dir) = dirs.pop() {
+        for name in registers.names(&dir)? {
+            let path = TreePath::from_stored(dir.as_str(), &name);
+            touched.insert(path.clone());
+            dirs.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Makes the branch hold rows that registers were [projected](super::project) to. Returns what changed
+/// in what it shows.
+///
+/// # Errors
+/// Those of the store.
+pub fn show(
+    txn: &mut dyn WriteTxn,
+    chain: &Chain,
+    rows: BTreeMap<TreePath, Row>,
+    now: Timestamp,
+) -> Result<Vec<Change>> {
+    let mut before = BTreeMap::new();
+    for (path, row) in rows {
+        let own = own_row(txn, chain, &path)?;
+        let id = |row: &Row| row.entry.as_ref().map(Entry::id);
+        if own.is_some_and(|own| own.entry.is_some() && id(&own) == id(&row)) {
+            continue;
+        }
+        before.insert(path.clone(), chain.lookup(txn, &path)?);
+        set_row(txn, chain, &path, row, now)?;
+    }
+    let mut changes = Vec::new();
+    for (path, before) in before {
+        let after = chain.lookup(txn, &path)?;
+        let op = match (&before, &after) {
+            (None, None) => continue,
+            (None, Some(_)) => Op::Create,
+            (Some(_), None) => Op::Remove,
+            (Some(before), Some(after)) if before.id() == after.id() => continue,
+            (Some(before), Some(after)) if before.node == after.node => Op::Attributes,
+            (Some(_), Some(_)) => Op::Modify,
+        };
+        let size = after.as_ref().filter(|entry| entry.is_file());
+        changes.push(Change {
+            kind: after.as_ref().or(before.as_ref()).map(Entry::kind),
+            old: before.as_ref().and_then(Entry::hash),
+            new: after.as_ref().and_then(Entry::hash),
+            size: size.map(Entry::size),
+            path: Some(path),
+            ..Change::new(op)
+        });
+    }
+    Ok(changes)
+}
+
+/// Returns what the branch itself holds at a path, not what it inherits.
+fn own_row(txn: &dyn ReadTxn, chain: &Chain, path: &TreePath) -> Result<Option<Row>> {
+    let found = chain.find(txn, path.parent_str(), path.name())?;
+    Ok(found.filter(|found| found.span == 0).map(|found| found.row))
+}
+
+fn set_row(
+    txn: &mut dyn WriteTxn,
+    chain: &Chain,
+    path: &TreePath,
+    mut row: Row,
+    now: Timestamp,
+) -> Result<()> {
+    let (bucket, layer) = (chain.bucket(), chain.write_layer());
+    let (parent, name) = (path.parent_str(), path.name());
+    match &mut row.entry {
+        Some(entry) => entry.attrs.ctime = now,
+        None => {
+            let hides = chain.has_live_base() || {
+                let below = chain.find_below_write_layer(txn, parent, name)?;
+                below.is_some_and(|found| found.row.entry.is_some())
+            };
+            if !hides {
+                return txn.remove_row(bucket, parent, name, layer);
+            }
+        }
+    }
+    txn.put_row(bucket, parent, name, layer, &row)
+}
