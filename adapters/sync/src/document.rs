@@ -118,8 +118,12 @@ impl Document {
         number: u8,
     ) -> Result<Vec<(TreePath, Value)>> {
         check_size(change)?;
-        let change = Change::try_from(change).map_err(corrupt)?;
+        let (checksum, change) = (&change[4..8], Change::try_from(change).map_err(corrupt)?);
         let refuse = |why: &str| Err(Error::with_detail(ErrorKind::Corrupt, why));
+        // Automerge looks at it in whole documents only.
+        if change.hash().0[..4] != *checksum {
+            return refuse("a change's checksum is wrong");
+        }
         if *change.actor_id() != actor(replica) {
             return refuse("a change was made by somebody else than who sent it");
         }

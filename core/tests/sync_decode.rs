@@ -1,0 +1,170 @@
+//! What comes from others is read back as it was written, and whatever else it may be, refused.
+
+use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
+use alknet_fs_core::sync::{
+    Cut, Frame, MAX_FRAME, Removed, ReplicaId, Resolved, Scope, Stamp, State, Value, VersionVector,
+};
+use alknet_fs_core::{ErrorKind, Kind};
+use proptest::prelude::*;
+
+fn stamp() -> impl Strategy<Value = Stamp> {
+    (0..4u64, 0..3u8).prop_map(|(time, replica)| Stamp {
+        time,
+        replica: ReplicaId([replica; 16]),
+    })
+}
+
+fn state() -> impl Strategy<Value = State> {
+    let numbers = (0..=0o7777u32, any::<u32>(), any::<u32>(), any::<i64>());
+    let node = prop_oneof![
+        (any::<[u8; 32]>(), any::<u64>()).prop_map(|(hash, size)| Node::File {
+            hash: Hash::from_bytes(hash),
+            size
+        }),
+        Just(Node::Dir),
+        "[^\0]{1,20}".prop_map(|target| Node::Symlink {
+            target: target.into()
+        }),
+    ];
+    let kind = prop_oneof![Just(Kind::File), Just(Kind::Dir), Just(Kind::Symlink)];
+    let what = prop_oneof![node.prop_map(Ok), kind.prop_map(Err)];
+    (what, numbers).prop_map(|(what, (mode, uid, gid, mtime))| {
+        let mtime = Timestamp(mtime);
+        match what {
+            Ok(node) => State::Present(Entry {
+                node,
+                attrs: Attrs {
+                    mode,
+                    uid,
+                    gid,
+                    mtime,
+                    ctime: mtime,
+                },
+            }),
+            Err(kind) => State::Removed(Removed {
+                kind,
+                mode,
+                uid,
+                gid,
+                mtime,
+            }),
+        }
+    })
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let base = proptest::option::of(any::<[u8; 16]>().prop_map(EntryId));
+    (stamp(), state(), base).prop_map(|(stamp, state, base)| Value { stamp, state, base })
+}
+
+fn vector() -> impl Strategy<Value = VersionVector> {
+    let seen = proptest::collection::vec((any::<[u8; 16]>(), 1..u64::MAX), 0..4);
+    seen.prop_map(|seen| seen.into_iter().map(|(id, n)| (ReplicaId(id), n)).collect())
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
+    let scope = || any::<[u8; 16]>().prop_map(Scope);
+    let digests = proptest::collection::btree_map(scope(), any::<[u8; 16]>(), 0..5);
+    let vectors = proptest::collection::btree_map(scope(), vector(), 0..5);
+    let bytes = proptest::collection::vec(any::<u8>(), 0..50);
+    let cut = (any::<[u8; 16]>(), 1..u64::MAX, vector(), bytes);
+    let cut = cut.prop_map(|(replica, number, seen, changes)| Cut {
+        replica: ReplicaId(replica),
+        number,
+        seen,
+        changes,
+    });
+    prop_oneof![
+        (any::<[u8; 16]>(), any::<bool>())
+            .prop_map(|(digest, answer)| Frame::Summary { digest, answer }),
+        digests.prop_map(|digests| Frame::Digests {
+            from: Scope::CATALOGUE,
+            to: Scope([0xff; 16]),
+            digests: digests.into_iter().collect(),
+        }),
+        (vectors, any::<bool>()).prop_map(|(vectors, answer)| Frame::Vectors {
+            vectors: vectors.into_iter().collect(),
+            answer,
+        }),
+        (scope(), proptest::collection::vec(cut, 0..4))
+            .prop_map(|(scope, cuts)| Frame::Cuts { scope, cuts }),
+    ]
+}
+
+/// Some bytes of a text in other ways than they were.
+fn spoil(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8)], cut: Option<usize>) -> Vec<u8> {
+    for (at, byte) in changes {
+        let at = at.index(bytes.len());
+        bytes[at] ^= byte;
+    }
+    bytes.truncate(cut.unwrap_or(usize::MAX).max(1));
+    bytes
+}
+
+fn damage() -> impl Strategy<Value = (Vec<(prop::sample::Index, u8)>, Option<usize>)> {
+    let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (changes, proptest::option::of(0..200usize))
+}
+
+proptest! {
+    #[test]
+    fn values_come_back(value in value(), (changes, cut) in damage()) {
+        let bytes = value.encode();
+        prop_assert_eq!(Value::decode(&bytes).unwrap(), value);
+        // What is something else is refused, or is another value that comes back.
+        if let Ok(other) = Value::decode(&spoil(bytes, &changes, cut)) {
+            prop_assert_eq!(Value::decode(&other.encode()).unwrap(), other);
+        }
+    }
+
+    #[test]
+    fn frames_come_back(frame in frame(), (changes, cut) in damage()) {
+        let bytes = frame.encode();
+        prop_assert_eq!(Frame::decode(&bytes).unwrap(), frame);
+        if let Ok(other) = Frame::decode(&spoil(bytes, &changes, cut)) {
+            prop_assert_eq!(Frame::decode(&other.encode()).unwrap(), other);
+        }
+    }
+
+    #[test]
+    fn the_order_of_values_makes_no_difference(
+        values in proptest::collection::vec(value(), 0..6),
+        repeated in 0..6usize,
+    ) {
+        let resolved = Resolved::of(values.clone());
+        let mut other = values.clone();
+        other.reverse();
+        other.extend(values.get(repeated).cloned());
+        prop_assert_eq!(Resolved::of(other), resolved.clone());
+        if let Some(Resolved { winner, losers }) = resolved {
+            prop_assert!(values.contains(&winner));
+            let removed = winner.entry().is_none();
+            prop_assert!(!removed || values.iter().all(|value| value.entry().is_none()));
+            prop_assert!(losers.iter().all(|loser| values.contains(loser) && *loser != winner));
+        }
+    }
+}
+
+#[test]
+fn frames_over_a_limit_are_refused() {
+    let kind = |bytes: &[u8]| Frame::decode(bytes).unwrap_err().kind();
+    assert_eq!(kind(&[]), ErrorKind::Corrupt);
+    assert_eq!(kind(&[2, 0]), ErrorKind::Unsupported);
+    assert_eq!(kind(&vec![1; MAX_FRAME + 1]), ErrorKind::Corrupt);
+    let (a, b) = (Scope([1; 16]), Scope([2; 16]));
+    let digests = |from, to, digests| Frame::Digests { from, to, digests }.encode();
+    assert_eq!(kind(&digests(a, a, vec![(b, [0; 16])])), ErrorKind::Corrupt);
+    let twice = vec![(a, [0; 16]), (a, [0; 16])];
+    assert_eq!(kind(&digests(a, b, twice)), ErrorKind::Corrupt);
+    let cut = Cut {
+        replica: ReplicaId([0; 16]),
+        number: 0,
+        seen: VersionVector::new(),
+        changes: Vec::new(),
+    };
+    let cuts = Frame::Cuts {
+        scope: a,
+        cuts: vec![cut],
+    };
+    assert_eq!(kind(&cuts.encode()), ErrorKind::Corrupt);
+}
