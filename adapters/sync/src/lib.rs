@@ -6,8 +6,10 @@
 //! two replicas could set up differently, and concurrent values of a path stay side by side.
 
 mod branch;
+mod bucket;
 mod check;
 mod document;
 
 pub use branch::Branch;
+pub use bucket::Bucket;
 pub use document::{Document, SHARDS, shard};

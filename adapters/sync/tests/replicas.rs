@@ -4,20 +4,16 @@
 //! `ALKFS_TEST_SEED` runs one seed; `ALKFS_TEST_SCALE` multiplies their number.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use alknet_fs_core::branch::{self, ForkSource};
-use alknet_fs_core::chain::Chain;
-use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
-use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{
-    BranchId, BucketId, ContentForm, ContentRecord, Durability, Store, WriteTxn,
-};
-use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, VersionVector};
-use alknet_fs_core::tree::{self, Follow, Walk};
-use alknet_fs_core::{Change, Cursor, EntryId, Hash, Timestamp, TreePath};
-use alknet_fs_sync::Branch;
-use fastrand::Rng;
+mod common;
 
-const BRANCHES: usize = 2;
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::memory::MemoryStore;
+use alknet_fs_core::store::{BranchId, BucketId, Durability, Store, WriteTxn};
+use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, VersionVector};
+use alknet_fs_core::{Change, Commit, Cursor, Timestamp};
+use alknet_fs_sync::Branch;
+use common::BRANCHES;
+use fastrand::Rng;
 
 struct Node {
     store: MemoryStore,
@@ -30,19 +26,6 @@ struct Node {
     gathered: Cursor,
 }
 
-fn context(now: Timestamp) -> Context {
-    Context {
-        now,
-        author: "test".to_owned(),
-        uid: 0,
-        gid: 0,
-    }
-}
-
-fn content(n: u8) -> (Hash, u64) {
-    (Hash::of(&[n]), 1)
-}
-
 fn documents(bucket: BucketId, replica: ReplicaId) -> [Branch; BRANCHES] {
     [1, 2].map(|n| Branch::new(bucket.0, Scope([n; 16]), replica))
 }
@@ -50,34 +33,14 @@ fn documents(bucket: BucketId, replica: ReplicaId) -> [Branch; BRANCHES] {
 impl Node {
     fn new(n: u8) -> Self {
         let store = MemoryStore::new();
-        let mut txn = store.write(Durability::Full).unwrap();
-        let context = context(Timestamp(1));
-        let (bucket, main) = branch::create_bucket(&mut *txn, "t", &context).unwrap();
-        for n in 0..4 {
-            let (hash, size) = content(n);
-            txn.add_content(&ContentRecord {
-                hash,
-                size,
-                form: ContentForm::Inline,
-                base: None,
-                data: vec![n],
-                created: Timestamp(1),
-            })
-            .unwrap();
-        }
-        let source = ForkSource {
-            branch: main.id,
-            snapshot: None,
-        };
-        let fork = branch::fork(&mut *txn, "fork", &source, &context).unwrap();
-        txn.commit().unwrap();
+        let (bucket, branches) = common::make(&store);
         let replica = ReplicaId([n; 16]);
         Self {
-            documents: documents(bucket.id, replica),
+            documents: documents(bucket, replica),
             gathered: store.read().unwrap().last_cursor().unwrap(),
             store,
-            bucket: bucket.id,
-            branches: [main.id, fork.id],
+            bucket,
+            branches,
             replica,
             clock: Clock::new(replica, 0),
         }
@@ -85,43 +48,7 @@ impl Node {
 
     fn edit(&mut self, rng: &mut Rng, now: Timestamp) {
         let branch = self.branches[rng.usize(0..BRANCHES)];
-        let mut txn = self.store.write(Durability::Full).unwrap();
-        if rng.u8(0..30) == 0 {
-            // Freezes what is there; others have other epochs then.
-            let name = format!("s{}", now.0);
-            branch::take_snapshot(&mut *txn, branch, &name, &context(now)).unwrap();
-        }
-        let chain = Chain::load(&*txn, branch, None).unwrap();
-        let mut editor = Editor::new(&mut *txn, &chain, context(now));
-        for _ in 0..rng.usize(1..4) {
-            let mut path = || -> TreePath {
-                let paths = ["/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/b/x"];
-                rng.choice(paths).unwrap().parse().unwrap()
-            };
-            let (path, other) = (path(), path());
-            let set = SetAttrs::default();
-            // What the tree does not allow leaves it as it is.
-            let _ = match rng.u8(0..9) {
-                0 => editor.mkdir(&path, &set),
-                1 => editor.mkdir_all(&path, &set).map(drop),
-                2 => editor.unlink(&path),
-                3 => editor.remove_all(&path).map(drop),
-                4 => editor.rename(&path, &other, true),
-                5 => {
-                    let mode = Some(rng.u32(0o600..0o700));
-                    let set = SetAttrs { mode, ..set };
-                    editor.set_attrs(&path, &set, Follow::No)
-                }
-                6 => editor.symlink(&path, "target", &set),
-                _ => {
-                    let (hash, size) = content(rng.u8(0..4));
-                    let mode = PutMode::CreateOrReplace;
-                    editor.put_file(&path, hash, size, &set, mode).map(drop)
-                }
-            };
-        }
-        editor.finish(None).unwrap();
-        txn.commit().unwrap();
+        common::edit(&self.store, branch, rng, now);
     }
 
     /// Brings what was committed here into the documents.
@@ -155,7 +82,7 @@ impl Node {
                 .apply(&mut *txn, &chain, &cuts, &mut self.clock, now)
                 .unwrap();
             // Watchers here hear of it; it is not gathered as if it had been written here.
-            let commit = alknet_fs_core::Commit {
+            let commit = Commit {
                 at: now,
                 author: "peer".to_owned(),
                 branch: chain.branch_name().to_owned(),
@@ -198,18 +125,6 @@ impl Node {
         self.documents[n]
             .vector(&*self.store.read().unwrap())
             .unwrap()
-    }
-
-    fn shown(&self, n: usize) -> Vec<(TreePath, EntryId)> {
-        let txn = self.store.read().unwrap();
-        let chain = Chain::load(&*txn, self.branches[n], None).unwrap();
-        let mut shown = Vec::new();
-        tree::walk(&*txn, &chain, &TreePath::root(), &mut |path, entry| {
-            shown.push((path.clone(), entry.id()));
-            Ok(Walk::Continue)
-        })
-        .unwrap();
-        shown
     }
 }
 
@@ -269,21 +184,13 @@ fn run(seed: u64) {
     }
     for n in 0..BRANCHES {
         for node in &nodes {
-            assert_eq!(node.shown(n), nodes[0].shown(n), "branch {n}");
+            let shown = |node: &Node| common::shown(&node.store, node.branches[n]);
+            assert_eq!(shown(node), shown(&nodes[0]), "branch {n}");
         }
     }
 }
 
 #[test]
 fn all_replicas_show_the_same_once_all_is_known() {
-    if let Ok(seed) = std::env::var("ALKFS_TEST_SEED") {
-        run(seed.parse().unwrap());
-        return;
-    }
-    let scale = std::env::var("ALKFS_TEST_SCALE").ok();
-    let scale = scale.map_or(1, |n| n.parse::<u64>().unwrap());
-    for seed in 0..300 * scale {
-        let result = std::panic::catch_unwind(|| run(seed));
-        assert!(result.is_ok(), "it failed with ALKFS_TEST_SEED={seed}");
-    }
+    common::for_each_seed(300, run);
 }

@@ -1,0 +1,112 @@
+//! A bucket with two branches, one a live fork of the other, and random edits of them.
+
+use alknet_fs_core::branch::{self, ForkSource};
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
+use alknet_fs_core::store::{BranchId, BucketId, ContentForm, ContentRecord, Durability, Store};
+use alknet_fs_core::tree::{self, Follow, Walk};
+use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
+use fastrand::Rng;
+
+pub(crate) const BRANCHES: usize = 2;
+
+fn context(now: Timestamp) -> Context {
+    Context {
+        now,
+        author: "test".to_owned(),
+        uid: 0,
+        gid: 0,
+    }
+}
+
+/// Makes the bucket, with contents for files.
+pub(crate) fn make(store: &dyn Store) -> (BucketId, [BranchId; BRANCHES]) {
+    let mut txn = store.write(Durability::Full).unwrap();
+    let context = context(Timestamp(1));
+    let (bucket, main) = branch::create_bucket(&mut *txn, "t", &context).unwrap();
+    for n in 0..4 {
+        txn.add_content(&ContentRecord {
+            hash: Hash::of(&[n]),
+            size: 1,
+            form: ContentForm::Inline,
+            base: None,
+            data: vec![n],
+            created: Timestamp(1),
+        })
+        .unwrap();
+    }
+    let source = ForkSource {
+        branch: main.id,
+        snapshot: None,
+    };
+    let fork = branch::fork(&mut *txn, "fork", &source, &context).unwrap();
+    txn.commit().unwrap();
+    (bucket.id, [main.id, fork.id])
+}
+
+/// Commits a few random edits of a branch, or none where the tree does not allow them.
+pub(crate) fn edit(store: &dyn Store, branch: BranchId, rng: &mut Rng, now: Timestamp) {
+    let mut txn = store.write(Durability::Full).unwrap();
+    if rng.u8(0..30) == 0 {
+        // Freezes what is there; others have other epochs then.
+        let name = format!("s{}", now.0);
+        branch::take_snapshot(&mut *txn, branch, &name, &context(now)).unwrap();
+    }
+    let chain = Chain::load(&*txn, branch, None).unwrap();
+    let mut editor = Editor::new(&mut *txn, &chain, context(now));
+    for _ in 0..rng.usize(1..4) {
+        let mut path = || -> TreePath {
+            let paths = ["/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/b/x"];
+            rng.choice(paths).unwrap().parse().unwrap()
+        };
+        let (path, other) = (path(), path());
+        let set = SetAttrs::default();
+        let _ = match rng.u8(0..9) {
+            0 => editor.mkdir(&path, &set),
+            1 => editor.mkdir_all(&path, &set).map(drop),
+            2 => editor.unlink(&path),
+            3 => editor.remove_all(&path).map(drop),
+            4 => editor.rename(&path, &other, true),
+            5 => {
+                let mode = Some(rng.u32(0o600..0o700));
+                let set = SetAttrs { mode, ..set };
+                editor.set_attrs(&path, &set, Follow::No)
+            }
+            6 => editor.symlink(&path, "target", &set),
+            _ => {
+                let hash = Hash::of(&[rng.u8(0..4)]);
+                let mode = PutMode::CreateOrReplace;
+                editor.put_file(&path, hash, 1, &set, mode).map(drop)
+            }
+        };
+    }
+    editor.finish(None).unwrap();
+    txn.commit().unwrap();
+}
+
+/// Returns every path that a branch shows, with what is there.
+pub(crate) fn shown(store: &dyn Store, branch: BranchId) -> Vec<(TreePath, EntryId)> {
+    let txn = store.read().unwrap();
+    let chain = Chain::load(&*txn, branch, None).unwrap();
+    let mut shown = Vec::new();
+    tree::walk(&*txn, &chain, &TreePath::root(), &mut |path, entry| {
+        shown.push((path.clone(), entry.id()));
+        Ok(Walk::Continue)
+    })
+    .unwrap();
+    shown
+}
+
+/// Runs seeds, or the one that `ALKFS_TEST_SEED` names; `ALKFS_TEST_SCALE` multiplies their number.
+pub(crate) fn for_each_seed(count: u64, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
+    if let Ok(seed) = std::env::var("ALKFS_TEST_SEED") {
+        run(seed.parse().unwrap());
+        return;
+    }
+    let scale = std::env::var("ALKFS_TEST_SCALE").ok();
+    let scale = scale.map_or(1, |n| n.parse::<u64>().unwrap());
+    for seed in 0..count * scale {
+        let result = std::panic::catch_unwind(|| run(seed));
+        assert!(result.is_ok(), "it failed with ALKFS_TEST_SEED={seed}");
+    }
+}

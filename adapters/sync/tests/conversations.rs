@@ -1,0 +1,217 @@
+//! Buckets in stores of their own that are edited, and talk with each other over connections which
+//! break at any point; some of the buckets are closed and opened again.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod common;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use alknet_fs_core::Timestamp;
+use alknet_fs_core::memory::MemoryStore;
+use alknet_fs_core::store::{BranchId, BucketId, Store};
+use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
+use alknet_fs_sqlite::{Options, SqliteStore};
+use alknet_fs_sync::Bucket;
+use common::BRANCHES;
+use fastrand::Rng;
+
+struct Node {
+    store: Arc<dyn Store>,
+    number: BucketId,
+    branches: [BranchId; BRANCHES],
+    bucket: Bucket,
+}
+
+/// What one says to another, and what is on its way there.
+type Link = (Peer, VecDeque<Vec<u8>>);
+
+struct Network {
+    rng: Rng,
+    now: Timestamp,
+    nodes: Vec<Node>,
+    links: BTreeMap<(usize, usize), Link>,
+}
+
+fn pace() -> Pace {
+    Pace {
+        window: 3000,
+        frame: 500,
+        ..Pace::default()
+    }
+}
+
+impl Node {
+    fn new(store: Arc<dyn Store>, n: u8, rng: &mut Rng) -> Self {
+        let (number, branches) = common::make(&*store);
+        // Some hold something before they take part.
+        for at in 2..rng.i64(2..8) {
+            let branch = branches[rng.usize(0..BRANCHES)];
+            common::edit(&*store, branch, rng, Timestamp(at));
+        }
+        let replica = ReplicaId([n; 16]);
+        let mut bucket = Bucket::open(Arc::clone(&store), number, replica).unwrap();
+        for (n, branch) in (1..).zip(branches) {
+            let scope = Scope([n; 16]);
+            bucket.add_branch(scope, branch, Timestamp(9)).unwrap();
+        }
+        Self {
+            store,
+            number,
+            branches,
+            bucket,
+        }
+    }
+}
+
+impl Network {
+    fn new(stores: Vec<Arc<dyn Store>>, mut rng: Rng) -> Self {
+        let nodes = (1..).zip(stores);
+        let nodes: Vec<_> = nodes
+            .map(|(n, store)| Node::new(store, n, &mut rng))
+            .collect();
+        let mut network = Self {
+            rng,
+            now: Timestamp(10),
+            links: BTreeMap::new(),
+            nodes,
+        };
+        for a in 1..network.nodes.len() {
+            network.connect(a - 1, a);
+        }
+        network
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        for link in [(a, b), (b, a)] {
+            self.links
+                .insert(link, (Peer::new(pace()), VecDeque::new()));
+        }
+    }
+
+    fn changed(&mut self, node: usize, scope: Scope) {
+        let links = self.links.iter_mut().filter(|((from, _), _)| *from == node);
+        links.for_each(|(_, (peer, _))| peer.changed(scope));
+    }
+
+    fn gather(&mut self, node: usize) {
+        for scope in self.nodes[node].bucket.gather(self.now).unwrap() {
+            self.changed(node, scope);
+        }
+    }
+
+    fn transmit(&mut self) {
+        for ((from, _), (peer, way)) in &mut self.links {
+            let bucket = &self.nodes[*from].bucket;
+            peer.timeout(self.now, bucket).unwrap();
+            while let Some(frame) = peer.poll_transmit(self.now, bucket).unwrap() {
+                way.push_back(frame.encode());
+            }
+        }
+    }
+
+    /// Delivers one frame somewhere; returns whether there was one.
+    fn deliver(&mut self) -> bool {
+        self.transmit();
+        let links = self.links.iter().filter(|(_, (_, way))| !way.is_empty());
+        let links: Vec<_> = links.map(|(link, _)| *link).collect();
+        let Some(&(from, to)) = self.rng.choice(&links) else {
+            return false;
+        };
+        let (_, way) = self.links.get_mut(&(from, to)).unwrap();
+        let frame = Frame::decode(&way.pop_front().unwrap()).unwrap();
+        let before = self.nodes[to].bucket.vectors().unwrap();
+        let (peer, _) = self.links.get_mut(&(to, from)).unwrap();
+        let bucket = &mut self.nodes[to].bucket;
+        bucket.set_now(self.now);
+        peer.receive(frame, bucket).unwrap();
+        for (scope, vector) in bucket.vectors().unwrap() {
+            if before.get(&scope) != Some(&vector) {
+                self.changed(to, scope);
+            }
+        }
+        true
+    }
+
+    fn disturb(&mut self) {
+        let count = self.nodes.len();
+        let node = self.rng.usize(0..count);
+        if self.rng.bool() {
+            let node = &mut self.nodes[node];
+            // The id that it is opened with is not the one that it has.
+            let other = ReplicaId([99; 16]);
+            let replica = node.bucket.replica();
+            node.bucket = Bucket::open(Arc::clone(&node.store), node.number, other).unwrap();
+            assert_eq!(node.bucket.replica(), replica);
+        }
+        for other in [node.wrapping_sub(1), node + 1] {
+            if other < count {
+                self.connect(node, other);
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..self.rng.usize(1..150) {
+            self.now.0 += 1;
+            let node = self.rng.usize(0..self.nodes.len());
+            match self.rng.u8(0..20) {
+                0..6 => {
+                    let Node {
+                        store, branches, ..
+                    } = &self.nodes[node];
+                    let branch = branches[self.rng.usize(0..BRANCHES)];
+                    common::edit(&**store, branch, &mut self.rng, self.now);
+                }
+                6..10 => self.gather(node),
+                10 => self.disturb(),
+                _ => drop(self.deliver()),
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.gather(node);
+        }
+        for _ in 0..100 {
+            while self.deliver() {}
+            // Nothing was lost, but what a broken connection took with it is asked for again.
+            self.now.0 += 60_000_000_000;
+        }
+        let first = &self.nodes[0];
+        for node in &self.nodes {
+            assert_eq!(
+                node.bucket.vectors().unwrap(),
+                first.bucket.vectors().unwrap()
+            );
+            for n in 0..BRANCHES {
+                let shown = |node: &Node| common::shown(&*node.store, node.branches[n]);
+                assert_eq!(shown(node), shown(first), "branch {n}");
+            }
+        }
+        for ((from, _), (peer, _)) in &self.links {
+            assert!(peer.is_in_step(&self.nodes[*from].bucket).unwrap());
+        }
+    }
+}
+
+#[test]
+fn buckets_in_memory_come_to_show_the_same() {
+    common::for_each_seed(200, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let count = rng.usize(2..5);
+        let stores = (0..count).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn Store>);
+        Network::new(stores.collect(), rng).run();
+    });
+}
+
+#[test]
+fn buckets_on_disk_come_to_show_the_same() {
+    common::for_each_seed(3, |seed| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = |n: usize| {
+            let options = Options::default();
+            let store = SqliteStore::create(&dir.path().join(n.to_string()), options).unwrap();
+            Arc::new(store) as Arc<dyn Store>
+        };
+        Network::new((0..3).map(store).collect(), Rng::with_seed(seed)).run();
+    });
+}
