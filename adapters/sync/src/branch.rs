@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, WriteTxn};
 use alknet_fs_core::sync::{
-    Clock, Cut, Registers, ReplicaId, Scope, Value, VersionVector, affected, outgoing, project,
-    show,
+    Clock, Cut, MAX_FRAME, Registers, ReplicaId, Scope, Value, VersionVector, affected, outgoing,
+    project, show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
 use serde::Serialize;
@@ -18,6 +18,10 @@ use crate::document::{Document, shard};
 
 /// How many bytes of changes lie beside a document before they are saved into it.
 const CHANGES_MAX: usize = 16 << 10;
+
+/// How many bytes of paths and values go into one cut. What automerge adds to them is less than what
+/// is left of a frame.
+const CUT_MAX: usize = MAX_FRAME / 4;
 
 /// The changes of a cut: the number of each document with the change of it.
 type Changes = Vec<(u8, Vec<u8>)>;
@@ -208,7 +212,7 @@ impl Branch {
     }
 
     /// Brings into the documents what was committed in the branch: all that `changes` speak of, as it
-    /// is now. Returns the cut, if there was anything new.
+    /// is now. Returns how many cuts that made; what is too long for one goes into several.
     ///
     /// # Errors
     /// Those of the store; then the transaction is to be dropped, and [`forget`](Self::forget) called.
@@ -219,16 +223,34 @@ impl Branch {
         changes: &[Change],
         clock: &mut Clock,
         now: Timestamp,
-    ) -> Result<Option<Cut>> {
+    ) -> Result<usize> {
         let new = outgoing(txn, chain, &self.registers(txn), changes, clock, now)?;
+        let mut cuts = 0;
         let mut values: BTreeMap<u8, Vec<(TreePath, Value)>> = BTreeMap::new();
+        let mut bytes = 0;
+        // A directory comes before what is in it.
         for (path, value) in new {
+            let more = path.as_str().len() + value.encode().len();
+            if bytes + more > CUT_MAX {
+                self.add_cut(txn, std::mem::take(&mut values))?;
+                (cuts, bytes) = (cuts + 1, 0);
+            }
+            bytes += more;
             let number = shard(path.parent_str());
             values.entry(number).or_default().push((path, value));
         }
-        if values.is_empty() {
-            return Ok(None);
+        if !values.is_empty() {
+            self.add_cut(txn, values)?;
+            cuts += 1;
         }
+        Ok(cuts)
+    }
+
+    fn add_cut(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        values: BTreeMap<u8, Vec<(TreePath, Value)>>,
+    ) -> Result<()> {
         let mut changes = Changes::with_capacity(values.len());
         for (number, values) in values {
             let document = self.document(txn, number)?;
@@ -245,8 +267,7 @@ impl Branch {
             seen: others.collect(),
             changes: postcard::to_extend(&changes, Vec::new()).unwrap_or_default(),
         };
-        self.keep(txn, &mut log, &cut)?;
-        Ok(Some(cut))
+        self.keep(txn, &mut log, &cut)
     }
 
     /// Applies cuts of others, each the next of its replica, and makes the branch show what the

@@ -165,8 +165,9 @@ impl Bucket {
             ) else {
                 continue;
             };
-            let cut = documents.gather(txn, &chain, &changes, &mut clock, now)?;
-            scopes.extend(cut.map(|_| *scope));
+            if documents.gather(txn, &chain, &changes, &mut clock, now)? > 0 {
+                scopes.push(*scope);
+            }
         }
         self.record.clock = clock.last();
         Ok(scopes)

@@ -7,10 +7,12 @@ mod common;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use alknet_fs_core::Timestamp;
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::edit::{Context, Editor, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{BranchId, BucketId, Store};
+use alknet_fs_core::store::{BranchId, BucketId, Durability, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
+use alknet_fs_core::{Timestamp, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use alknet_fs_sync::Bucket;
 use common::BRANCHES;
@@ -168,6 +170,10 @@ impl Network {
                 _ => drop(self.deliver()),
             }
         }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         for node in 0..self.nodes.len() {
             self.gather(node);
         }
@@ -201,6 +207,34 @@ fn buckets_in_memory_come_to_show_the_same() {
         let stores = (0..count).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn Store>);
         Network::new(stores.collect(), rng).run();
     });
+}
+
+/// What does not fit into a frame goes into several cuts.
+#[test]
+fn a_large_tree_arrives() {
+    let stores = [0, 1].map(|_| Arc::new(MemoryStore::new()) as Arc<dyn Store>);
+    let mut network = Network::new(stores.to_vec(), Rng::with_seed(1));
+    let node = &network.nodes[0];
+    let mut txn = node.store.write(Durability::Full).unwrap();
+    let chain = Chain::load(&*txn, node.branches[0], None).unwrap();
+    let context = Context {
+        now: network.now,
+        author: "test".to_owned(),
+        uid: 0,
+        gid: 0,
+    };
+    let mut editor = Editor::new(&mut *txn, &chain, context);
+    let set = SetAttrs::default();
+    let text = "x".repeat(1000);
+    for n in 0..5000 {
+        let path: TreePath = format!("/large/{}/{n}", n % 50).parse().unwrap();
+        editor.mkdir_all(&path.parent().unwrap(), &set).unwrap();
+        editor.symlink(&path, &text, &set).unwrap();
+    }
+    editor.finish(None).unwrap();
+    txn.commit().unwrap();
+    network.settle();
+    assert!(common::shown(&*network.nodes[1].store, network.nodes[1].branches[0]).len() > 5000);
 }
 
 #[test]
