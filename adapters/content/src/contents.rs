@@ -16,6 +16,7 @@ use crate::cache::SmallContents;
 use crate::delta::Delta;
 use crate::files::{Area, DiskFiles, Files};
 use crate::hash_tree::{GROUP_LEN, TreeHasher};
+use crate::partial::{self, PartialInfo};
 use crate::reader::{Body, ContentReader, DELTA, Payload, TREE, corrupt};
 use crate::staged::{
     BackgroundHasher, COPY, KeptTree, MOVED, PREPARED, SECOND_NAME, StagedFile, TreeSink,
@@ -308,6 +309,41 @@ impl Contents {
             files,
             role: Role::Add,
         }
+    }
+
+    /// Prepares a file that is filled already, while `build` hands over its tree and its hash.
+    pub(crate) fn prepare_received(
+        &self,
+        size: u64,
+        mut file: StagedFile,
+        build: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<Hash>,
+    ) -> Result<Prepared> {
+        let files = self.files.as_ref().ok_or(ErrorKind::Unsupported)?;
+        let (hash, tree) = file.sync_while(size, || {
+            let mut tree = TreeSink::new(files);
+            let hash = build(&mut |nodes| tree.append(nodes))?;
+            Ok((hash, tree.finish(self.config.tree_inline_max, true)?))
+        })?;
+        Ok(self.prepared_file(hash, size, file, tree))
+    }
+
+    /// Lists the contents of which a part has arrived.
+    ///
+    /// Their files are no orphans: they are there to be gone on with.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn partials(&self) -> Result<Vec<PartialInfo>> {
+        partial::list(self)
+    }
+
+    /// Removes partial contents that no process has open and that `doomed` chooses; returns how
+    /// many.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn remove_partials(&self, doomed: &mut dyn FnMut(&PartialInfo) -> bool) -> Result<u64> {
+        partial::remove(self, doomed)
     }
 
     /// Refuses sizes beyond [`Config::size_max`].

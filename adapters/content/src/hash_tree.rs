@@ -75,11 +75,11 @@ pub fn group_cv(index: u64, bytes: &[u8]) -> Cv {
         .finalize_non_root()
 }
 
-fn merge(left: &Cv, right: &Cv) -> Cv {
+pub(crate) fn merge(left: &Cv, right: &Cv) -> Cv {
     merge_subtrees_non_root(left, right, Mode::Hash)
 }
 
-fn merge_root(left: &Cv, right: &Cv) -> Hash {
+pub(crate) fn merge_root(left: &Cv, right: &Cv) -> Hash {
     merge_subtrees_root(left, right, Mode::Hash).into()
 }
 
@@ -89,6 +89,54 @@ fn peaks(groups: u64) -> impl DoubleEndedIterator<Item = (u32, u64)> {
         .rev()
         .filter(move |level| groups >> level & 1 == 1)
         .map(move |level| (level, (groups >> level) - 1))
+}
+
+/// Tells whether a subtree over some groups of a content has a node of its own.
+pub(crate) fn is_complete(groups: &Range<u64>) -> bool {
+    (groups.end - groups.start).is_power_of_two()
+}
+
+/// Numbers the subtrees that end with the content and have no node, by the group they start at.
+pub(crate) fn spine_slot(start: u64) -> u64 {
+    u64::from(start.count_ones()).saturating_sub(1)
+}
+
+/// Puts a tree together from the chaining values of its groups.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TreeBuilder {
+    groups: u64,
+    peaks: Vec<Cv>,
+    last_merged: Option<(Cv, Cv)>,
+    nodes: Vec<u8>,
+}
+
+impl TreeBuilder {
+    /// Adds the next group.
+    pub(crate) fn push(&mut self, mut node: Cv) {
+        self.nodes.extend_from_slice(&node);
+        self.groups += 1;
+        for _ in 0..self.groups.trailing_zeros() {
+            let left = self.peaks.pop().expect("a finished left sibling");
+            self.last_merged = Some((left, node));
+            node = merge(&left, &node);
+            self.nodes.extend_from_slice(&node);
+        }
+        self.peaks.push(node);
+    }
+
+    /// Hands over the nodes completed since the last call, in post-order.
+    pub(crate) fn take_nodes(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.nodes)
+    }
+
+    /// Returns the hash; nothing for fewer than two groups, whose hash takes their bytes.
+    pub(crate) fn finish(&self) -> Option<Hash> {
+        match (&self.peaks[..], self.last_merged) {
+            ([], _) | ([_], None) => None,
+            ([_], Some((left, right))) => Some(merge_root(&left, &right)),
+            ([first, rest @ ..], _) => Some(fold_peaks(first, rest)),
+        }
+    }
 }
 
 /// Hashes bytes in order and collects the nodes of the tree on the way.
@@ -108,11 +156,8 @@ fn peaks(groups: u64) -> impl DoubleEndedIterator<Item = (u32, u64)> {
 pub struct TreeHasher {
     group: Hasher,
     filled: u64,
-    groups: u64,
-    peaks: Vec<Cv>,
-    last_merged: Option<(Cv, Cv)>,
     first_root: Hash,
-    nodes: Vec<u8>,
+    tree: TreeBuilder,
 }
 
 impl Default for TreeHasher {
@@ -127,17 +172,14 @@ impl TreeHasher {
         Self {
             group: Hasher::new(),
             filled: 0,
-            groups: 0,
-            peaks: Vec::new(),
-            last_merged: None,
             first_root: Hash::EMPTY,
-            nodes: Vec::new(),
+            tree: TreeBuilder::default(),
         }
     }
 
     /// Returns the number of bytes hashed so far.
     pub fn size(&self) -> u64 {
-        self.groups * GROUP_LEN + self.filled
+        self.tree.groups * GROUP_LEN + self.filled
     }
 
     /// Hashes the next bytes.
@@ -155,29 +197,20 @@ impl TreeHasher {
     }
 
     fn close_group(&mut self) {
-        if self.groups == 0 {
+        if self.tree.groups == 0 {
             self.first_root = self.group.finalize().into();
         }
-        let mut node = self.group.finalize_non_root();
-        self.nodes.extend_from_slice(&node);
-        self.groups += 1;
-        for _ in 0..self.groups.trailing_zeros() {
-            let left = self.peaks.pop().expect("a finished left sibling");
-            self.last_merged = Some((left, node));
-            node = merge(&left, &node);
-            self.nodes.extend_from_slice(&node);
-        }
-        self.peaks.push(node);
+        self.tree.push(self.group.finalize_non_root());
         self.filled = 0;
         self.group = Hasher::new();
-        self.group.set_input_offset(self.groups * GROUP_LEN);
+        self.group.set_input_offset(self.tree.groups * GROUP_LEN);
     }
 
     /// Hands over the nodes completed since the last call, in post-order.
     ///
     /// A caller that takes them as they come keeps the memory logarithmic in the size.
     pub fn take_nodes(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.nodes)
+        self.tree.take_nodes()
     }
 
     /// Returns the hash, and the nodes that were not taken yet.
@@ -185,12 +218,8 @@ impl TreeHasher {
         if self.filled > 0 {
             self.close_group();
         }
-        let hash = match (&self.peaks[..], self.last_merged) {
-            ([], _) | ([_], None) => self.first_root,
-            ([_], Some((left, right))) => merge_root(&left, &right),
-            ([first, rest @ ..], _) => fold_peaks(first, rest),
-        };
-        (hash, self.nodes)
+        let hash = self.tree.finish().unwrap_or(self.first_root);
+        (hash, self.tree.nodes)
     }
 }
 
@@ -210,6 +239,33 @@ pub trait Nodes {
     /// # Errors
     /// [`ErrorKind::Corrupt`] where the tree has no such node, or what reading it gives.
     fn node(&self, level: u32, index: u64) -> Result<Cv>;
+
+    /// Returns the chaining value of the groups from `start` to `end`, the end of the content, where
+    /// they are a subtree but no complete one.
+    ///
+    /// # Errors
+    /// As [`node`](Self::node).
+    fn spine(&self, start: u64, end: u64) -> Result<Cv> {
+        let mut folded = None;
+        for (level, index) in peaks(end - start).rev() {
+            let node = self.node(level, (start >> level) + index)?;
+            folded = Some(folded.map_or(node, |right| merge(&node, &right)));
+        }
+        folded.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "the hash tree is too short"))
+    }
+}
+
+/// Returns the chaining value of a subtree, not the whole tree, over a range of groups.
+///
+/// # Errors
+/// As [`Nodes::node`].
+pub fn subtree<N: Nodes + ?Sized>(nodes: &N, groups: Range<u64>) -> Result<Cv> {
+    let count = groups.end - groups.start;
+    if is_complete(&groups) {
+        nodes.node(count.trailing_zeros(), groups.start / count)
+    } else {
+        nodes.spine(groups.start, groups.end)
+    }
 }
 
 /// Nodes in post-order in memory.

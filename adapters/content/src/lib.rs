@@ -28,6 +28,7 @@ mod contents;
 mod delta;
 mod files;
 pub mod hash_tree;
+pub mod partial;
 mod reader;
 mod sim;
 mod staged;

@@ -319,7 +319,14 @@ impl ContentReader {
         Ok(())
     }
 
-    /// Opens the content's hash tree.
+    /// Opens the content's hash tree; one of a small content is computed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where its file is missing; what the operating system reports.
+    pub fn nodes(&self) -> Result<Box<dyn Nodes + '_>> {
+        Ok(Box::new(self.tree()?))
+    }
+
     pub(crate) fn tree(&self) -> Result<Tree<'_>> {
         let source = match &self.body {
             Body::Bytes(bytes) => {

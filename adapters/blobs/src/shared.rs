@@ -1,0 +1,476 @@
+//! What the actor's tasks share: the store, the partial contents, and the threads that block.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use alknet_fs_content::partial::{GROUP_CHUNKS, Partial, Ranges};
+use alknet_fs_content::{Contents, Prepared};
+use alknet_fs_core::store::{Durability, Store};
+use alknet_fs_core::{Hash, Result, Timestamp};
+use bao_tree::{ChunkNum, ChunkRanges};
+use iroh_blobs::api::blobs::{Bitfield, BlobStatus};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::Options;
+use crate::encode::Source;
+use crate::tags::Tags;
+
+/// Keeps a content for as long as somebody names it.
+pub(crate) const FOR_EVER: Timestamp = Timestamp(i64::MAX);
+
+/// How many contents one transaction commits at most.
+const COMMIT_MAX: usize = 512;
+
+pub(crate) fn to_io(error: alknet_fs_core::Error) -> io::Error {
+    error.into()
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = since.map_or(0, |d| d.as_nanos());
+    Timestamp(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+/// A content that is arriving.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) hash: Hash,
+    pub(crate) size: u64,
+    pub(crate) state: Mutex<State>,
+    pub(crate) changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Takes what arrives.
+    Open(Box<Partial>),
+    /// All is there, and is being committed.
+    Finishing,
+    /// It is a content, or it was given up.
+    Done,
+}
+
+/// A content on its way into the store.
+#[derive(Debug)]
+struct Commit {
+    prepared: Prepared,
+    done: oneshot::Sender<Result<()>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) contents: Contents,
+    pub(crate) options: Options,
+    permits: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+    commits: mpsc::UnboundedSender<Commit>,
+    partials: Mutex<Partials>,
+    observers: Mutex<HashMap<Hash, watch::Sender<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Partials {
+    open: HashMap<Hash, Vec<Arc<Entry>>>,
+    /// The sizes of those that were left on the disk.
+    left: HashMap<Hash, BTreeSet<u64>>,
+}
+
+/// What an import finds.
+pub(crate) enum Begun {
+    /// The content is there, with this size.
+    Exists(u64),
+    /// It is arriving.
+    Arriving(Arc<Entry>),
+}
+
+impl Shared {
+    pub(crate) fn new(store: Arc<dyn Store>, contents: Contents, options: Options) -> Arc<Self> {
+        let (commits, waiting) = mpsc::unbounded_channel();
+        let shared = Arc::new(Self {
+            store,
+            contents,
+            permits: Arc::new(Semaphore::new(options.threads.max(1))),
+            slow: Arc::new(Semaphore::new(options.threads.max(1))),
+            options,
+            commits,
+            partials: Mutex::default(),
+            observers: Mutex::default(),
+        });
+        tokio::spawn(commit_all(Arc::downgrade(&shared), waiting));
+        shared
+    }
+
+    /// Runs work that blocks, on a thread for such, when there is room for more of it.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.run_with(&self.permits, work).await
+    }
+
+    /// As [`run`](Self::run), for work that may wait for a local program: peers do not wait for it.
+    pub(crate) async fn run_slow<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.run_with(&self.slow, work).await
+    }
+
+    async fn run_with<T: Send + 'static>(
+        self: &Arc<Self>,
+        permits: &Arc<Semaphore>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let permit = permits.clone().acquire_owned().await;
+        let permit = permit.map_err(io::Error::other)?;
+        let shared = self.clone();
+        let work = move || {
+            let done = work(&shared);
+            drop(permit);
+            done
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(io::Error::other)
+    }
+
+    /// Waits until nothing blocks any more, and lets nothing begin.
+    pub(crate) async fn stop(&self) {
+        let all = u32::try_from(self.options.threads.max(1)).unwrap_or(u32::MAX);
+        // Nobody else closes it.
+        let _ = self.permits.acquire_many(all).await;
+        self.permits.close();
+    }
+
+    /// Syncs what has arrived and lets go of it.
+    pub(crate) fn close(&self) {
+        let open = std::mem::take(&mut self.partials.lock().open);
+        for entry in open.into_values().flatten() {
+            let state = std::mem::replace(&mut *entry.state.lock(), State::Done);
+            if let State::Open(mut partial) = state
+                && let Err(error) = partial.sync()
+            {
+                tracing::warn!(hash = %entry.hash, %error, "a partial content was not synced");
+            }
+        }
+    }
+
+    /// Finds what was left of contents before.
+    pub(crate) fn find_left(&self) -> Result<()> {
+        let mut left: HashMap<Hash, BTreeSet<u64>> = HashMap::new();
+        for partial in self.contents.partials()? {
+            left.entry(partial.hash).or_default().insert(partial.size);
+        }
+        self.partials.lock().left = left;
+        Ok(())
+    }
+
+    /// Returns the hashes of which a part is there.
+    pub(crate) fn partial_hashes(&self) -> Vec<Hash> {
+        let partials = self.partials.lock();
+        let mut hashes: Vec<_> = partials.left.keys().chain(partials.open.keys()).copied().collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes
+    }
+
+    /// Begins to receive a content, or goes on with it.
+    pub(crate) fn begin(&self, hash: Hash, size: u64) -> Result<Begun> {
+        let mut partials = self.partials.lock();
+        let open = partials.open.get(&hash).map_or(&[][..], Vec::as_slice);
+        if let Some(entry) = open.iter().find(|entry| entry.size == size) {
+            return Ok(Begun::Arriving(entry.clone()));
+        }
+        // Under the lock: whoever ends an entry has committed the content before.
+        if let Some(size) = self.size_of(&hash)? {
+            return Ok(Begun::Exists(size));
+        }
+        let partial = Partial::open(&self.contents, hash, size)?;
+        let entry = self.entry(partial);
+        partials.open.entry(hash).or_default().push(entry.clone());
+        Ok(Begun::Arriving(entry))
+    }
+
+    fn entry(&self, partial: Partial) -> Arc<Entry> {
+        let (changed, _) = watch::channel(());
+        Arc::new(Entry {
+            hash: partial.hash(),
+            size: partial.size(),
+            state: Mutex::new(State::Open(Box::new(partial))),
+            changed,
+        })
+    }
+
+    /// Returns the entries of a hash, and opens what was left on the disk.
+    fn entries(&self, hash: &Hash) -> Result<Vec<Arc<Entry>>> {
+        let mut partials = self.partials.lock();
+        let Partials { open, left } = &mut *partials;
+        if let Some(sizes) = left.get(hash) {
+            let open = open.entry(*hash).or_default();
+            for &size in sizes {
+                if open.iter().any(|entry| entry.size == size) {
+                    continue;
+                }
+                if let Some(partial) = Partial::find(&self.contents, *hash, size)? {
+                    open.push(self.entry(partial));
+                }
+            }
+            if open.is_empty() {
+                left.remove(hash);
+            }
+        }
+        if open.get(hash).is_some_and(Vec::is_empty) {
+            open.remove(hash);
+        }
+        Ok(open.get(hash).cloned().unwrap_or_default())
+    }
+
+    /// Lets go of the entries of a hash that nobody works with.
+    pub(crate) fn release(&self, hash: &Hash) {
+        let mut partials = self.partials.lock();
+        let Partials { open, left } = &mut *partials;
+        let Some(entries) = open.get_mut(hash) else {
+            return;
+        };
+        entries.retain(|entry| {
+            if Arc::strong_count(entry) > 1 {
+                return true;
+            }
+            match &*entry.state.lock() {
+                State::Open(partial) if partial.is_kept() => {
+                    left.entry(*hash).or_default().insert(entry.size);
+                    false
+                }
+                State::Open(_) | State::Done => false,
+                State::Finishing => true,
+            }
+        });
+        if entries.is_empty() {
+            open.remove(hash);
+        }
+    }
+
+    /// Removes what has arrived of a hash that has become a content.
+    pub(crate) fn forget(&self, hash: &Hash) {
+        let mut partials = self.partials.lock();
+        let mut is_kept = partials.left.remove(hash).is_some();
+        for entry in partials.open.remove(hash).unwrap_or_default() {
+            let state = std::mem::replace(&mut *entry.state.lock(), State::Done);
+            is_kept |= matches!(state, State::Open(partial) if partial.is_kept());
+            entry.changed.send_replace(());
+        }
+        drop(partials);
+        if !is_kept {
+            return;
+        }
+        let removed = self.contents.remove_partials(&mut |partial| partial.hash == *hash);
+        if let Err(error) = removed {
+            tracing::warn!(%hash, %error, "what arrived of a content was not removed");
+        }
+    }
+
+    /// Returns a content's size, where the store has it.
+    pub(crate) fn size_of(&self, hash: &Hash) -> Result<Option<u64>> {
+        if *hash == Hash::EMPTY {
+            return Ok(Some(0));
+        }
+        let record = self.store.read()?.content(hash)?;
+        Ok(record.map(|record| record.size))
+    }
+
+    /// Makes what has arrived of a hash outlive a power cut.
+    pub(crate) fn sync_partials(&self, hash: &Hash) -> Result<()> {
+        let open = self.partials.lock().open.get(hash).cloned();
+        for entry in open.unwrap_or_default() {
+            if let State::Open(partial) = &mut *entry.state.lock() {
+                partial.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the best of what is arriving: what is proven, then what is most.
+    fn best(&self, hash: &Hash) -> Result<Option<Arc<Entry>>> {
+        let entries = self.entries(hash)?;
+        Ok(entries.into_iter().max_by_key(|entry| match &*entry.state.lock() {
+            State::Open(partial) => (partial.is_size_proven(), partial.groups().count()),
+            State::Finishing => (true, u64::MAX),
+            State::Done => (false, 0),
+        }))
+    }
+
+    /// Opens what there is of a content.
+    pub(crate) fn source(&self, hash: &Hash) -> Result<Option<(Source, Bitfield)>> {
+        if *hash == Hash::EMPTY {
+            return Ok(Some((Source::Empty, Bitfield::complete(0))));
+        }
+        let txn = self.store.read()?;
+        if txn.has_content(hash)? {
+            let reader = self.contents.open(&*txn, hash)?;
+            let bits = Bitfield::complete(reader.size());
+            return Ok(Some((Source::Whole(reader), bits)));
+        }
+        drop(txn);
+        let best = self.best(hash)?;
+        let source = best.as_ref().and_then(|entry| match &*entry.state.lock() {
+            State::Open(partial) => Some((Source::Partial(partial.reader()), bits(partial))),
+            _ => None,
+        });
+        drop(best);
+        self.release(hash);
+        Ok(source)
+    }
+
+    /// Returns which chunks of a content are there.
+    pub(crate) fn bitfield(&self, hash: &Hash) -> Result<Bitfield> {
+        if let Some(size) = self.size_of(hash)? {
+            return Ok(Bitfield::complete(size));
+        }
+        let best = self.best(hash)?;
+        let found = best.as_ref().map(|entry| match &*entry.state.lock() {
+            State::Open(partial) => bits(partial),
+            _ => Bitfield::empty(),
+        });
+        drop(best);
+        self.release(hash);
+        Ok(found.unwrap_or_else(Bitfield::empty))
+    }
+
+    pub(crate) fn status(&self, hash: &Hash) -> Result<BlobStatus> {
+        if let Some(size) = self.size_of(hash)? {
+            return Ok(BlobStatus::Complete { size });
+        }
+        let bits = self.bitfield(hash)?;
+        if bits.is_complete() && bits.size() > 0 {
+            return Ok(BlobStatus::Complete { size: bits.size() });
+        }
+        let is_known = !bits.is_empty() || self.partial_hashes().binary_search(hash).is_ok();
+        Ok(match is_known {
+            true => BlobStatus::Partial {
+                size: bits.validated_size(),
+            },
+            false => BlobStatus::NotFound,
+        })
+    }
+
+    /// Tells those who look at a hash that something changed.
+    pub(crate) fn notify(&self, hash: &Hash) {
+        if let Some(observers) = self.observers.lock().get(hash) {
+            observers.send_replace(());
+        }
+    }
+
+    pub(crate) fn subscribe(&self, hash: &Hash) -> watch::Receiver<()> {
+        let mut observers = self.observers.lock();
+        observers.retain(|_, sender| sender.receiver_count() > 0);
+        let sender = observers.entry(*hash).or_insert_with(|| watch::channel(()).0);
+        sender.subscribe()
+    }
+
+    /// Makes a prepared content part of the store, pinned; together with others that come now.
+    pub(crate) async fn commit(&self, prepared: Prepared) -> io::Result<()> {
+        let (done, waiting) = oneshot::channel();
+        let sent = self.commits.send(Commit { prepared, done });
+        sent.map_err(|_| io::Error::other("the store is closed"))?;
+        waiting.await.map_err(io::Error::other)?.map_err(to_io)
+    }
+
+    fn try_commit(&self, prepared: &mut [Prepared]) -> Result<()> {
+        let mut txn = self.store.write(self.options.durability)?;
+        let now = now();
+        self.contents.commit(&mut *txn, prepared, now)?;
+        let tags = Tags::load(&*txn)?;
+        for content in &*prepared {
+            let until = match tags.names(&content.hash()) {
+                true => FOR_EVER,
+                false => self.pinned_until(now),
+            };
+            txn.pin_content(&content.hash(), until)?;
+        }
+        txn.commit()
+    }
+
+    fn pinned_until(&self, now: Timestamp) -> Timestamp {
+        let pin = i64::try_from(self.options.pin.as_nanos()).unwrap_or(i64::MAX);
+        Timestamp(now.0.saturating_add(pin))
+    }
+
+    /// Pins contents again for a while, and those that tags name for ever.
+    pub(crate) fn pin(&self, hashes: &[Hash]) -> Result<()> {
+        if hashes.is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.store.write(Durability::Relaxed)?;
+        let tags = Tags::load(&*txn)?;
+        for hash in hashes {
+            if txn.has_content(hash)? && !tags.names(hash) {
+                txn.pin_content(hash, self.pinned_until(now()))?;
+            }
+        }
+        txn.commit()
+    }
+
+    /// Changes the tags, and the pins of what they name.
+    pub(crate) fn change_tags<T>(&self, change: impl FnOnce(&mut Tags) -> Result<T>) -> Result<T> {
+        let mut txn = self.store.write(self.options.durability)?;
+        let before = Tags::load(&*txn)?;
+        let mut tags = before.clone();
+        let done = change(&mut tags)?;
+        tags.save(&mut *txn)?;
+        for hash in before.hashes().chain(tags.hashes()) {
+            let (was, is) = (before.names(&hash), tags.names(&hash));
+            if was != is && txn.has_content(&hash)? {
+                let until = if is { FOR_EVER } else { self.pinned_until(now()) };
+                txn.pin_content(&hash, until)?;
+            }
+        }
+        txn.commit()?;
+        Ok(done)
+    }
+}
+
+/// Returns which chunks of a partial content are there.
+fn bits(partial: &Partial) -> Bitfield {
+    Bitfield::new(chunks(partial.groups()), partial.size())
+}
+
+fn chunks(groups: &Ranges) -> ChunkRanges {
+    let mut chunks = ChunkRanges::empty();
+    for range in groups.as_slice() {
+        let start = ChunkNum(range.start * GROUP_CHUNKS);
+        chunks |= ChunkRanges::from(start..ChunkNum(range.end * GROUP_CHUNKS));
+    }
+    chunks
+}
+
+/// Commits contents, all that wait in one transaction.
+async fn commit_all(shared: std::sync::Weak<Shared>, mut waiting: mpsc::UnboundedReceiver<Commit>) {
+    let mut batch = Vec::new();
+    while waiting.recv_many(&mut batch, COMMIT_MAX).await > 0 {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let (mut prepared, waiters): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|c| (c.prepared, c.done)).unzip();
+        let count = waiters.len();
+        let work = move || match shared.try_commit(&mut prepared) {
+            Err(error) if count == 1 => vec![Err(error)],
+            // One that cannot be committed does not keep the others from it.
+            Err(_) => prepared
+                .iter_mut()
+                .map(|one| shared.try_commit(std::slice::from_mut(one)))
+                .collect(),
+            Ok(()) => (0..count).map(|_| Ok(())).collect(),
+        };
+        // Where the runtime goes down, the waiters see their end close.
+        if let Ok(done) = tokio::task::spawn_blocking(work).await {
+            for (waiter, result) in waiters.into_iter().zip(done) {
+                // Whoever waited may be gone.
+                let _ = waiter.send(result);
+            }
+        }
+    }
+}
