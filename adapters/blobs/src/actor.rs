@@ -43,10 +43,7 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        commands: tokio::sync::mpsc::Receiver<Command>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, commands: tokio::sync::mpsc::Receiver<Command>) -> Self {
         Self {
             shared,
             temp: Arc::new(TempTags::new()),
@@ -167,13 +164,17 @@ async fn answer(shared: Arc<Shared>, temp: Arc<TempTags>, command: Command) {
         Command::ExportRanges(c) => {
             let ranges = c.inner.ranges.boundaries().chunks(2);
             let ranges = ranges.map(|b| b[0]..b.get(1).copied().unwrap_or(u64::MAX));
-            let done = export::ranges(&shared, ours(&c.inner.hash), ranges.collect(), &c.tx).await;
+            let hash = ours(&c.inner.hash);
+            let done = export::ranges(&shared, hash, ranges.collect(), &c.tx).await;
+            shared.release(&hash);
             if let Err(error) = done {
                 let _ = c.tx.send(ExportRangesItem::Error(error.into())).await;
             }
         }
         Command::ExportPath(c) => {
-            let done = export::path(&shared, ours(&c.inner.hash), c.inner.target, &c.tx).await;
+            let hash = ours(&c.inner.hash);
+            let done = export::path(&shared, hash, c.inner.target, &c.tx).await;
+            shared.release(&hash);
             let last = match done {
                 Ok(()) => ExportProgressItem::Done,
                 Err(error) => ExportProgressItem::Error(error.into()),
@@ -279,7 +280,10 @@ async fn added(
     tx: &mpsc::Sender<AddProgressItem>,
 ) {
     let tag = match done {
-        Ok(hash) => temp.create(scope, HashAndFormat::new(theirs(&hash), format)).await,
+        Ok(hash) => {
+            temp.create(scope, HashAndFormat::new(theirs(&hash), format))
+                .await
+        }
         Err(error) => Err(error),
     };
     let last = match tag {
@@ -296,7 +300,11 @@ async fn list(
 ) -> io::Result<()> {
     let mut after = None;
     loop {
-        let work = move |s: &Shared| s.store.read()?.contents_after(after.as_ref(), LISTED, false);
+        let work = move |s: &Shared| {
+            s.store
+                .read()?
+                .contents_after(after.as_ref(), LISTED, false)
+        };
         let contents = flat(shared.run(work).await)?;
         let Some(last) = contents.last() else {
             break;

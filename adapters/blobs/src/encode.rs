@@ -1,6 +1,7 @@
 //! Verified streams out of the store: a content's hash tree as bao's parents and leaves.
 
 use std::io;
+use std::sync::Arc;
 
 use alknet_fs_content::ContentReader;
 use alknet_fs_content::hash_tree::{Cv, Nodes, subtree};
@@ -12,7 +13,7 @@ use bao_tree::io::mixed::EncodedItem;
 use bao_tree::io::{EncodeError, Leaf, Parent};
 use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges, TreeNode};
 
-use crate::shared::to_io;
+use crate::shared::{Entry, to_io};
 
 /// What bytes and nodes are read from.
 #[derive(Debug)]
@@ -22,7 +23,11 @@ pub(crate) enum Source {
     /// A content of the store.
     Whole(ContentReader),
     /// A content of which a part has arrived.
-    Partial(PartialReader),
+    Partial(
+        PartialReader,
+        #[expect(dead_code, reason = "keeps the entry, which owns the files, from being closed")]
+        Arc<Entry>,
+    ),
 }
 
 impl Source {
@@ -30,7 +35,7 @@ impl Source {
         match self {
             Self::Empty => Hash::EMPTY,
             Self::Whole(reader) => reader.hash(),
-            Self::Partial(reader) => reader.hash(),
+            Self::Partial(reader, _) => reader.hash(),
         }
     }
 
@@ -38,7 +43,7 @@ impl Source {
         match self {
             Self::Empty => 0,
             Self::Whole(reader) => reader.size(),
-            Self::Partial(reader) => reader.size(),
+            Self::Partial(reader, _) => reader.size(),
         }
     }
 
@@ -48,7 +53,7 @@ impl Source {
         let n = match self {
             Self::Empty => 0,
             Self::Whole(reader) => reader.read_at(offset, &mut buf)?,
-            Self::Partial(reader) => reader.read_at(offset, &mut buf)?,
+            Self::Partial(reader, _) => reader.read_at(offset, &mut buf)?,
         };
         buf.truncate(n);
         Ok(buf)
@@ -58,7 +63,7 @@ impl Source {
         Ok(match self {
             Self::Empty => Box::new(Vec::new()),
             Self::Whole(reader) => reader.nodes()?,
-            Self::Partial(reader) => Box::new(reader.clone()),
+            Self::Partial(reader, _) => Box::new(reader.clone()),
         })
     }
 }
@@ -86,7 +91,9 @@ impl Encoder {
         if past {
             inside |= ChunkRanges::from(last..ChunkNum(chunks));
         }
-        let root = BaoTree::new(size, BlockSize::ZERO).pre_order_nodes_iter().next();
+        let root = BaoTree::new(size, BlockSize::ZERO)
+            .pre_order_nodes_iter()
+            .next();
         Self {
             source,
             ranges: inside,

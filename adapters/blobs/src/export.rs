@@ -24,7 +24,10 @@ const BATCH: usize = 512 << 10;
 const PIECE: usize = 64 << 10;
 
 fn not_found(hash: &Hash) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("content {hash} is not here"))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("content {hash} is not here"),
+    )
 }
 
 async fn open(shared: &Arc<Shared>, hash: Hash) -> io::Result<(Source, Bitfield)> {
@@ -34,6 +37,17 @@ async fn open(shared: &Arc<Shared>, hash: Hash) -> io::Result<(Source, Bitfield)
 
 /// Sends verified ranges.
 pub(crate) async fn bao(
+    shared: &Arc<Shared>,
+    hash: Hash,
+    ranges: ChunkRanges,
+    items: &mpsc::Sender<EncodedItem>,
+) -> io::Result<()> {
+    let sent = send_bao(shared, hash, ranges, items).await;
+    shared.release(&hash);
+    sent
+}
+
+async fn send_bao(
     shared: &Arc<Shared>,
     hash: Hash,
     ranges: ChunkRanges,
@@ -143,7 +157,9 @@ pub(crate) async fn path(
             };
             shared.run(copy).await??;
             at += len as u64;
-            progress.try_send(ExportProgressItem::CopyProgress(at)).await?;
+            progress
+                .try_send(ExportProgressItem::CopyProgress(at))
+                .await?;
         }
     }
     Ok(())

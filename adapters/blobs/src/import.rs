@@ -15,7 +15,7 @@ use iroh_blobs::api::blobs::AddProgressItem;
 use iroh_blobs::api::proto::ImportByteStreamUpdate;
 use irpc::channel::mpsc;
 
-use crate::shared::{Begun, Entry, Shared, State, to_io};
+use crate::shared::{Begun, Entry, Shared, State, bits, to_io};
 
 /// How many bytes of a transfer wait in memory while others are verified and written: so a
 /// transfer takes twice as much, and what iroh-blobs buffers (64 groups of 16 KiB).
@@ -30,7 +30,11 @@ pub(crate) async fn bao(
     size: u64,
     mut items: mpsc::Receiver<BaoContentItem>,
 ) -> Io<()> {
-    let entry = match shared.run(move |s| s.begin(hash, size)).await?.map_err(to_io)? {
+    let entry = match shared
+        .run(move |s| s.begin(hash, size))
+        .await?
+        .map_err(to_io)?
+    {
         Begun::Exists(kept) if kept != size => {
             let detail = format!("content {hash} has {kept} bytes, not {size}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
@@ -67,8 +71,11 @@ async fn receive(
             if batch.is_empty() && !is_open {
                 break;
             }
-            if let (false, Some(mut verifier)) = (batch.is_empty(), verifier.take_if(|_| !batch.is_empty())) {
-                let (entry, shared, batch) = (entry.clone(), shared.clone(), std::mem::take(&mut batch));
+            if let (false, Some(mut verifier)) =
+                (batch.is_empty(), verifier.take_if(|_| !batch.is_empty()))
+            {
+                let (entry, shared, batch) =
+                    (entry.clone(), shared.clone(), std::mem::take(&mut batch));
                 waiting = 0;
                 work = Some(Box::pin(async move {
                     let work = move |shared: &Shared| {
@@ -109,7 +116,7 @@ async fn receive(
     }
     let mut changed = entry.changed.subscribe();
     loop {
-        let is_finishing = matches!(&*entry.state.lock(), State::Finishing);
+        let is_finishing = matches!(&*entry.state.lock(), State::Finishing(..));
         if !is_finishing {
             return Ok(());
         }
@@ -135,6 +142,7 @@ impl Entry {
         let State::Open(partial) = &mut *state else {
             return Ok(None);
         };
+        let before = bits(partial);
         let mut taken = Ok(());
         for item in items {
             taken = match item {
@@ -159,10 +167,13 @@ impl Entry {
             return Ok(None);
         }
         match partial.prepare(&shared.contents) {
-            Ok(prepared) => match std::mem::replace(&mut *state, State::Finishing) {
-                State::Open(partial) => Ok(Some((partial, prepared))),
-                _ => Ok(None),
-            },
+            Ok(prepared) => {
+                let finishing = State::Finishing(partial.reader(), before);
+                match std::mem::replace(&mut *state, finishing) {
+                    State::Open(partial) => Ok(Some((partial, prepared))),
+                    _ => Ok(None),
+                }
+            }
             Err(error) => {
                 if error.kind() == ErrorKind::Corrupt
                     && let State::Open(partial) = std::mem::replace(&mut *state, State::Done)
@@ -175,7 +186,12 @@ impl Entry {
     }
 
     /// Commits what is complete.
-    async fn finish(&self, shared: &Arc<Shared>, partial: Box<Partial>, prepared: Prepared) -> Io<()> {
+    async fn finish(
+        &self,
+        shared: &Arc<Shared>,
+        partial: Box<Partial>,
+        prepared: Prepared,
+    ) -> Io<()> {
         let committed = shared.commit(prepared).await;
         let done = match &committed {
             Ok(()) => shared.run(move |_| partial.discard()).await?.map_err(to_io),
@@ -212,9 +228,13 @@ pub(crate) async fn bytes(
     data: Bytes,
     progress: &mpsc::Sender<AddProgressItem>,
 ) -> Io<Hash> {
-    progress.send(AddProgressItem::Size(data.len() as u64)).await?;
+    progress
+        .send(AddProgressItem::Size(data.len() as u64))
+        .await?;
     progress.send(AddProgressItem::CopyDone).await?;
-    let prepared = shared.run(move |s| s.contents.prepare_bytes(data.into())).await?;
+    let prepared = shared
+        .run(move |s| s.contents.prepare_bytes(data.into()))
+        .await?;
     add(shared, prepared.map_err(to_io)?).await
 }
 
@@ -271,7 +291,9 @@ pub(crate) async fn stream(
             if send.send(piece).await.is_err() || is_end {
                 break;
             }
-            progress.try_send(AddProgressItem::CopyProgress(size)).await?;
+            progress
+                .try_send(AddProgressItem::CopyProgress(size))
+                .await?;
         }
         drop(send);
         Io::Ok(size)
@@ -302,7 +324,9 @@ pub(crate) async fn path(
     let (mut file, len) = shared.run_slow(open).await??;
     let read = move |s: &Shared| s.contents.prepare_read(&mut file, Some(len), true);
     let prepared = shared.run_slow(read).await?.map_err(to_io)?;
-    progress.send(AddProgressItem::Size(prepared.size())).await?;
+    progress
+        .send(AddProgressItem::Size(prepared.size()))
+        .await?;
     progress.send(AddProgressItem::CopyDone).await?;
     add(shared, prepared).await
 }

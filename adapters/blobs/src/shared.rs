@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use alknet_fs_content::partial::{GROUP_CHUNKS, Partial, Ranges};
-use alknet_fs_content::{Contents, Prepared};
+use alknet_fs_content::partial::{GROUP_CHUNKS, Partial, PartialReader, Ranges};
+use alknet_fs_content::{ContentReader, Contents, Prepared};
 use alknet_fs_core::store::{Durability, Store};
-use alknet_fs_core::{Hash, Result, Timestamp};
+use alknet_fs_core::{ErrorKind, Hash, Result, Timestamp};
 use bao_tree::{ChunkNum, ChunkRanges};
 use iroh_blobs::api::blobs::{Bitfield, BlobStatus};
 use parking_lot::Mutex;
@@ -47,8 +47,8 @@ pub(crate) struct Entry {
 pub(crate) enum State {
     /// Takes what arrives.
     Open(Box<Partial>),
-    /// All is there, and is being committed.
-    Finishing,
+    /// All is there, and is being committed; until then what was there before is shown.
+    Finishing(PartialReader, Bitfield),
     /// It is a content, or it was given up.
     Done,
 }
@@ -171,7 +171,12 @@ impl Shared {
     /// Returns the hashes of which a part is there.
     pub(crate) fn partial_hashes(&self) -> Vec<Hash> {
         let partials = self.partials.lock();
-        let mut hashes: Vec<_> = partials.left.keys().chain(partials.open.keys()).copied().collect();
+        let mut hashes: Vec<_> = partials
+            .left
+            .keys()
+            .chain(partials.open.keys())
+            .copied()
+            .collect();
         hashes.sort_unstable();
         hashes.dedup();
         hashes
@@ -208,22 +213,22 @@ impl Shared {
     fn entries(&self, hash: &Hash) -> Result<Vec<Arc<Entry>>> {
         let mut partials = self.partials.lock();
         let Partials { open, left } = &mut *partials;
-        if let Some(sizes) = left.get(hash) {
-            let open = open.entry(*hash).or_default();
-            for &size in sizes {
-                if open.iter().any(|entry| entry.size == size) {
-                    continue;
-                }
-                if let Some(partial) = Partial::find(&self.contents, *hash, size)? {
-                    open.push(self.entry(partial));
-                }
+        for size in left.remove(hash).unwrap_or_default() {
+            let known = open.get(hash).map_or(&[][..], Vec::as_slice);
+            if known.iter().any(|entry| entry.size == size) {
+                continue;
             }
-            if open.is_empty() {
-                left.remove(hash);
+            match Partial::find(&self.contents, *hash, size) {
+                Ok(Some(partial)) => {
+                    let entry = self.entry(partial);
+                    open.entry(*hash).or_default().push(entry);
+                }
+                Ok(None) => {}
+                Err(e) if e.kind() == ErrorKind::Locked => {
+                    left.entry(*hash).or_default().insert(size);
+                }
+                Err(e) => return Err(e),
             }
-        }
-        if open.get(hash).is_some_and(Vec::is_empty) {
-            open.remove(hash);
         }
         Ok(open.get(hash).cloned().unwrap_or_default())
     }
@@ -245,7 +250,7 @@ impl Shared {
                     false
                 }
                 State::Open(_) | State::Done => false,
-                State::Finishing => true,
+                State::Finishing(..) => true,
             }
         });
         if entries.is_empty() {
@@ -266,7 +271,9 @@ impl Shared {
         if !is_kept {
             return;
         }
-        let removed = self.contents.remove_partials(&mut |partial| partial.hash == *hash);
+        let removed = self
+            .contents
+            .remove_partials(&mut |partial| partial.hash == *hash);
         if let Err(error) = removed {
             tracing::warn!(%hash, %error, "what arrived of a content was not removed");
         }
@@ -295,11 +302,30 @@ impl Shared {
     /// Returns the best of what is arriving: what is proven, then what is most.
     fn best(&self, hash: &Hash) -> Result<Option<Arc<Entry>>> {
         let entries = self.entries(hash)?;
-        Ok(entries.into_iter().max_by_key(|entry| match &*entry.state.lock() {
-            State::Open(partial) => (partial.is_size_proven(), partial.groups().count()),
-            State::Finishing => (true, u64::MAX),
-            State::Done => (false, 0),
-        }))
+        Ok(entries
+            .into_iter()
+            .max_by_key(|entry| match &*entry.state.lock() {
+                State::Open(partial) => (partial.is_size_proven(), partial.groups().count()),
+                State::Finishing(..) => (true, u64::MAX),
+                State::Done => (false, 0),
+            }))
+    }
+
+    /// Opens a content, where the store has it.
+    fn open(&self, hash: &Hash) -> Result<Option<ContentReader>> {
+        let mut failed = None;
+        // What is collected between the look-up and the opening is not there the second time.
+        for _ in 0..2 {
+            let txn = self.store.read()?;
+            if !txn.has_content(hash)? {
+                return Ok(None);
+            }
+            match self.contents.open(&*txn, hash) {
+                Ok(reader) => return Ok(Some(reader)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(None), Err)
     }
 
     /// Opens what there is of a content.
@@ -307,21 +333,19 @@ impl Shared {
         if *hash == Hash::EMPTY {
             return Ok(Some((Source::Empty, Bitfield::complete(0))));
         }
-        let txn = self.store.read()?;
-        if txn.has_content(hash)? {
-            let reader = self.contents.open(&*txn, hash)?;
+        if let Some(reader) = self.open(hash)? {
             let bits = Bitfield::complete(reader.size());
             return Ok(Some((Source::Whole(reader), bits)));
         }
-        drop(txn);
         let best = self.best(hash)?;
-        let source = best.as_ref().and_then(|entry| match &*entry.state.lock() {
-            State::Open(partial) => Some((Source::Partial(partial.reader()), bits(partial))),
-            _ => None,
-        });
-        drop(best);
-        self.release(hash);
-        Ok(source)
+        Ok(best.and_then(|entry| {
+            let (reader, bits) = match &*entry.state.lock() {
+                State::Open(partial) => (partial.reader(), bits(partial)),
+                State::Finishing(reader, bits) => (reader.clone(), bits.clone()),
+                State::Done => return None,
+            };
+            Some((Source::Partial(reader, entry), bits))
+        }))
     }
 
     /// Returns which chunks of a content are there.
@@ -332,7 +356,8 @@ impl Shared {
         let best = self.best(hash)?;
         let found = best.as_ref().map(|entry| match &*entry.state.lock() {
             State::Open(partial) => bits(partial),
-            _ => Bitfield::empty(),
+            State::Finishing(_, bits) => bits.clone(),
+            State::Done => Bitfield::empty(),
         });
         drop(best);
         self.release(hash);
@@ -344,9 +369,6 @@ impl Shared {
             return Ok(BlobStatus::Complete { size });
         }
         let bits = self.bitfield(hash)?;
-        if bits.is_complete() && bits.size() > 0 {
-            return Ok(BlobStatus::Complete { size: bits.size() });
-        }
         let is_known = !bits.is_empty() || self.partial_hashes().binary_search(hash).is_ok();
         Ok(match is_known {
             true => BlobStatus::Partial {
@@ -366,7 +388,9 @@ impl Shared {
     pub(crate) fn subscribe(&self, hash: &Hash) -> watch::Receiver<()> {
         let mut observers = self.observers.lock();
         observers.retain(|_, sender| sender.receiver_count() > 0);
-        let sender = observers.entry(*hash).or_insert_with(|| watch::channel(()).0);
+        let sender = observers
+            .entry(*hash)
+            .or_insert_with(|| watch::channel(()).0);
         sender.subscribe()
     }
 
@@ -423,7 +447,11 @@ impl Shared {
         for hash in before.hashes().chain(tags.hashes()) {
             let (was, is) = (before.names(&hash), tags.names(&hash));
             if was != is && txn.has_content(&hash)? {
-                let until = if is { FOR_EVER } else { self.pinned_until(now()) };
+                let until = if is {
+                    FOR_EVER
+                } else {
+                    self.pinned_until(now())
+                };
                 txn.pin_content(&hash, until)?;
             }
         }
@@ -433,7 +461,7 @@ impl Shared {
 }
 
 /// Returns which chunks of a partial content are there.
-fn bits(partial: &Partial) -> Bitfield {
+pub(crate) fn bits(partial: &Partial) -> Bitfield {
     Bitfield::new(chunks(partial.groups()), partial.size())
 }
 

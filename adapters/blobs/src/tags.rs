@@ -30,7 +30,11 @@ impl Tags {
         };
         let kept: Vec<Kept> = serde_json::from_slice(&bytes).map_err(corrupt)?;
         let tags = kept.into_iter().map(|(name, hash, is_seq)| {
-            let format = if is_seq { BlobFormat::HashSeq } else { BlobFormat::Raw };
+            let format = if is_seq {
+                BlobFormat::HashSeq
+            } else {
+                BlobFormat::Raw
+            };
             (name, (hash, format))
         });
         Ok(Self(tags.collect()))
@@ -77,7 +81,11 @@ impl Tags {
     pub(crate) fn list(&self, request: &ListTagsRequest) -> Vec<TagInfo> {
         let (from, to) = (request.from.as_ref(), request.to.as_ref());
         let chosen = self.0.iter().filter(|(name, (_, format))| {
-            let is_asked = if format.is_raw() { request.raw } else { request.hash_seq };
+            let is_asked = if format.is_raw() {
+                request.raw
+            } else {
+                request.hash_seq
+            };
             is_asked && is_between(name, from, to)
         });
         let info = chosen.map(|(name, (hash, format))| {

@@ -457,23 +457,25 @@ impl Partial {
         Err(Error::with_detail(ErrorKind::Busy, detail))
     }
 
-    /// Opens what is there of a content, if anything is and nobody else has it open.
+    /// Opens what is there of a content, if anything is.
     ///
     /// # Errors
-    /// What the operating system reports.
+    /// [`ErrorKind::Locked`] where somebody else has all of it open; what the operating system
+    /// reports.
     pub fn find(contents: &Contents, hash: Hash, size: u64) -> Result<Option<Self>> {
         let Some(files) = contents.files() else {
             return Ok(None);
         };
+        let mut none = Ok(None);
         for slot in 0..SLOTS_MAX {
             let name = format!("{PREFIX}{hash}-{size}-{slot}");
             match Self::resume(files, &name, hash, size) {
                 Ok(None) => {}
-                Err(e) if e.kind() == ErrorKind::Locked => {}
+                Err(e) if e.kind() == ErrorKind::Locked => none = Err(e),
                 found => return found,
             }
         }
-        Ok(None)
+        none
     }
 
     fn in_memory(hash: Hash, size: u64) -> Self {
