@@ -18,6 +18,8 @@ use crate::{export, import};
 
 /// How often an observer looks whether the content came some other way.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often temporary tags are renewed at most.
+const RENEW_MIN: Duration = Duration::from_millis(100);
 /// How many contents are listed at once.
 const LISTED: usize = 1000;
 /// The largest list of hashes that a tag keeps the members of.
@@ -55,7 +57,7 @@ impl Actor {
     }
 
     pub(crate) async fn run(mut self) {
-        let mut renew = tokio::time::interval(self.shared.options.pin / 4);
+        let mut renew = tokio::time::interval((self.shared.options.pin / 4).max(RENEW_MIN));
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut shutdown = None;
         loop {
@@ -166,7 +168,7 @@ async fn answer(shared: Arc<Shared>, temp: Arc<TempTags>, command: Command) {
             let ranges = ranges.map(|b| b[0]..b.get(1).copied().unwrap_or(u64::MAX));
             let hash = ours(&c.inner.hash);
             let done = export::ranges(&shared, hash, ranges.collect(), &c.tx).await;
-            shared.release(&hash);
+            shared.let_go(hash).await;
             if let Err(error) = done {
                 let _ = c.tx.send(ExportRangesItem::Error(error.into())).await;
             }
@@ -174,7 +176,7 @@ async fn answer(shared: Arc<Shared>, temp: Arc<TempTags>, command: Command) {
         Command::ExportPath(c) => {
             let hash = ours(&c.inner.hash);
             let done = export::path(&shared, hash, c.inner.target, &c.tx).await;
-            shared.release(&hash);
+            shared.let_go(hash).await;
             let last = match done {
                 Ok(()) => ExportProgressItem::Done,
                 Err(error) => ExportProgressItem::Error(error.into()),

@@ -43,7 +43,7 @@ pub(crate) async fn bao(
     items: &mpsc::Sender<EncodedItem>,
 ) -> io::Result<()> {
     let sent = send_bao(shared, hash, ranges, items).await;
-    shared.release(&hash);
+    shared.let_go(hash).await;
     sent
 }
 

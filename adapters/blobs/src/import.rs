@@ -51,7 +51,7 @@ pub(crate) async fn bao(
     if is_kept {
         shared.run(move |s| s.settle(&hash)).await?.map_err(to_io)?;
     } else {
-        shared.release(&hash);
+        shared.let_go(hash).await;
     }
     received
 }
@@ -194,7 +194,10 @@ impl Entry {
     ) -> Io<()> {
         let committed = shared.commit(prepared).await;
         let done = match &committed {
-            Ok(()) => shared.run(move |_| partial.discard()).await?.map_err(to_io),
+            Ok(()) if partial.is_kept() => {
+                shared.run(move |_| partial.discard()).await?.map_err(to_io)
+            }
+            Ok(()) => Ok(()),
             Err(_) => {
                 *self.state.lock() = State::Open(partial);
                 Ok(())

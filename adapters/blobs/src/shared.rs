@@ -158,11 +158,16 @@ impl Shared {
         }
     }
 
-    /// Finds what was left of contents before.
+    /// Finds what was left of contents before, and removes what was left of those that are there.
     pub(crate) fn find_left(&self) -> Result<()> {
         let mut left: HashMap<Hash, BTreeSet<u64>> = HashMap::new();
         for partial in self.contents.partials()? {
-            left.entry(partial.hash).or_default().insert(partial.size);
+            if self.size_of(&partial.hash)?.is_some() {
+                let of = partial.hash;
+                self.contents.remove_partials(&mut |hash, _| *hash == of)?;
+            } else {
+                left.entry(partial.hash).or_default().insert(partial.size);
+            }
         }
         self.partials.lock().left = left;
         Ok(())
@@ -234,6 +239,14 @@ impl Shared {
     }
 
     /// Lets go of the entries of a hash that nobody works with.
+    pub(crate) async fn let_go(self: &Arc<Self>, hash: Hash) {
+        let is_open = self.partials.lock().open.contains_key(&hash);
+        if is_open {
+            // Where the store is closed, all is let go of.
+            let _ = self.run(move |s| s.release(&hash)).await;
+        }
+    }
+
     pub(crate) fn release(&self, hash: &Hash) {
         let mut partials = self.partials.lock();
         let Partials { open, left } = &mut *partials;
@@ -244,14 +257,18 @@ impl Shared {
             if Arc::strong_count(entry) > 1 {
                 return true;
             }
-            match &*entry.state.lock() {
-                State::Open(partial) if partial.is_kept() => {
-                    left.entry(*hash).or_default().insert(entry.size);
-                    false
-                }
-                State::Open(_) | State::Done => false,
-                State::Finishing(..) => true,
+            let mut state = entry.state.lock();
+            if matches!(&*state, State::Finishing(..)) {
+                return true;
             }
+            if let State::Open(partial) = std::mem::replace(&mut *state, State::Done) {
+                if partial.groups().count() > 0 && partial.is_kept() {
+                    left.entry(*hash).or_default().insert(entry.size);
+                } else if let Err(error) = partial.discard() {
+                    tracing::warn!(%hash, %error, "an empty partial content was not removed");
+                }
+            }
+            false
         });
         if entries.is_empty() {
             open.remove(hash);
@@ -271,9 +288,7 @@ impl Shared {
         if !is_kept {
             return;
         }
-        let removed = self
-            .contents
-            .remove_partials(&mut |partial| partial.hash == *hash);
+        let removed = self.contents.remove_partials(&mut |of, _| of == hash);
         if let Err(error) = removed {
             tracing::warn!(%hash, %error, "what arrived of a content was not removed");
         }

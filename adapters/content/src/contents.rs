@@ -337,12 +337,15 @@ impl Contents {
         partial::list(self)
     }
 
-    /// Removes partial contents that no process has open and that `doomed` chooses; returns how
-    /// many.
+    /// Removes partial contents that no process has open and that `doomed` chooses by their hash and
+    /// by when bytes last arrived; returns how many.
     ///
     /// # Errors
     /// What the operating system reports.
-    pub fn remove_partials(&self, doomed: &mut dyn FnMut(&PartialInfo) -> bool) -> Result<u64> {
+    pub fn remove_partials(
+        &self,
+        doomed: &mut dyn FnMut(&Hash, Option<SystemTime>) -> bool,
+    ) -> Result<u64> {
         partial::remove(self, doomed)
     }
 

@@ -9,7 +9,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 use blake3::Hasher;
@@ -17,7 +17,7 @@ use blake3::hazmat::HasherExt;
 use parking_lot::Mutex;
 
 use crate::contents::{Contents, Prepared};
-use crate::files::{Area, FileHandle, Files};
+use crate::files::{Area, FileHandle, Files, Listed};
 use crate::hash_tree::{
     CV_LEN, Cv, GROUP_LEN, Nodes, TreeBuilder, group_count, is_complete, merge, merge_root,
     node_count, position, spine_slot,
@@ -35,6 +35,9 @@ const TREE_FILE: &str = ".tree";
 const LOG_FILE: &str = ".log";
 /// How many files one hash may have: sizes that peers claimed, and processes that receive it.
 const SLOTS_MAX: usize = 8;
+/// How often, and for how long each time, a file that has an owner is waited for.
+const LOOKS: u32 = 3;
+const LOOK: Duration = Duration::from_millis(1);
 /// How many bytes arrive between two syncs.
 const CHECKPOINT: u64 = 32 << 20;
 
@@ -371,7 +374,6 @@ pub struct PartialInfo {
     pub modified: Option<SystemTime>,
     /// Whether a process is receiving it, or has it open.
     pub in_use: bool,
-    name: String,
 }
 
 /// A content of which verified groups are there.
@@ -443,7 +445,7 @@ impl Partial {
                 }
                 Err(e) => return Err(e),
             }
-            let of_hash = list(contents)?.into_iter().filter(|p| p.hash == hash);
+            let of_hash = find(contents)?.into_iter().filter(|p| p.1 == hash);
             if of_hash.count() >= SLOTS_MAX {
                 break;
             }
@@ -523,12 +525,20 @@ impl Partial {
 
     /// Returns nothing where there is none, or none that can be gone on with.
     fn resume(files: &Arc<dyn Files>, name: &str, hash: Hash, size: u64) -> Result<Option<Self>> {
-        let data = match files.reopen(Area::Staging, name) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(ErrorKind::Locked.into());
+        let mut tries = 0;
+        let data = loop {
+            match files.reopen(Area::Staging, name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                // Whoever looks whether it has an owner has it for a moment.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && tries < LOOKS => {
+                    tries += 1;
+                    std::thread::sleep(LOOK);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(ErrorKind::Locked.into());
+                }
+                opened => break opened?,
             }
-            opened => opened?,
         };
         let open = |ending| files.reopen(Area::Staging, &format!("{name}{ending}"));
         let rest = open(TREE_FILE).and_then(|tree| Ok((tree, open(LOG_FILE)?)));
@@ -808,25 +818,35 @@ fn split_ending(name: &str) -> Option<(&str, &str)> {
     Some((bare, ending))
 }
 
+/// Finds the data files, and does not look who owns them: that takes their locks for a moment.
+fn find(contents: &Contents) -> Result<Vec<(Listed, Hash, u64)>> {
+    let Some(files) = contents.files() else {
+        return Ok(Vec::new());
+    };
+    let listed = files.list(Area::Staging)?.into_iter();
+    let named = listed.filter_map(|file| {
+        let (hash, size) = parse_name(&file.name)?;
+        Some((file, hash, size))
+    });
+    Ok(named.collect())
+}
+
 pub(crate) fn list(contents: &Contents) -> Result<Vec<PartialInfo>> {
     let mut found = Vec::new();
     let Some(files) = contents.files() else {
         return Ok(found);
     };
-    for file in files.list(Area::Staging)? {
-        if let Some((hash, size)) = parse_name(&file.name) {
-            let in_use = match files.is_owned(Area::Staging, &file.name) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                owned => owned?,
-            };
-            found.push(PartialInfo {
-                hash,
-                size,
-                modified: file.modified,
-                in_use,
-                name: file.name,
-            });
-        }
+    for (file, hash, size) in find(contents)? {
+        let in_use = match files.is_owned(Area::Staging, &file.name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            owned => owned?,
+        };
+        found.push(PartialInfo {
+            hash,
+            size,
+            modified: file.modified,
+            in_use,
+        });
     }
     Ok(found)
 }
@@ -834,19 +854,18 @@ pub(crate) fn list(contents: &Contents) -> Result<Vec<PartialInfo>> {
 /// Removes those that nobody uses and that `doomed` chooses, and what others left behind.
 pub(crate) fn remove(
     contents: &Contents,
-    doomed: &mut dyn FnMut(&PartialInfo) -> bool,
+    doomed: &mut dyn FnMut(&Hash, Option<SystemTime>) -> bool,
 ) -> Result<u64> {
     let mut removed = 0;
     let Some(files) = contents.files() else {
         return Ok(0);
     };
-    let gone = |result: io::Result<bool>| match result {
+    let remove = |name: &str| match files.remove_unowned(Area::Staging, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         result => result,
     };
-    for partial in list(contents)? {
-        let is_doomed = !partial.in_use && doomed(&partial);
-        if is_doomed && gone(files.remove_unowned(Area::Staging, &partial.name))? {
+    for (file, hash, _) in find(contents)? {
+        if doomed(&hash, file.modified) && remove(&file.name)? {
             removed += 1;
         }
     }
@@ -856,7 +875,7 @@ pub(crate) fn remove(
             && !ending.is_empty()
             && !listed.iter().any(|other| other.name == bare)
         {
-            gone(files.remove_unowned(Area::Staging, &file.name))?;
+            remove(&file.name)?;
         }
     }
     Ok(removed)

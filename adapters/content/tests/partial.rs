@@ -133,7 +133,7 @@ fn a_fault_at_any_call_believes_nothing_that_is_not_there() {
                 }
                 receive(&bench, &bytes).unwrap_or_else(|e| panic!("{context}: {e}"));
                 bench.verify(&hash).unwrap_or_else(|e| panic!("{context}: {e}"));
-                bench.contents.remove_partials(&mut |_| true).unwrap();
+                bench.contents.remove_partials(&mut |_, _| true).unwrap();
                 // What a fault left beside is an orphan like any other.
                 let mut txn = bench.store.write(Default::default()).unwrap();
                 let orphans = bench.contents.orphans(&*txn).unwrap();
@@ -177,7 +177,7 @@ fn what_was_synced_outlives_a_power_cut_and_the_rest_a_crash() {
         assert_eq!(receive(&bench, &bytes).unwrap(), missing);
         bench.verify(&hash).unwrap();
         let is_gone = |bench: &Bench| bench.contents.partials().unwrap().is_empty();
-        bench.contents.remove_partials(&mut |_| true).unwrap();
+        bench.contents.remove_partials(&mut |_, _| true).unwrap();
         assert!(is_gone(&bench));
         assert_eq!(bench.contents.usage().unwrap().staged, 0);
     }
@@ -199,13 +199,13 @@ fn partial_contents_are_listed_and_are_no_orphans() {
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].hash, listed[0].size), (hash, 200_000));
     assert!(listed[0].in_use);
-    assert_eq!(bench.contents.remove_partials(&mut |_| true).unwrap(), 0);
+    assert_eq!(bench.contents.remove_partials(&mut |_, _| true).unwrap(), 0);
     drop(partial);
     files.restart();
     assert!(!bench.contents.partials().unwrap()[0].in_use);
     assert_eq!(orphans(&bench), []);
-    assert_eq!(bench.contents.remove_partials(&mut |_| false).unwrap(), 0);
-    assert_eq!(bench.contents.remove_partials(&mut |p| p.hash == hash).unwrap(), 1);
+    assert_eq!(bench.contents.remove_partials(&mut |_, _| false).unwrap(), 0);
+    assert_eq!(bench.contents.remove_partials(&mut |h, _| *h == hash).unwrap(), 1);
     assert_eq!(bench.contents.usage().unwrap().staged, 0);
 }
 
