@@ -316,7 +316,7 @@ async fn list(
             tx.send(Ok(theirs(&content.hash))).await?;
         }
     }
-    for hash in shared.partial_hashes() {
+    for hash in shared.run(Shared::partial_hashes).await? {
         let is_whole = flat(shared.run(move |s| s.size_of(&hash)).await)?.is_some();
         if !is_whole {
             tx.send(Ok(theirs(&hash))).await?;

@@ -114,15 +114,12 @@ async fn receive(
             }
         }
     }
-    let mut changed = entry.changed.subscribe();
-    loop {
-        let is_finishing = matches!(&*entry.state.lock(), State::Finishing(..));
-        if !is_finishing {
-            return Ok(());
-        }
+    let mut finishing = entry.finishing.subscribe();
+    while *finishing.borrow_and_update() {
         // Another import of the same content commits it.
-        changed.changed().await.map_err(io::Error::other)?;
+        finishing.changed().await.map_err(io::Error::other)?;
     }
+    Ok(())
 }
 
 struct Worked {
@@ -169,6 +166,7 @@ impl Entry {
         match partial.prepare(&shared.contents) {
             Ok(prepared) => {
                 let finishing = State::Finishing(partial.reader(), before);
+                self.finishing.send_replace(true);
                 match std::mem::replace(&mut *state, finishing) {
                     State::Open(partial) => Ok(Some((partial, prepared))),
                     _ => Ok(None),
@@ -187,28 +185,26 @@ impl Entry {
 
     /// Commits what is complete.
     async fn finish(
-        &self,
+        self: &Arc<Self>,
         shared: &Arc<Shared>,
         partial: Box<Partial>,
         prepared: Prepared,
     ) -> Io<()> {
         let committed = shared.commit(prepared).await;
-        let done = match &committed {
-            Ok(()) if partial.is_kept() => {
-                shared.run(move |_| partial.discard()).await?.map_err(to_io)
+        let (entry, is_content) = (self.clone(), committed.is_ok());
+        let settle = move |_: &Shared| {
+            if is_content {
+                *entry.state.lock() = State::Done;
+                return partial.discard();
             }
-            Ok(()) => Ok(()),
-            Err(_) => {
-                *self.state.lock() = State::Open(partial);
-                Ok(())
-            }
+            *entry.state.lock() = State::Open(partial);
+            Ok(())
         };
-        if committed.is_ok() {
-            *self.state.lock() = State::Done;
-        }
-        self.changed.send_replace(());
+        let settled = shared.run(settle).await;
+        self.finishing.send_replace(false);
         shared.notify(&self.hash);
-        committed.and(done)
+        committed?;
+        settled?.map_err(to_io)
     }
 }
 

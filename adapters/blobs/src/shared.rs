@@ -40,7 +40,8 @@ pub(crate) struct Entry {
     pub(crate) hash: Hash,
     pub(crate) size: u64,
     pub(crate) state: Mutex<State>,
-    pub(crate) changed: watch::Sender<()>,
+    /// Whether all is there, and is being committed.
+    pub(crate) finishing: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -205,12 +206,12 @@ impl Shared {
     }
 
     fn entry(&self, partial: Partial) -> Arc<Entry> {
-        let (changed, _) = watch::channel(());
+        let (finishing, _) = watch::channel(false);
         Arc::new(Entry {
             hash: partial.hash(),
             size: partial.size(),
             state: Mutex::new(State::Open(Box::new(partial))),
-            changed,
+            finishing,
         })
     }
 
@@ -240,7 +241,9 @@ impl Shared {
 
     /// Lets go of the entries of a hash that nobody works with.
     pub(crate) async fn let_go(self: &Arc<Self>, hash: Hash) {
-        let is_open = self.partials.lock().open.contains_key(&hash);
+        // The lock may be held over calls that block, which do not hold up this thread.
+        let open = self.partials.try_lock();
+        let is_open = open.is_none_or(|partials| partials.open.contains_key(&hash));
         if is_open {
             // Where the store is closed, all is let go of.
             let _ = self.run(move |s| s.release(&hash)).await;
@@ -282,7 +285,7 @@ impl Shared {
         for entry in partials.open.remove(hash).unwrap_or_default() {
             let state = std::mem::replace(&mut *entry.state.lock(), State::Done);
             is_kept |= matches!(state, State::Open(partial) if partial.is_kept());
-            entry.changed.send_replace(());
+            entry.finishing.send_replace(false);
         }
         drop(partials);
         if !is_kept {
