@@ -25,7 +25,10 @@ pub(crate) enum Source {
     /// A content of which a part has arrived.
     Partial(
         PartialReader,
-        #[expect(dead_code, reason = "keeps the entry, which owns the files, from being closed")]
+        #[expect(
+            dead_code,
+            reason = "keeps the entry, which owns the files, from being closed"
+        )]
         Arc<Entry>,
     ),
 }

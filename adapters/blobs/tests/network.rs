@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use alknet_fs::{GcOptions, Task};
-use alknet_fs_core::store::Durability;
+use alknet_fs_core::store::{Durability, Store as _};
 use bao_tree::ChunkRanges;
 use common::{Node, Random, painted, some_ranges, whole_groups};
 use futures_lite::StreamExt;
@@ -36,12 +36,17 @@ fn addr(endpoint: &Endpoint) -> EndpointAddr {
 
 async fn serve(store: &iroh_blobs::api::Store) -> Router {
     let blobs = BlobsProtocol::new(store, None);
-    Router::builder(endpoint().await).accept(ALPN, blobs).spawn()
+    Router::builder(endpoint().await)
+        .accept(ALPN, blobs)
+        .spawn()
 }
 
 async fn connect(router: &Router) -> (Endpoint, Connection) {
     let endpoint = endpoint().await;
-    let conn = endpoint.connect(addr(router.endpoint()), ALPN).await.unwrap();
+    let conn = endpoint
+        .connect(addr(router.endpoint()), ALPN)
+        .await
+        .unwrap();
     (endpoint, conn)
 }
 
@@ -58,7 +63,11 @@ async fn contents_of_all_sizes_and_forms_travel() {
         from.put(bytes.clone());
     }
     let mut last = all[6].clone();
-    for (at, new) in [(5_000_000, &b"one"[..]), (0, &[7; 40_000]), (20 << 20, &[9; 5])] {
+    for (at, new) in [
+        (5_000_000, &b"one"[..]),
+        (0, &[7; 40_000]),
+        (20 << 20, &[9; 5]),
+    ] {
         last = from.edit(&last, at, new).1;
         all.push(last.clone());
     }
@@ -90,7 +99,11 @@ async fn ranges_travel_and_the_rest_follows() {
         let hash = from.put(bytes.clone());
         let ranges = some_ranges(&mut random, size);
         let request = GetRequest::blob_ranges(hash, ranges.clone());
-        to.blobs.remote().execute_get(conn.clone(), request).await.unwrap();
+        to.blobs
+            .remote()
+            .execute_get(conn.clone(), request)
+            .await
+            .unwrap();
         let bits = to.blobs.observe(hash).await.unwrap();
         let sure = whole_groups(&ranges, size);
         assert!(bits.ranges.is_superset(&sure), "{size} {ranges:?}");
@@ -113,7 +126,11 @@ async fn both_ways_with_iroh_blobs_own_store() {
     let (_endpoint, conn) = connect(&router).await;
     theirs.remote().fetch(conn, hash).await.unwrap();
     assert!(theirs.get_bytes(hash).await.unwrap() == bytes);
-    let tag = theirs.add_bytes(painted(2_222_222, 2)).temp_tag().await.unwrap();
+    let tag = theirs
+        .add_bytes(painted(2_222_222, 2))
+        .temp_tag()
+        .await
+        .unwrap();
     let back = serve(&theirs).await;
     let (_endpoint, conn) = connect(&back).await;
     ours.blobs.remote().fetch(conn, tag.hash()).await.unwrap();
@@ -148,7 +165,7 @@ async fn collection_takes_nothing_that_arrives() {
         if round % 2 == 0 {
             to.blobs.remote().fetch(conn.clone(), hash).await.unwrap();
         } else {
-            to.blobs.add_bytes(bytes.clone()).temp_tag().await.unwrap();
+            drop(to.blobs.add_bytes(bytes.clone()).temp_tag().await.unwrap());
         }
         all.push((hash, bytes));
     }
@@ -257,26 +274,41 @@ async fn speed() {
     let [from, to] = [0, 1].map(|at: usize| Node::create(dirs[at].path()));
     let router = serve(&from.blobs).await;
     let (_endpoint, conn) = connect(&router).await;
-    let timed = |what: &str, since: Instant| println!("{what}: {:.3} s", since.elapsed().as_secs_f64());
+    let timed =
+        |what: &str, since: Instant| println!("{what}: {:.3} s", since.elapsed().as_secs_f64());
     let large = painted(256 << 20, 1);
     let since = Instant::now();
     let tag = from.blobs.add_bytes(large).temp_tag().await.unwrap();
     timed("256 MiB added", since);
     let since = Instant::now();
-    to.blobs.remote().fetch(conn.clone(), tag.hash()).await.unwrap();
+    to.blobs
+        .remote()
+        .fetch(conn.clone(), tag.hash())
+        .await
+        .unwrap();
     timed("256 MiB from ours to ours", since);
     let since = Instant::now();
     let memory = MemStore::new();
-    memory.remote().fetch(conn.clone(), tag.hash()).await.unwrap();
+    memory
+        .remote()
+        .fetch(conn.clone(), tag.hash())
+        .await
+        .unwrap();
     timed("256 MiB from ours to memory", since);
     drop(memory);
     let since = Instant::now();
-    let mut bao = std::pin::pin!(from.blobs.export_bao(tag.hash(), ChunkRanges::all()).stream());
+    let mut bao = std::pin::pin!(
+        from.blobs
+            .export_bao(tag.hash(), ChunkRanges::all())
+            .stream()
+    );
     while bao.next().await.is_some() {}
     timed("256 MiB exported", since);
     let small: Vec<_> = (0..2000).map(|seed| painted(4000, seed)).collect();
     let mut txn = from.store.write(Durability::Relaxed).unwrap();
-    let prepared = small.iter().map(|b| from.contents.prepare_bytes(b.clone()).unwrap());
+    let prepared = small
+        .iter()
+        .map(|b| from.contents.prepare_bytes(b.clone()).unwrap());
     let mut prepared: Vec<_> = prepared.collect();
     let now = alknet_fs_core::Timestamp(1);
     from.contents.commit(&mut *txn, &mut prepared, now).unwrap();

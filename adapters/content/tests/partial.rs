@@ -86,7 +86,17 @@ fn receive(bench: &Bench, bytes: &[u8]) -> Result<u64> {
 
 #[test]
 fn groups_arrive_in_any_order() {
-    for size in [1, 1024, 16_384, 16_385, 32_768, 100_000, 262_144, 700_001, 1 << 20] {
+    for size in [
+        1,
+        1024,
+        16_384,
+        16_385,
+        32_768,
+        100_000,
+        262_144,
+        700_001,
+        1 << 20,
+    ] {
         let (bench, _) = Bench::sim(tiny());
         let bytes = painted(size, 1);
         assert_eq!(receive(&bench, &bytes).unwrap(), size as u64);
@@ -108,7 +118,13 @@ fn a_fault_at_any_call_believes_nothing_that_is_not_there() {
     let bytes = painted(300_000, 2);
     let hash = Hash::of(&bytes);
     for links in [true, false] {
-        let make = || if links { SimFiles::new() } else { SimFiles::without_links() };
+        let make = || {
+            if links {
+                SimFiles::new()
+            } else {
+                SimFiles::without_links()
+            }
+        };
         let (bench, files) = Bench::over(make(), tiny());
         files.power_cut();
         receive(&bench, &bytes).unwrap();
@@ -132,12 +148,16 @@ fn a_fault_at_any_call_believes_nothing_that_is_not_there() {
                     continue;
                 }
                 receive(&bench, &bytes).unwrap_or_else(|e| panic!("{context}: {e}"));
-                bench.verify(&hash).unwrap_or_else(|e| panic!("{context}: {e}"));
+                bench
+                    .verify(&hash)
+                    .unwrap_or_else(|e| panic!("{context}: {e}"));
                 bench.contents.remove_partials(&mut |_, _| true).unwrap();
                 // What a fault left beside is an orphan like any other.
                 let mut txn = bench.store.write(Default::default()).unwrap();
                 let orphans = bench.contents.orphans(&*txn).unwrap();
-                let sweep = bench.contents.sweep(&mut *txn, &orphans, Default::default());
+                let sweep = bench
+                    .contents
+                    .sweep(&mut *txn, &orphans, Default::default());
                 sweep.unwrap();
                 txn.commit().unwrap();
                 assert_eq!(bench.contents.usage().unwrap().staged, 0, "{context}");
@@ -170,7 +190,14 @@ fn what_was_synced_outlives_a_power_cut_and_the_rest_a_crash() {
         }
         let partial = Partial::find(&bench.contents, hash, size).unwrap().unwrap();
         let kept = partial.groups().as_slice().to_vec();
-        assert_eq!(kept, if lose_power { vec![0..20] } else { vec![0..20, 40..64] });
+        assert_eq!(
+            kept,
+            if lose_power {
+                vec![0..20]
+            } else {
+                vec![0..20, 40..64]
+            }
+        );
         drop(partial);
         files.restart();
         let missing = size - kept.iter().map(|r| (r.end - r.start) * 16_384).sum::<u64>();
@@ -204,8 +231,17 @@ fn partial_contents_are_listed_and_are_no_orphans() {
     files.restart();
     assert!(!bench.contents.partials().unwrap()[0].in_use);
     assert_eq!(orphans(&bench), []);
-    assert_eq!(bench.contents.remove_partials(&mut |_, _| false).unwrap(), 0);
-    assert_eq!(bench.contents.remove_partials(&mut |h, _| *h == hash).unwrap(), 1);
+    assert_eq!(
+        bench.contents.remove_partials(&mut |_, _| false).unwrap(),
+        0
+    );
+    assert_eq!(
+        bench
+            .contents
+            .remove_partials(&mut |h, _| *h == hash)
+            .unwrap(),
+        1
+    );
     assert_eq!(bench.contents.usage().unwrap().staged, 0);
 }
 
