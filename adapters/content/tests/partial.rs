@@ -5,7 +5,7 @@ mod common;
 
 use alknet_fs_content::hash_tree::{TreeHasher, subtree};
 use alknet_fs_content::partial::{Expected, Partial, Verifier, chunk_count};
-use alknet_fs_content::{Config, Fault, SimFiles};
+use alknet_fs_content::{Area, Config, Fault, Files, SimFiles};
 use alknet_fs_core::store::Store;
 use alknet_fs_core::{ErrorKind, Hash, Result};
 use common::{Bench, painted, tiny};
@@ -184,6 +184,13 @@ fn what_was_synced_outlives_a_power_cut_and_the_rest_a_crash() {
         assert_eq!(other.groups().count(), 0, "another process begins its own");
         drop((partial, other));
         if lose_power {
+            // Nothing says in which order what was not synced reaches the disk.
+            let log = format!("r{hash}-{size}-0.log");
+            files
+                .open(Area::Staging, &log)
+                .unwrap()
+                .sync_data()
+                .unwrap();
             files.power_cut();
         } else {
             files.restart();
@@ -237,6 +244,22 @@ fn partial_contents_are_listed_and_are_no_orphans() {
         1
     );
     assert_eq!(bench.contents.usage().unwrap().staged, 0);
+}
+
+#[test]
+fn a_tree_that_was_damaged_beside_does_not_become_a_content() {
+    let (bench, files) = Bench::sim(tiny());
+    let bytes = painted(200_000, 5);
+    let hash = Hash::of(&bytes);
+    let mut partial = Partial::open(&bench.contents, hash, 200_000).unwrap();
+    send(&mut partial, &stream(&bytes, &|_| true)).unwrap();
+    let tree = format!("r{hash}-200000-0.tree");
+    files.flip_bit(Area::Staging, &tree, 40).unwrap();
+    let refused = partial.prepare(&bench.contents).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    files.flip_bit(Area::Staging, &tree, 40).unwrap();
+    assert_eq!(finish(&bench, partial).unwrap(), hash);
+    bench.verify(&hash).unwrap();
 }
 
 #[test]
