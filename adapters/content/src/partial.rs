@@ -22,7 +22,7 @@ use crate::hash_tree::{
     CV_LEN, Cv, GROUP_LEN, Nodes, TreeBuilder, group_count, is_complete, merge, merge_root,
     node_count, position, spine_slot,
 };
-use crate::staged::{MOVED, SECOND_NAME, SharedPlace, StagedFile, remove_if_there};
+use crate::staged::{MOVED, SECOND_NAME, SharedPlace, StagedFile, WRITEBACK, remove_if_there};
 
 /// The number of bytes of a BLAKE3 chunk, the smallest piece that can be verified.
 pub const CHUNK_LEN: u64 = 1024;
@@ -393,6 +393,8 @@ struct Journal {
     name: String,
     log: Arc<dyn FileHandle>,
     len: u64,
+    /// Whether the names of the files are on the disk.
+    is_named: bool,
 }
 
 const RECORD_LEN: usize = 32;
@@ -519,6 +521,7 @@ impl Partial {
                 name: name.to_owned(),
                 log,
                 len: RECORD_LEN as u64,
+                is_named: false,
             }),
         })
     }
@@ -575,6 +578,7 @@ impl Partial {
                 name: name.to_owned(),
                 log,
                 len: (records.len() * RECORD_LEN) as u64,
+                is_named: false,
             }),
         };
         if lost_power {
@@ -676,6 +680,11 @@ impl Partial {
         self.groups.insert(group..group + 1);
         self.fresh.insert(group..group + 1);
         self.unsynced += bytes.len() as u64;
+        let end = (group + 1) * GROUP_LEN;
+        if self.journal.is_some() && end.is_multiple_of(WRITEBACK) {
+            let start = end - WRITEBACK;
+            self.reader.data.start_writeback(start, WRITEBACK);
+        }
         Ok(())
     }
 
@@ -706,7 +715,10 @@ impl Partial {
             self.reader.data.sync_data()?;
             journal.add(encode(SYNCED, 0, 0))?;
             journal.log.sync_data()?;
-            journal.files.sync_dir(Area::Staging)?;
+            if !journal.is_named {
+                journal.files.sync_dir(Area::Staging)?;
+                journal.is_named = true;
+            }
         }
         self.unsynced = 0;
         Ok(())
