@@ -11,10 +11,10 @@ use alknet_fs_core::sync::{
     project, show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::document::{Document, shard};
+use crate::kept;
 
 /// How many bytes of changes lie beside a document before they are saved into it.
 const CHANGES_MAX: usize = 16 << 10;
@@ -32,8 +32,11 @@ struct Place {
     replica: ReplicaId,
 }
 
+/// The documents that were used, by their numbers.
+type Documents = HashMap<u8, Option<Document>>;
+
 /// What the store counts of a branch's cuts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Log {
     vector: VersionVector,
     /// How many cuts were applied; each is kept under its number.
@@ -41,28 +44,22 @@ struct Log {
 }
 
 impl Place {
-    fn get<T: DeserializeOwned>(&self, txn: &dyn ReadTxn, name: &str) -> Result<Option<T>> {
-        let Some(bytes) = txn.value(&self.scope, name)? else {
-            return Ok(None);
-        };
-        postcard::from_bytes(&bytes).map(Some).map_err(|e| {
-            Error::with_detail(
-                ErrorKind::Corrupt,
-                "what is kept of a branch's cuts is damaged",
-            )
-            .path(format!("{}/{name}", self.scope))
-            .source(e.to_string())
-        })
-    }
-
-    fn set(&self, txn: &mut dyn WriteTxn, name: &str, value: &impl Serialize) -> Result<()> {
-        // Writing to memory cannot fail.
-        let bytes = postcard::to_extend(value, Vec::new()).unwrap_or_default();
-        txn.set_value(&self.scope, name, Some(&bytes))
-    }
-
     fn log(&self, txn: &dyn ReadTxn) -> Result<Log> {
-        Ok(self.get(txn, "log")?.unwrap_or_default())
+        Ok(kept::get(txn, &self.scope, "log")?.unwrap_or_default())
+    }
+
+    /// Returns one of the documents in memory, which is read where it is not there yet; nothing for
+    /// one that nobody wrote to.
+    fn open<'d>(
+        &self,
+        txn: &dyn ReadTxn,
+        documents: &'d mut Documents,
+        number: u8,
+    ) -> Result<&'d mut Option<Document>> {
+        Ok(match documents.entry(number) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.load(txn, number)?),
+        })
     }
 
     fn load(&self, txn: &dyn ReadTxn, number: u8) -> Result<Option<Document>> {
@@ -98,17 +95,13 @@ impl Place {
 struct Open<'a> {
     txn: &'a dyn ReadTxn,
     place: &'a Place,
-    documents: &'a RefCell<HashMap<u8, Option<Document>>>,
+    documents: &'a RefCell<Documents>,
 }
 
 impl Open<'_> {
     fn with<R>(&self, dir: &str, read: impl FnOnce(Option<&Document>) -> Result<R>) -> Result<R> {
-        let number = shard(dir);
         let mut documents = self.documents.borrow_mut();
-        let document = match documents.entry(number) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.place.load(self.txn, number)?),
-        };
+        let document = self.place.open(self.txn, &mut documents, shard(dir))?;
         read(document.as_ref())
     }
 }
@@ -132,7 +125,7 @@ impl Registers for Open<'_> {
 /// Whoever uses it is the only one that changes these documents.
 pub struct Branch {
     place: Place,
-    documents: RefCell<HashMap<u8, Option<Document>>>,
+    documents: RefCell<Documents>,
 }
 
 impl Branch {
@@ -158,14 +151,6 @@ impl Branch {
     /// Those of the store.
     pub fn vector(&self, txn: &dyn ReadTxn) -> Result<VersionVector> {
         Ok(self.place.log(txn)?.vector)
-    }
-
-    /// Returns the values of a path that no other was written over.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub fn values(&self, txn: &dyn ReadTxn, path: &TreePath) -> Result<Vec<Value>> {
-        self.registers(txn).values(path)
     }
 
     /// Returns cuts that a vector does not cover, in the order in which they were applied: as many as
@@ -207,7 +192,7 @@ impl Branch {
     }
 
     fn cut(&self, txn: &dyn ReadTxn, number: u64) -> Result<Cut> {
-        let cut = self.place.get(txn, &format!("cut/{number:016x}"))?;
+        let cut = kept::get(txn, &self.place.scope, &format!("cut/{number:016x}"))?;
         cut.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a cut is missing"))
     }
 
@@ -265,7 +250,7 @@ impl Branch {
             replica,
             number: log.vector.get(replica) + 1,
             seen: others.collect(),
-            changes: postcard::to_extend(&changes, Vec::new()).unwrap_or_default(),
+            changes: kept::encode(&changes),
         };
         self.keep(txn, &mut log, &cut)
     }
@@ -318,8 +303,8 @@ impl Branch {
         log.vector.see(cut.replica, cut.number);
         log.applied += 1;
         let name = format!("cut/{:016x}", log.applied);
-        self.place.set(txn, &name, cut)?;
-        self.place.set(txn, "log", log)
+        kept::set(txn, &self.place.scope, &name, cut)?;
+        kept::set(txn, &self.place.scope, "log", log)
     }
 
     fn registers<'a>(&'a self, txn: &'a dyn ReadTxn) -> Open<'a> {
@@ -331,10 +316,7 @@ impl Branch {
     }
 
     fn document(&mut self, txn: &dyn ReadTxn, number: u8) -> Result<&mut Document> {
-        let document = match self.documents.get_mut().entry(number) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.place.load(txn, number)?),
-        };
+        let document = self.place.open(txn, self.documents.get_mut(), number)?;
         Ok(document.get_or_insert_with(|| Document::new(self.place.replica)))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use alknet_fs_core::chain::Chain;
-use alknet_fs_core::store::{BranchId, BucketId, Durability, Epoch, ReadTxn, Store, WriteTxn};
+use alknet_fs_core::store::{BranchId, BucketId, Durability, Epoch, Store, WriteTxn};
 use alknet_fs_core::sync::{Clock, Cut, Replica, ReplicaId, Scope, VersionVector};
 use alknet_fs_core::{
     Change, Commit, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath,
@@ -12,6 +12,7 @@ use alknet_fs_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::branch::Branch;
+use crate::kept;
 
 /// How many log records are read at a time.
 const RECORDS: usize = 256;
@@ -50,7 +51,8 @@ impl Bucket {
     /// # Errors
     /// Those of the store.
     pub fn open(store: Arc<dyn Store>, bucket: BucketId, replica: ReplicaId) -> Result<Self> {
-        let record = load(&*store.read()?, bucket)?.unwrap_or(Record {
+        let record = kept::get(&*store.read()?, &scope_of(bucket), RECORD)?;
+        let record = record.unwrap_or(Record {
             replica,
             clock: 0,
             gathered: Cursor::START,
@@ -178,9 +180,7 @@ impl Bucket {
     }
 
     fn save(&self, txn: &mut dyn WriteTxn) -> Result<()> {
-        // Writing to memory cannot fail.
-        let bytes = postcard::to_extend(&self.record, Vec::new()).unwrap_or_default();
-        txn.set_value(&scope_of(self.bucket), RECORD, Some(&bytes))
+        kept::set(txn, &scope_of(self.bucket), RECORD, &self.record)
     }
 
     /// Changes documents and rows in a transaction. Where that fails, all is as it was.
@@ -272,16 +272,6 @@ impl Replica for Bucket {
 
 fn scope_of(bucket: BucketId) -> String {
     format!("sync/{bucket}")
-}
-
-fn load(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Option<Record>> {
-    let Some(bytes) = txn.value(&scope_of(bucket), RECORD)? else {
-        return Ok(None);
-    };
-    postcard::from_bytes(&bytes).map(Some).map_err(|e| {
-        let why = "what is kept of the bucket's synchronisation is damaged";
-        Error::with_detail(ErrorKind::Corrupt, why).source(e.to_string())
-    })
 }
 
 /// Returns the changes of each branch, by the name that it has after all of them.

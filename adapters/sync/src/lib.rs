@@ -9,6 +9,7 @@ mod branch;
 mod bucket;
 mod check;
 mod document;
+mod kept;
 
 pub use branch::Branch;
 pub use bucket::Bucket;

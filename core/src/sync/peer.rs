@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::frame::{Cut, Frame, MAX_SCOPES, Scope};
 use super::vector::VersionVector;
-use crate::entry::Timestamp;
+use crate::entry::{Timestamp, short};
 use crate::error::Result;
 
 /// What is stored of one bucket, as far as one peer may know of it.
@@ -80,6 +80,8 @@ pub struct Peer {
     asked: BTreeSet<Scope>,
     /// The scopes of which the peer may not know all.
     behind: BTreeSet<Scope>,
+    /// The scopes of which the peer may know more than this side.
+    ahead: BTreeSet<Scope>,
     sent: BTreeMap<Scope, Sent>,
     /// The scopes whose vector is told next, and whether the peer's is asked for.
     owed: BTreeMap<Scope, bool>,
@@ -102,6 +104,7 @@ impl Peer {
             asking: false,
             asked: BTreeSet::new(),
             behind: BTreeSet::new(),
+            ahead: BTreeSet::new(),
             sent: BTreeMap::new(),
             owed: BTreeMap::new(),
             summary: Some(true),
@@ -149,7 +152,7 @@ impl Peer {
                 }
                 Ok(())
             }
-            Frame::Cuts { scope, cuts } => self.hear_cuts(scope, &cuts, replica),
+            Frame::Cuts { scope, cuts } => self.hear_cuts(scope, cuts, replica),
         }
     }
 
@@ -196,10 +199,9 @@ impl Peer {
         for scope in self.asked.clone() {
             self.owed.insert(scope, true);
         }
-        for (scope, theirs) in &self.theirs {
-            if !replica.vector(*scope)?.covers(theirs) {
-                self.owed.insert(*scope, true);
-            }
+        self.settle_ahead(replica)?;
+        for scope in &self.ahead {
+            self.owed.insert(*scope, true);
         }
         Ok(())
     }
@@ -211,16 +213,22 @@ impl Peer {
     }
 
     /// Tells whether anything was said that the peer has to answer.
-    fn is_waiting(&self, replica: &dyn Replica) -> Result<bool> {
+    fn is_waiting(&mut self, replica: &dyn Replica) -> Result<bool> {
         if self.asking || !self.confirmed || !self.asked.is_empty() || !self.sent.is_empty() {
             return Ok(true);
         }
-        for (scope, theirs) in &self.theirs {
-            if !replica.vector(*scope)?.covers(theirs) {
-                return Ok(true);
+        self.settle_ahead(replica)?;
+        Ok(!self.ahead.is_empty())
+    }
+
+    /// Forgets that the peer is ahead where this side has caught up, maybe by what others sent.
+    fn settle_ahead(&mut self, replica: &dyn Replica) -> Result<()> {
+        for scope in self.ahead.clone() {
+            if replica.vector(scope)?.covers(&self.knows(scope)) {
+                self.ahead.remove(&scope);
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     fn hear_summary(
@@ -236,6 +244,7 @@ impl Peer {
             (self.met, self.confirmed) = (true, true);
             self.asked.clear();
             self.behind.clear();
+            self.ahead.clear();
             self.sent.clear();
             // A question of this side that is on its way answers the peer's.
             if answer && !self.asking {
@@ -309,32 +318,43 @@ impl Peer {
         if !theirs.covers(&ours) {
             self.behind.insert(scope);
         }
+        if !ours.covers(theirs) {
+            self.ahead.insert(scope);
+        }
         if answer {
             self.owed.entry(scope).or_insert(false);
         }
         Ok(())
     }
 
-    fn hear_cuts(&mut self, scope: Scope, cuts: &[Cut], replica: &mut dyn Replica) -> Result<()> {
+    fn hear_cuts(
+        &mut self,
+        scope: Scope,
+        mut cuts: Vec<Cut>,
+        replica: &mut dyn Replica,
+    ) -> Result<()> {
         self.heard();
         self.asked.remove(&scope);
         let mut ours = replica.vector(scope)?;
         let theirs = self.theirs.entry(scope).or_default();
-        let mut next = Vec::with_capacity(cuts.len());
-        for cut in cuts {
+        cuts.retain(|cut| {
             // Whoever has a cut has what its writer had seen, and what that one wrote before.
             theirs.merge(&cut.seen);
             theirs.see(cut.replica, cut.number);
-            if cut.number == ours.get(cut.replica) + 1 && ours.covers(&cut.seen) {
+            let is_next = cut.number == ours.get(cut.replica) + 1 && ours.covers(&cut.seen);
+            if is_next {
                 ours.see(cut.replica, cut.number);
-                next.push(cut.clone());
             }
-        }
-        if !next.is_empty() {
-            replica.apply(scope, &next)?;
+            is_next
+        });
+        if !cuts.is_empty() {
+            replica.apply(scope, &cuts)?;
         }
         if !theirs.covers(&ours) {
             self.behind.insert(scope);
+        }
+        if !ours.covers(theirs) {
+            self.ahead.insert(scope);
         }
         self.owed.entry(scope).or_insert(false);
         Ok(())
@@ -405,9 +425,7 @@ fn digest(vectors: &BTreeMap<Scope, VersionVector>) -> [u8; 16] {
         hasher.update(&scope.0);
         hasher.update(&vector.digest());
     }
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    digest
+    short(&hasher)
 }
 
 /// Cuts the digests of all scopes into frames that speak of all scopes together.

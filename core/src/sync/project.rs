@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::register::{Resolved, State, Value};
-use crate::entry::{Attrs, Entry, Kind, Node};
+use super::register::{Resolved, State, Value, attrs};
+use crate::entry::{Entry, Kind, Node};
 use crate::error::Result;
 use crate::path::TreePath;
 use crate::store::Row;
@@ -101,7 +101,7 @@ fn holds_entries(registers: &dyn Registers, dir: &TreePath) -> Result<bool> {
 /// Makes the directory that stands where it must, though something else won there.
 fn directory_for(winner: &Value) -> Entry {
     let (mode, uid, gid, mtime) = match &winner.state {
-        State::Present(Entry { attrs, .. }) => (0o755, attrs.uid, attrs.gid, attrs.mtime),
+        State::Present(Entry { attrs: own, .. }) => (0o755, own.uid, own.gid, own.mtime),
         State::Removed(removed) => {
             let mode = match removed.kind {
                 Kind::Dir => removed.mode,
@@ -112,12 +112,6 @@ fn directory_for(winner: &Value) -> Entry {
     };
     Entry {
         node: Node::Dir,
-        attrs: Attrs {
-            mode,
-            uid,
-            gid,
-            mtime,
-            ctime: mtime,
-        },
+        attrs: attrs(mode, uid, gid, mtime),
     }
 }

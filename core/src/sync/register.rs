@@ -119,6 +119,17 @@ impl Resolved {
     }
 }
 
+/// Makes the attributes of an entry whose `ctime` is still to be set by the store that shows it.
+pub(super) fn attrs(mode: u32, uid: u32, gid: u32, mtime: Timestamp) -> Attrs {
+    Attrs {
+        mode,
+        uid,
+        gid,
+        mtime,
+        ctime: mtime,
+    }
+}
+
 /// The format's version, the first byte of an encoded value.
 const FORMAT: u8 = 1;
 
@@ -209,13 +220,7 @@ impl Value {
         let present = |node| {
             State::Present(Entry {
                 node,
-                attrs: Attrs {
-                    mode,
-                    uid,
-                    gid,
-                    mtime,
-                    ctime: mtime,
-                },
+                attrs: attrs(mode, uid, gid, mtime),
             })
         };
         let removed = |kind| {

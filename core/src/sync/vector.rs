@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 use serde::{Deserialize, Serialize};
 
 use super::ReplicaId;
+use crate::entry::short;
 
 /// Says of each replica how many of its cuts are known: all from the first to that one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,9 +87,7 @@ impl VersionVector {
             hasher.update(&replica.0);
             hasher.update(&cut.to_le_bytes());
         }
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        digest
+        short(&hasher)
     }
 }
 
