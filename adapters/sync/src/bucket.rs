@@ -1,6 +1,6 @@
 //! A bucket that takes part in synchronisation.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alknet_fs_core::chain::Chain;
@@ -42,6 +42,8 @@ pub struct Bucket {
     branches: BTreeMap<Scope, Branch>,
     /// The time that commits get which bring in what others wrote.
     now: Timestamp,
+    /// The scopes that may have cuts which nobody was told of.
+    news: BTreeSet<Scope>,
 }
 
 impl Bucket {
@@ -64,6 +66,7 @@ impl Bucket {
             branches: BTreeMap::new(),
             record,
             now: Timestamp(0),
+            news: BTreeSet::new(),
         };
         opened.forget();
         Ok(opened)
@@ -109,6 +112,7 @@ impl Bucket {
             documents.gather(txn, &chain, &changes, &mut clock, now)?;
             this.record.clock = clock.last();
             this.branches.insert(scope, documents);
+            this.news.insert(scope);
             this.save(txn)
         })?;
         txn.commit()
@@ -123,6 +127,12 @@ impl Bucket {
     /// Sets the time that is noted for what arrives from now on.
     pub fn set_now(&mut self, now: Timestamp) {
         self.now = now;
+    }
+
+    /// Returns the scopes that got cuts since this was asked last, by [`gather`](Self::gather) or
+    /// from others: what every [`Peer`](alknet_fs_core::sync::Peer) is to be told of.
+    pub fn take_news(&mut self) -> BTreeSet<Scope> {
+        std::mem::take(&mut self.news)
     }
 
     /// Brings what any process committed since into the documents. Returns the scopes that have a
@@ -169,6 +179,7 @@ impl Bucket {
             };
             if documents.gather(txn, &chain, &changes, &mut clock, now)? > 0 {
                 scopes.push(*scope);
+                self.news.insert(*scope);
             }
         }
         self.record.clock = clock.last();
@@ -250,6 +261,7 @@ impl Replica for Bucket {
                 return Ok(());
             };
             let changes = documents.apply(txn, &chain, cuts, &mut clock, now)?;
+            this.news.insert(scope);
             this.record.clock = clock.last();
             if !changes.is_empty() {
                 let commit = Commit {
