@@ -151,6 +151,7 @@ pub fn fork(
         base: Some(LineBase {
             branch: parent.id,
             at,
+            stays_live: false,
         }),
     })?;
     bucket.generation += 1;
@@ -329,6 +330,7 @@ pub fn restore(txn: &mut dyn WriteTxn, id: BranchId, name: &str, context: &Conte
         base: Some(LineBase {
             branch: id,
             at: Some(snapshot.epoch),
+            stays_live: false,
         }),
     })?;
     let name = Some(name.to_owned());

@@ -107,8 +107,10 @@ impl Chain {
         let bucket = txn.bucket(record.bucket)?.ok_or_else(gone)?;
         let mut spans: Vec<Span> = Vec::new();
         let mut settled = None;
-        let mut next = Some((branch, at.unwrap_or(Epoch::MAX)));
-        while let Some((branch, last)) = next {
+        let end = at.unwrap_or(Epoch::MAX);
+        // What shows of a branch ends at one epoch, what it inherits live at another.
+        let mut next = Some((branch, end, end));
+        while let Some((branch, last, live)) = next {
             let broken = || {
                 let detail = format!("branch {branch} has a broken line of descent");
                 Error::with_detail(ErrorKind::Corrupt, detail)
@@ -128,9 +130,10 @@ impl Chain {
             if line.base.is_some_and(|base| base.at.is_none()) {
                 settled.get_or_insert(spans.len());
             }
-            next = line
-                .base
-                .map(|base| (base.branch, base.at.unwrap_or(Epoch::MAX).min(last)));
+            next = line.base.map(|base| {
+                let last = base.at.unwrap_or(Epoch::MAX).min(live);
+                (base.branch, last, if base.stays_live { live } else { last })
+            });
         }
         Ok(Self {
             bucket: bucket.id,
@@ -185,7 +188,36 @@ impl Chain {
 
     /// Tells whether the branch inherits from one that others go on writing.
     pub(crate) fn has_live_base(&self) -> bool {
-        self.spans.get(1).is_some_and(Span::is_live)
+        self.spans
+            .get(self.own_spans().len())
+            .is_some_and(Span::is_live)
+    }
+
+    /// Returns the spans of what the branch wrote itself and did not inherit, newest first.
+    pub(crate) fn own_spans(&self) -> &[Span] {
+        let own = self
+            .spans
+            .iter()
+            .take_while(|span| span.branch == self.branch);
+        &self.spans[..own.count()]
+    }
+
+    /// Returns the row of a path that the branch would show if it had written nothing itself.
+    pub(crate) fn inherited(&self, txn: &dyn ReadTxn, path: &TreePath) -> Result<Option<Row>> {
+        let (parent, name) = (path.parent_str(), path.name());
+        for span in &self.spans[self.own_spans().len()..] {
+            let epochs = span.first..=span.last;
+            let found = txn.seek_in(self.bucket, span.branch, epochs, parent, name)?;
+            if let Some((_, row)) = found {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells whether the branch wrote what was found itself.
+    pub(crate) fn is_own(&self, found: &Found) -> bool {
+        found.layer.branch == self.branch
     }
 
     /// Tells whether there can be rows below something that is not a visible directory, so that to

@@ -583,17 +583,14 @@ impl<'t> Editor<'t> {
                 break;
             }
             let found = self.chain.find(&*self.txn, dir.parent_str(), dir.name())?;
-            let Some(Found {
-                span,
-                row: Row {
-                    entry: Some(entry), ..
-                },
-                ..
-            }) = found
-            else {
+            let Some(found) = found else {
                 return Err(Error::new(ErrorKind::NotFound).path(dir));
             };
-            if span == 0 {
+            let is_own = self.chain.is_own(&found);
+            let Some(entry) = found.row.entry else {
+                return Err(Error::new(ErrorKind::NotFound).path(dir));
+            };
+            if is_own {
                 break;
             }
             self.put_row(&dir, entry)?;
@@ -664,7 +661,7 @@ impl<'t> Editor<'t> {
     /// row replaced, or else the inherited entry itself.
     fn base_of(&self, found: Option<&Found>) -> Option<EntryId> {
         let found = found?;
-        if found.layer.branch == self.chain.branch() {
+        if self.chain.is_own(found) {
             found.row.base
         } else {
             found.row.entry.as_ref().map(Entry::id)

@@ -122,6 +122,9 @@ pub struct LineBase {
     pub branch: BranchId,
     /// The last epoch that shows through, or nothing where later writes show through too.
     pub at: Option<Epoch>,
+    /// Whether what the branch inherits live below that stays live, though its own writes after `at`
+    /// do not show.
+    pub stays_live: bool,
 }
 
 /// A snapshot: a named frozen layer.

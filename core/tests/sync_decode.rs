@@ -28,7 +28,7 @@ fn state() -> impl Strategy<Value = State> {
     ];
     let kind = prop_oneof![Just(Kind::File), Just(Kind::Dir), Just(Kind::Symlink)];
     let what = prop_oneof![node.prop_map(Ok), kind.prop_map(Err)];
-    (what, numbers).prop_map(|(what, (mode, uid, gid, mtime))| {
+    let written = (what, numbers).prop_map(|(what, (mode, uid, gid, mtime))| {
         let mtime = Timestamp(mtime);
         match what {
             Ok(node) => State::Present(Entry {
@@ -49,7 +49,8 @@ fn state() -> impl Strategy<Value = State> {
                 mtime,
             }),
         }
-    })
+    });
+    prop_oneof![9 => written, 1 => Just(State::Inherited)]
 }
 
 fn value() -> impl Strategy<Value = Value> {

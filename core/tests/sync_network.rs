@@ -59,8 +59,9 @@ impl Branch {
         self.vector.see(cut.replica, cut.number);
         self.cuts.push(cut.clone());
         for path in affected(self, &changed).unwrap() {
-            let shown = project(self, &path).unwrap();
-            self.shown.insert(path, shown);
+            if let Some(shown) = project(self, &path).unwrap() {
+                self.shown.insert(path, shown);
+            }
         }
     }
 }
@@ -352,7 +353,8 @@ impl Network {
         for disk in &self.disks {
             assert_eq!(disk.vectors().unwrap(), first.vectors().unwrap());
             for (scope, branch) in &disk.branches {
-                let anew = |path: &TreePath| (path.clone(), project(branch, path).unwrap());
+                let anew =
+                    |path: &TreePath| (path.clone(), project(branch, path).unwrap().unwrap());
                 let anew: BTreeMap<_, _> = branch.registers.keys().map(anew).collect();
                 assert_eq!(branch.shown, anew, "kept up to date, and computed anew");
                 assert_eq!(branch.shown, first.branches[scope].shown);

@@ -238,6 +238,7 @@ fn line(branch: u32, start: u32, base: Option<(u32, Option<u32>)>) -> LineRecord
         base: base.map(|(branch, at)| LineBase {
             branch: BranchId(branch),
             at: at.map(Epoch),
+            stays_live: start == 7,
         }),
     }
 }

@@ -117,11 +117,18 @@ impl WriteTxn for Txn<WriteHandle> {
     }
 
     fn add_line(&mut self, line: &LineRecord) -> Result<()> {
-        let sql = "INSERT INTO lines (branch, start, base_branch, base_epoch) \
-                   VALUES (?1, ?2, ?3, ?4)";
+        let sql = "INSERT INTO lines (branch, start, base_branch, base_epoch, stays_live) \
+                   VALUES (?1, ?2, ?3, ?4, ?5)";
         let base_branch = line.base.map(|base| base.branch.0);
         let base_epoch = line.base.and_then(|base| base.at).map(|epoch| epoch.0);
-        let params = (line.branch.0, line.start.0, base_branch, base_epoch);
+        let stays_live = line.base.is_some_and(|base| base.stays_live);
+        let params = (
+            line.branch.0,
+            line.start.0,
+            base_branch,
+            base_epoch,
+            stays_live,
+        );
         change(self.0.conn()?, sql, params).map(drop)
     }
 

@@ -161,6 +161,7 @@ fn records_come_back_as_they_were_written() {
         base: Some(LineBase {
             branch: BranchId(1),
             at: Some(Epoch(4)),
+            stays_live: true,
         }),
     };
     let snapshot = SnapshotRecord {

@@ -292,8 +292,8 @@ impl Branch {
         let mut rows = BTreeMap::new();
         let registers = self.registers(txn);
         for path in affected(&registers, &written)? {
-            if let Some(row) = project(&registers, &path)?.row {
-                rows.insert(path, row);
+            if let Some(projected) = project(&registers, &path)? {
+                rows.insert(path, projected.row);
             }
         }
         show(txn, chain, rows, now)

@@ -27,7 +27,7 @@ struct Node {
 }
 
 fn documents(bucket: BucketId, replica: ReplicaId) -> [Branch; BRANCHES] {
-    [1, 2].map(|n| Branch::new(bucket.0, Scope([n; 16]), replica))
+    [1, 2, 3].map(|n| Branch::new(bucket.0, Scope([n; 16]), replica))
 }
 
 impl Node {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::register::{Resolved, State, Value, attrs};
-use crate::entry::{Entry, Kind, Node};
+use super::register::{Removed, Resolved, State, Value, attrs};
+use crate::entry::{Attrs, Entry, Kind, Node, Timestamp};
 use crate::error::Result;
 use crate::path::TreePath;
 use crate::store::Row;
@@ -19,42 +19,41 @@ pub trait Registers {
 }
 
 /// What the registers say about one path.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projected {
-    /// What the branch holds there; nothing where no row is needed, because the branch never wrote
-    /// there. A tombstone hides what the branch may inherit.
+    /// What the branch holds there; nothing where it shows what it inherits. A tombstone hides that.
     pub row: Option<Row>,
     /// What did not win, the greatest first.
     pub losers: Vec<Value>,
 }
 
-/// Computes what a branch shows at a path.
+/// Computes what a branch shows at a path; nothing where the path has no register.
 ///
 /// The greatest value wins (see [`Resolved`]). Whatever wins, an entry below keeps the path a
 /// directory: a file that was put into a directory while somebody else removed the directory, or put
 /// a file in its place, stays where it was put.
-pub fn project(registers: &dyn Registers, path: &TreePath) -> Result<Projected> {
+pub fn project(registers: &dyn Registers, path: &TreePath) -> Result<Option<Projected>> {
     let Some(Resolved { winner, losers }) = Resolved::of(registers.values(path)?) else {
-        return Ok(Projected::default());
+        return Ok(None);
     };
-    let base = winner.base;
-    let is_dir = winner.entry().is_some_and(Entry::is_dir);
-    if is_dir || !holds_entries(registers, path)? {
-        let entry = winner.entry().cloned();
-        return Ok(Projected {
-            row: Some(Row { entry, base }),
-            losers,
-        });
-    }
-    let entry = Some(directory_for(&winner));
-    let mut losers = losers;
-    if winner.entry().is_some() {
-        losers.insert(0, winner);
-    }
-    Ok(Projected {
-        row: Some(Row { entry, base }),
-        losers,
-    })
+    let (mut losers, base) = (losers, winner.base);
+    let row = |entry| Some(Row { entry, base });
+    let row = match &winner.state {
+        State::Inherited => None,
+        State::Present(entry) if entry.is_dir() => row(Some(entry.clone())),
+        State::Present(entry) if !holds_entries(registers, path)? => row(Some(entry.clone())),
+        State::Removed(_) if !holds_entries(registers, path)? => row(None),
+        State::Removed(removed) => row(Some(removed_directory(removed))),
+        State::Present(entry) => {
+            let Attrs {
+                uid, gid, mtime, ..
+            } = entry.attrs;
+            let stands = directory(0o755, uid, gid, mtime);
+            losers.insert(0, winner);
+            row(Some(stands))
+        }
+    };
+    Ok(Some(Projected { row, losers }))
 }
 
 /// Returns the paths whose projection may differ once the registers of some paths have changed: those,
@@ -71,7 +70,7 @@ pub fn affected<'a>(
         }
         while let Some(path) = above {
             let resolved = Resolved::of(registers.values(&path)?);
-            let stands = resolved.is_none_or(|r| r.winner.entry().is_some_and(Entry::is_dir));
+            let stands = resolved.is_some_and(|r| r.winner.entry().is_some_and(Entry::is_dir));
             if stands || all.contains(&path) {
                 break;
             }
@@ -98,18 +97,16 @@ fn holds_entries(registers: &dyn Registers, dir: &TreePath) -> Result<bool> {
     Ok(false)
 }
 
-/// Makes the directory that stands where it must, though something else won there.
-fn directory_for(winner: &Value) -> Entry {
-    let (mode, uid, gid, mtime) = match &winner.state {
-        State::Present(Entry { attrs: own, .. }) => (0o755, own.uid, own.gid, own.mtime),
-        State::Removed(removed) => {
-            let mode = match removed.kind {
-                Kind::Dir => removed.mode,
-                Kind::File | Kind::Symlink => 0o755,
-            };
-            (mode, removed.uid, removed.gid, removed.mtime)
-        }
+/// Makes the directory that stands where it must, though it was removed.
+fn removed_directory(removed: &Removed) -> Entry {
+    let mode = match removed.kind {
+        Kind::Dir => removed.mode,
+        Kind::File | Kind::Symlink => 0o755,
     };
+    directory(mode, removed.uid, removed.gid, removed.mtime)
+}
+
+fn directory(mode: u32, uid: u32, gid: u32, mtime: Timestamp) -> Entry {
     Entry {
         node: Node::Dir,
         attrs: attrs(mode, uid, gid, mtime),

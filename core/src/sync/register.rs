@@ -28,6 +28,9 @@ pub enum State {
     Present(Entry),
     /// Nothing any more.
     Removed(Removed),
+    /// What the branch inherits, whatever that is: said of a directory that the branch did not write
+    /// where it wrote something below.
+    Inherited,
 }
 
 /// What was removed, so that a directory can come back where something below it must stay.
@@ -63,30 +66,31 @@ impl Value {
     pub fn entry(&self) -> Option<&Entry> {
         match &self.state {
             State::Present(entry) => Some(entry),
-            State::Removed(_) => None,
+            State::Removed(_) | State::Inherited => None,
         }
     }
 
     /// By what values of one register are compared; the greatest wins.
     ///
     /// An edit wins over a removal, a directory over what is none, because other entries may be below
-    /// it, and then the later one over the earlier.
-    fn rank(&self) -> (bool, bool, Stamp) {
-        let entry = self.entry();
-        (
-            entry.is_some(),
-            entry.is_some_and(Entry::is_dir),
-            self.stamp,
-        )
+    /// it, and then the later one over the earlier. Whatever was written wins over what was not.
+    fn rank(&self) -> (u8, Stamp) {
+        let state = match &self.state {
+            State::Inherited => 0,
+            State::Removed(_) => 1,
+            State::Present(entry) if entry.is_dir() => 3,
+            State::Present(_) => 2,
+        };
+        (state, self.stamp)
     }
 
-    /// Tells whether it makes no difference which of two values of one register wins.
-    fn agrees_with(&self, other: &Self) -> bool {
-        match (&self.state, &other.state) {
+    /// Tells whether nothing is lost where another value of the register wins.
+    fn agrees_with(&self, winner: &Self) -> bool {
+        match (&self.state, &winner.state) {
             (State::Present(one), State::Present(two)) => {
                 one.id() == two.id() || one.is_dir() && two.is_dir()
             }
-            (State::Removed(_), State::Removed(_)) => true,
+            (State::Removed(_), State::Removed(_)) | (State::Inherited, _) => true,
             _ => false,
         }
     }
@@ -151,6 +155,7 @@ enum EncodedState<'a> {
     Dir,
     File { hash: [u8; 32], size: u64 },
     Symlink { target: &'a str },
+    Inherited,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -185,6 +190,7 @@ impl Value {
                 let numbers = [removed.mode, removed.uid, removed.gid];
                 (EncodedState::Removed(kind), numbers, removed.mtime)
             }
+            State::Inherited => (EncodedState::Inherited, [0; 3], Timestamp(0)),
         };
         let encoded = Encoded {
             stamp: self.stamp,
@@ -236,6 +242,7 @@ impl Value {
             EncodedState::Removed(EncodedKind::File) => removed(Kind::File),
             EncodedState::Removed(EncodedKind::Dir) => removed(Kind::Dir),
             EncodedState::Removed(EncodedKind::Symlink) => removed(Kind::Symlink),
+            EncodedState::Inherited => State::Inherited,
             EncodedState::Dir => present(Node::Dir),
             EncodedState::File { hash, size } => present(Node::File {
                 hash: Hash::from_bytes(hash),

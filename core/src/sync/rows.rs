@@ -11,7 +11,7 @@ use crate::entry::{Entry, Kind, Timestamp};
 use crate::error::Result;
 use crate::event::{Change, Op};
 use crate::path::TreePath;
-use crate::store::{Epoch, ReadTxn, Row, WriteTxn};
+use crate::store::{ReadTxn, Row, WriteTxn};
 
 /// Returns the values that registers must get so that they say what the branch holds now, where
 /// `changes` were committed since they last did.
@@ -33,13 +33,18 @@ pub fn outgoing(
     // What is below comes first: it may be why a directory is there.
     for path in touched(txn, chain, registers, changes)?.into_iter().rev() {
         let own = own_row(txn, chain, &path)?;
-        let said = project(&written, &path)?.row;
-        if let Some(state) = difference(own.as_ref(), said.as_ref(), now) {
+        let said = project(&written, &path)?.and_then(|projected| projected.row);
+        let inherits = || {
+            let row = chain.inherited(txn, &path)?;
+            Ok(row.is_some_and(|row| row.entry.is_some()))
+        };
+        if let Some(state) = difference(own.as_ref(), said.as_ref(), inherits, now)? {
             let value = Value {
                 stamp: clock.stamp(now),
                 state,
                 base: own.and_then(|row| row.base),
             };
+            written.mark_above(&path, clock, now)?;
             written.values.insert(path, value);
         }
     }
@@ -50,6 +55,24 @@ pub fn outgoing(
 struct Written<'a> {
     registers: &'a dyn Registers,
     values: BTreeMap<TreePath, Value>,
+}
+
+impl Written<'_> {
+    /// Gives each directory above a path a register, so that what is below it can be found.
+    fn mark_above(&mut self, path: &TreePath, clock: &mut Clock, now: Timestamp) -> Result<()> {
+        for dir in path.ancestors().filter(|dir| !dir.is_root()) {
+            if !self.values(&dir)?.is_empty() {
+                continue;
+            }
+            let value = Value {
+                stamp: clock.stamp(now),
+                state: State::Inherited,
+                base: None,
+            };
+            self.values.insert(dir, value);
+        }
+        Ok(())
+    }
 }
 
 impl Registers for Written<'_> {
@@ -75,8 +98,13 @@ impl Registers for Written<'_> {
 }
 
 /// Returns what a register that says one thing must say of a row that is another.
-fn difference(own: Option<&Row>, said: Option<&Row>, now: Timestamp) -> Option<State> {
-    match (own, said) {
+fn difference(
+    own: Option<&Row>,
+    said: Option<&Row>,
+    inherits: impl Fn() -> Result<bool>,
+    now: Timestamp,
+) -> Result<Option<State>> {
+    Ok(match (own, said) {
         (
             Some(Row {
                 entry: Some(own), ..
@@ -87,6 +115,8 @@ fn difference(own: Option<&Row>, said: Option<&Row>, now: Timestamp) -> Option<S
             let same = said.is_some_and(|said| said.id() == own.id());
             (!same).then(|| State::Present(own.clone()))
         }
+        // Restored to before it was first written.
+        (None, Some(_)) if inherits()? => Some(State::Inherited),
         (
             _,
             Some(Row {
@@ -102,7 +132,7 @@ fn difference(own: Option<&Row>, said: Option<&Row>, now: Timestamp) -> Option<S
             mtime: now,
         })),
         (None | Some(Row { entry: None, .. }), None | Some(Row { entry: None, .. })) => None,
-    }
+    })
 }
 
 /// Returns the paths at which changes may have left other rows of the branch than before.
@@ -120,16 +150,39 @@ fn touched(
             touched.insert(path.clone());
             if change.kind == Some(Kind::Dir) && touched_below(change.op) {
                 below(registers, path, &mut touched)?;
-                let epochs = chain.spans()[0].first..=Epoch::MAX;
-                let (bucket, branch) = (chain.bucket(), chain.branch());
-                txn.paths_of(bucket, branch, epochs, path, &mut |parent, name| {
-                    touched.insert(TreePath::from_stored(parent, name));
-                    Ok(())
-                })?;
+                own_paths(txn, chain, path, &mut touched)?;
             }
+        }
+        if change.op == Op::Restore {
+            let root = TreePath::root();
+            below(registers, &root, &mut touched)?;
+            own_paths(txn, chain, &root, &mut touched)?;
         }
     }
     Ok(touched)
+}
+
+/// Collects the paths below a directory at which the branch itself has rows.
+fn own_paths(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    under: &TreePath,
+    paths: &mut BTreeSet<TreePath>,
+) -> Result<()> {
+    for span in chain.own_spans() {
+        let epochs = span.first..=span.last;
+        txn.paths_of(
+            chain.bucket(),
+            span.branch,
+            epochs,
+            under,
+            &mut |parent, name| {
+                paths.insert(TreePath::from_stored(parent, name));
+                Ok(())
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// Tells whether a change of a directory may change rows below it of which it does not speak.
@@ -153,20 +206,30 @@ fn below(
     Ok(())
 }
 
-/// Makes the branch hold rows that registers were [projected](super::project) to. Returns what changed
-/// in what it shows.
+/// Makes the branch hold rows that registers were [projected](super::project) to, and nothing of its
+/// own where they say that it shows what it inherits. Returns what changed in what it shows.
 ///
 /// # Errors
 /// Those of the store.
 pub fn show(
     txn: &mut dyn WriteTxn,
     chain: &Chain,
-    rows: BTreeMap<TreePath, Row>,
+    rows: BTreeMap<TreePath, Option<Row>>,
     now: Timestamp,
 ) -> Result<Vec<Change>> {
     let mut before = BTreeMap::new();
     for (path, row) in rows {
         let own = own_row(txn, chain, &path)?;
+        let Some(row) = row.or(match own {
+            // The row may be part of a snapshot: over it comes what it hid.
+            Some(_) => Some(Row {
+                entry: chain.inherited(txn, &path)?.and_then(|row| row.entry),
+                base: None,
+            }),
+            None => None,
+        }) else {
+            continue;
+        };
         let id = |row: &Row| row.entry.as_ref().map(Entry::id);
         if own.is_some_and(|own| own.entry.is_some() && id(&own) == id(&row)) {
             continue;
@@ -201,7 +264,9 @@ pub fn show(
 /// Returns what the branch itself holds at a path, not what it inherits.
 fn own_row(txn: &dyn ReadTxn, chain: &Chain, path: &TreePath) -> Result<Option<Row>> {
     let found = chain.find(txn, path.parent_str(), path.name())?;
-    Ok(found.filter(|found| found.span == 0).map(|found| found.row))
+    Ok(found
+        .filter(|found| chain.is_own(found))
+        .map(|found| found.row))
 }
 
 fn set_row(

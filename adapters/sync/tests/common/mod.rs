@@ -1,4 +1,4 @@
-//! A bucket with two branches, one a live fork of the other, and random edits of them.
+//! A bucket with three branches, a live and a pinned fork of the first, and random edits of them.
 
 use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
@@ -8,7 +8,7 @@ use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
 use fastrand::Rng;
 
-pub(crate) const BRANCHES: usize = 2;
+pub(crate) const BRANCHES: usize = 3;
 
 fn context(now: Timestamp) -> Context {
     Context {
@@ -39,9 +39,21 @@ pub(crate) fn make(store: &dyn Store) -> (BucketId, [BranchId; BRANCHES]) {
         branch: main.id,
         snapshot: None,
     };
-    let fork = branch::fork(&mut *txn, "fork", &source, &context).unwrap();
+    let live = branch::fork(&mut *txn, "live", &source, &context).unwrap();
+    let chain = Chain::load(&*txn, main.id, None).unwrap();
+    let mut editor = Editor::new(&mut *txn, &chain, context.clone());
+    let deep = "/a/x/y".parse().unwrap();
+    editor.mkdir_all(&deep, &SetAttrs::default()).unwrap();
+    editor.finish(None).unwrap();
+    branch::take_snapshot(&mut *txn, main.id, "begin", &context).unwrap();
+    let source = ForkSource {
+        branch: main.id,
+        snapshot: Some("begin".to_owned()),
+    };
+    let pinned = branch::fork(&mut *txn, "pinned", &source, &context).unwrap();
+    branch::take_snapshot(&mut *txn, pinned.id, "begin", &context).unwrap();
     txn.commit().unwrap();
-    (bucket.id, [main.id, fork.id])
+    (bucket.id, [main.id, live.id, pinned.id])
 }
 
 /// Commits a few random edits of a branch, or none where the tree does not allow them.
@@ -52,11 +64,21 @@ pub(crate) fn edit(store: &dyn Store, branch: BranchId, rng: &mut Rng, now: Time
         let name = format!("s{}", now.0);
         branch::take_snapshot(&mut *txn, branch, &name, &context(now)).unwrap();
     }
+    if rng.u8(0..30) == 0
+        && let Some(snapshot) = rng.choice(txn.snapshots(branch).unwrap())
+        && branch::parent(&*txn, branch)
+            .unwrap()
+            .is_none_or(|base| base.at.is_some())
+    {
+        branch::restore(&mut *txn, branch, &snapshot.name, &context(now)).unwrap();
+    }
     let chain = Chain::load(&*txn, branch, None).unwrap();
     let mut editor = Editor::new(&mut *txn, &chain, context(now));
     for _ in 0..rng.usize(1..4) {
         let mut path = || -> TreePath {
-            let paths = ["/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/b/x"];
+            let paths = [
+                "/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/a/x/y", "/a/x/y/1", "/b/x",
+            ];
             rng.choice(paths).unwrap().parse().unwrap()
         };
         let (path, other) = (path(), path());
