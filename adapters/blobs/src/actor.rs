@@ -357,14 +357,15 @@ async fn observe(shared: Arc<Shared>, hash: Hash, tx: mpsc::Sender<Bitfield>) {
     }
 }
 
-/// Pins again what temporary tags name.
+/// Pins again what temporary tags name, and what is held.
 async fn renew_pins(shared: &Arc<Shared>, temp: &TempTags) -> io::Result<()> {
     let named = temp.list().await;
-    if named.is_empty() {
+    let held = shared.held();
+    if named.is_empty() && held.is_empty() {
         return Ok(());
     }
     let work = move |s: &Shared| {
-        let mut hashes = Vec::new();
+        let mut hashes = held;
         for named in named {
             let hash = ours(&named.hash);
             hashes.push(hash);

@@ -50,7 +50,20 @@ impl Source {
         }
     }
 
-    /// Reads a range inside the content.
+    /// Fills `buf` from an offset inside the content.
+    fn fill(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let n = match self {
+            Self::Empty => Ok(0),
+            Self::Whole(reader) => reader.read_at(offset, buf),
+            Self::Partial(reader, _) => reader.read_at(offset, buf),
+        };
+        match n.map_err(to_io)? == buf.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Reads a range of the content, as far as it goes.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut buf = vec![0; len];
         let n = match self {
@@ -62,7 +75,7 @@ impl Source {
         Ok(buf)
     }
 
-    fn nodes(&self) -> Result<Box<dyn Nodes + '_>> {
+    pub(crate) fn nodes(&self) -> Result<Box<dyn Nodes + '_>> {
         Ok(match self {
             Self::Empty => Box::new(Vec::new()),
             Self::Whole(reader) => reader.nodes()?,
@@ -114,11 +127,16 @@ impl Encoder {
         items
     }
 
-    fn fill(
-        &mut self,
-        max: usize,
-        items: &mut Vec<EncodedItem>,
-    ) -> std::result::Result<(), EncodeError> {
+    /// Appends about `max` more bytes of the stream; returns whether there are more.
+    ///
+    /// # Errors
+    /// Where the content is damaged, or cannot be read; nothing must be sent then.
+    pub(crate) fn write(&mut self, max: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+        self.fill(max, out).map_err(io::Error::from)?;
+        Ok(!self.stack.is_empty())
+    }
+
+    fn fill(&mut self, max: usize, out: &mut impl Items) -> std::result::Result<(), EncodeError> {
         let Self {
             source,
             ranges,
@@ -154,32 +172,75 @@ impl Encoder {
                 }
                 stack.push((right_node, second));
                 stack.push((node.left_child(), first));
-                let pair = (left.into(), right.into());
-                items.push(EncodedItem::Parent(Parent { node, pair }));
+                out.parent(node, left, right);
                 done += PARENT_LEN;
                 continue;
             }
             let range = expected.bytes(source.size());
-            let bytes = read_exact(source, range.clone())?;
-            if !is_leaf_of(&expected, &hash, &bytes) {
-                return Err(EncodeError::LeafHashMismatch(ChunkNum(expected.start)));
-            }
-            done += bytes.len().max(1);
-            items.push(EncodedItem::Leaf(Leaf {
-                offset: range.start,
-                data: bytes.into(),
-            }));
+            let len = (range.end - range.start) as usize;
+            out.leaf(range.start, len, &mut |bytes| {
+                source.fill(range.start, bytes)?;
+                match is_leaf_of(&expected, &hash, bytes) {
+                    true => Ok(()),
+                    false => Err(EncodeError::LeafHashMismatch(ChunkNum(expected.start))),
+                }
+            })?;
+            done += len.max(1);
         }
         Ok(())
     }
 }
 
-fn read_exact(source: &Source, range: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
-    let len = (range.end - range.start) as usize;
-    let bytes = source.read(range.start, len).map_err(to_io)?;
-    match bytes.len() == len {
-        true => Ok(bytes),
-        false => Err(io::ErrorKind::UnexpectedEof.into()),
+/// Fills the bytes of a leaf, and checks them.
+type Fill<'a> = dyn FnMut(&mut [u8]) -> std::result::Result<(), EncodeError> + 'a;
+
+/// What parents and leaves are written to.
+trait Items {
+    fn parent(&mut self, node: TreeNode, left: Cv, right: Cv);
+    fn leaf(
+        &mut self,
+        offset: u64,
+        len: usize,
+        fill: &mut Fill<'_>,
+    ) -> std::result::Result<(), EncodeError>;
+}
+
+impl Items for Vec<EncodedItem> {
+    fn parent(&mut self, node: TreeNode, left: Cv, right: Cv) {
+        let pair = (left.into(), right.into());
+        self.push(EncodedItem::Parent(Parent { node, pair }));
+    }
+
+    fn leaf(
+        &mut self,
+        offset: u64,
+        len: usize,
+        fill: &mut Fill<'_>,
+    ) -> std::result::Result<(), EncodeError> {
+        let mut bytes = vec![0; len];
+        fill(&mut bytes)?;
+        let data = bytes.into();
+        self.push(EncodedItem::Leaf(Leaf { offset, data }));
+        Ok(())
+    }
+}
+
+/// The stream's bytes as iroh-blobs sends them.
+impl Items for Vec<u8> {
+    fn parent(&mut self, _: TreeNode, left: Cv, right: Cv) {
+        self.extend_from_slice(&left);
+        self.extend_from_slice(&right);
+    }
+
+    fn leaf(
+        &mut self,
+        _: u64,
+        len: usize,
+        fill: &mut Fill<'_>,
+    ) -> std::result::Result<(), EncodeError> {
+        let start = self.len();
+        self.resize(start + len, 0);
+        fill(&mut self[start..])
     }
 }
 
@@ -187,7 +248,9 @@ fn read_exact(source: &Source, range: std::ops::Range<u64>) -> io::Result<Vec<u8
 fn halves(source: &Source, expected: &Expected) -> io::Result<(Cv, Cv)> {
     let [left, right] = expected.children([0; 32], [0; 32]);
     let cv = |child: &Expected| {
-        let bytes = read_exact(source, child.bytes(source.size()))?;
+        let range = child.bytes(source.size());
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        source.fill(range.start, &mut bytes)?;
         Ok::<_, io::Error>(subtree_cv(child.start, &bytes))
     };
     Ok((cv(&left)?, cv(&right)?))

@@ -79,8 +79,8 @@ async fn receive(
                 waiting = 0;
                 work = Some(Box::pin(async move {
                     let work = move |shared: &Shared| {
-                        let result = entry.take(shared, &mut verifier, batch);
-                        shared.notify(&entry.hash);
+                        let result =
+                            entry.take(shared, |partial| take_items(partial, &mut verifier, batch));
                         result.map(|finished| Worked { verifier, finished })
                     };
                     shared.run(work).await?.map_err(to_io)
@@ -114,10 +114,26 @@ async fn receive(
             }
         }
     }
-    let mut finishing = entry.finishing.subscribe();
-    while *finishing.borrow_and_update() {
-        // Another import of the same content commits it.
-        finishing.changed().await.map_err(io::Error::other)?;
+    entry.finished().await
+}
+
+fn take_items(
+    partial: &mut Partial,
+    verifier: &mut Verifier,
+    items: Vec<BaoContentItem>,
+) -> Result<()> {
+    for item in items {
+        match item {
+            BaoContentItem::Parent(parent) => {
+                let middle = parent.node.mid().0;
+                let half = 1u64.checked_shl(parent.node.level()).unwrap_or(u64::MAX);
+                let (left, right) = parent.pair;
+                let (left, right) = (*left.as_bytes(), *right.as_bytes());
+                let start = middle.saturating_sub(half);
+                partial.parent(verifier, start, middle, left, right)?;
+            }
+            BaoContentItem::Leaf(leaf) => partial.leaf(verifier, leaf.offset, &leaf.data)?,
+        }
     }
     Ok(())
 }
@@ -128,35 +144,28 @@ struct Worked {
 }
 
 impl Entry {
-    /// Takes items; returns the content if it is complete now.
-    fn take(
+    /// Takes what arrives; returns the content if it is complete now.
+    pub(crate) fn take(
         &self,
         shared: &Shared,
-        verifier: &mut Verifier,
-        items: Vec<BaoContentItem>,
+        feed: impl FnOnce(&mut Partial) -> Result<()>,
+    ) -> Result<Option<(Box<Partial>, Prepared)>> {
+        let taken = self.take_quietly(shared, feed);
+        shared.notify(&self.hash);
+        taken
+    }
+
+    fn take_quietly(
+        &self,
+        shared: &Shared,
+        feed: impl FnOnce(&mut Partial) -> Result<()>,
     ) -> Result<Option<(Box<Partial>, Prepared)>> {
         let mut state = self.state.lock();
         let State::Open(partial) = &mut *state else {
             return Ok(None);
         };
         let before = bits(partial);
-        let mut taken = Ok(());
-        for item in items {
-            taken = match item {
-                BaoContentItem::Parent(parent) => {
-                    let middle = parent.node.mid().0;
-                    let half = 1u64.checked_shl(parent.node.level()).unwrap_or(u64::MAX);
-                    let (left, right) = parent.pair;
-                    let (left, right) = (*left.as_bytes(), *right.as_bytes());
-                    let start = middle.saturating_sub(half);
-                    partial.parent(verifier, start, middle, left, right)
-                }
-                BaoContentItem::Leaf(leaf) => partial.leaf(verifier, leaf.offset, &leaf.data),
-            };
-            if taken.is_err() {
-                break;
-            }
-        }
+        let taken = feed(partial);
         // What came before a wrong item is verified.
         partial.flush()?;
         taken?;
@@ -183,8 +192,17 @@ impl Entry {
         }
     }
 
+    /// Waits until nobody commits it any more.
+    pub(crate) async fn finished(&self) -> Io<()> {
+        let mut finishing = self.finishing.subscribe();
+        while *finishing.borrow_and_update() {
+            finishing.changed().await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
     /// Commits what is complete.
-    async fn finish(
+    pub(crate) async fn finish(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         partial: Box<Partial>,
@@ -210,7 +228,7 @@ impl Entry {
 
 impl Shared {
     /// Ends an import of what is kept in files: it is a content now, or may be gone on with later.
-    fn settle(&self, hash: &Hash) -> Result<()> {
+    pub(crate) fn settle(&self, hash: &Hash) -> Result<()> {
         if self.size_of(hash)?.is_some() {
             self.forget(hash);
             return Ok(());

@@ -9,6 +9,8 @@
 //! group is verified and not kept. A transfer that breaks off leaves a partial content in `staging/`
 //! and goes on from there, in this process or in the next.
 //!
+//! [`wire`] is how contents travel between two of our nodes.
+//!
 //! The store's calls block, so they run on tokio's threads for such work, [`Options::threads`] at
 //! once. A transfer has up to 2 MiB in memory beside what iroh-blobs buffers.
 //!
@@ -36,6 +38,7 @@ mod import;
 mod shared;
 mod tags;
 mod temp;
+pub mod wire;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -80,6 +83,7 @@ impl Default for Options {
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     store: api::Store,
+    shared: Arc<Shared>,
 }
 
 impl BlobStore {
@@ -94,9 +98,9 @@ impl BlobStore {
         let (send, commands) = tokio::sync::mpsc::channel(32);
         let shared = Shared::new(store, contents, options);
         shared.find_left()?;
-        tokio::spawn(Actor::new(shared, commands).run());
+        tokio::spawn(Actor::new(shared.clone(), commands).run());
         let store = MemStore::from_sender(irpc::Client::local(send)).into();
-        Ok(Self { store })
+        Ok(Self { store, shared })
     }
 
     /// Returns iroh-blobs' handle, for example for

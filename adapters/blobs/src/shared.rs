@@ -1,8 +1,9 @@
 //! What the actor's tasks share: the store, the partial contents, and the threads that block.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use alknet_fs_content::partial::{GROUP_CHUNKS, Partial, PartialReader, Ranges};
@@ -23,6 +24,8 @@ pub(crate) const FOR_EVER: Timestamp = Timestamp(i64::MAX);
 
 /// How many contents one transaction commits at most.
 const COMMIT_MAX: usize = 512;
+/// How many contents one transaction pins at most, so that others wait for milliseconds.
+const PIN_MAX: usize = 4096;
 
 pub(crate) fn to_io(error: alknet_fs_core::Error) -> io::Error {
     error.into()
@@ -70,6 +73,24 @@ pub(crate) struct Shared {
     commits: mpsc::UnboundedSender<Commit>,
     partials: Mutex<Partials>,
     observers: Mutex<HashMap<Hash, watch::Sender<()>>>,
+    held: Mutex<Vec<Weak<Held>>>,
+}
+
+/// Contents that stay pinned for as long as this lives.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Mutex<Vec<Hash>>);
+
+impl Held {
+    /// Holds what is pinned now.
+    pub(crate) fn add(&self, hash: Hash) {
+        self.0.lock().push(hash);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +120,7 @@ impl Shared {
             commits,
             partials: Mutex::default(),
             observers: Mutex::default(),
+            held: Mutex::default(),
         });
         tokio::spawn(commit_all(Arc::downgrade(&shared), waiting));
         shared
@@ -330,7 +352,7 @@ impl Shared {
     }
 
     /// Opens a content, where the store has it.
-    fn open(&self, hash: &Hash) -> Result<Option<ContentReader>> {
+    pub(crate) fn open(&self, hash: &Hash) -> Result<Option<ContentReader>> {
         let mut failed = None;
         // What is collected between the look-up and the opening is not there the second time.
         for _ in 0..2 {
@@ -414,10 +436,32 @@ impl Shared {
 
     /// Makes a prepared content part of the store, pinned; together with others that come now.
     pub(crate) async fn commit(&self, prepared: Prepared) -> io::Result<()> {
-        let (done, waiting) = oneshot::channel();
-        let sent = self.commits.send(Commit { prepared, done });
-        sent.map_err(|_| io::Error::other("the store is closed"))?;
+        let waiting = self.commit_soon(prepared);
         waiting.await.map_err(io::Error::other)?.map_err(to_io)
+    }
+
+    /// As [`commit`](Self::commit), whether or not somebody waits for it.
+    pub(crate) fn commit_soon(&self, prepared: Prepared) -> oneshot::Receiver<Result<()>> {
+        let (done, waiting) = oneshot::channel();
+        // Where the store is closed, whoever waits sees the end close.
+        let _ = self.commits.send(Commit { prepared, done });
+        waiting
+    }
+
+    /// Begins to keep contents pinned.
+    pub(crate) fn hold(&self) -> Arc<Held> {
+        let held = Arc::default();
+        let mut all = self.held.lock();
+        all.retain(|held| held.strong_count() > 0);
+        all.push(Arc::downgrade(&held));
+        held
+    }
+
+    /// Returns what is held now.
+    pub(crate) fn held(&self) -> Vec<Hash> {
+        let all = self.held.lock();
+        let held = all.iter().filter_map(Weak::upgrade);
+        held.flat_map(|held| held.0.lock().clone()).collect()
     }
 
     fn try_commit(&self, prepared: &mut [Prepared]) -> Result<()> {
@@ -442,17 +486,17 @@ impl Shared {
 
     /// Pins contents again for a while, and those that tags name for ever.
     pub(crate) fn pin(&self, hashes: &[Hash]) -> Result<()> {
-        if hashes.is_empty() {
-            return Ok(());
-        }
-        let mut txn = self.store.write(Durability::Relaxed)?;
-        let tags = Tags::load(&*txn)?;
-        for hash in hashes {
-            if txn.has_content(hash)? && !tags.names(hash) {
-                txn.pin_content(hash, self.pinned_until(now()))?;
+        for hashes in hashes.chunks(PIN_MAX) {
+            let mut txn = self.store.write(Durability::Relaxed)?;
+            let tags = Tags::load(&*txn)?;
+            for hash in hashes {
+                if txn.has_content(hash)? && !tags.names(hash) {
+                    txn.pin_content(hash, self.pinned_until(now()))?;
+                }
             }
+            txn.commit()?;
         }
-        txn.commit()
+        Ok(())
     }
 
     /// Changes the tags, and the pins of what they name.
@@ -493,7 +537,7 @@ fn chunks(groups: &Ranges) -> ChunkRanges {
 }
 
 /// Commits contents, all that wait in one transaction.
-async fn commit_all(shared: std::sync::Weak<Shared>, mut waiting: mpsc::UnboundedReceiver<Commit>) {
+async fn commit_all(shared: Weak<Shared>, mut waiting: mpsc::UnboundedReceiver<Commit>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, COMMIT_MAX).await > 0 {
         let Some(shared) = shared.upgrade() else {

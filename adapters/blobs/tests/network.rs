@@ -12,27 +12,16 @@ use std::time::{Duration, Instant};
 use alknet_fs::{GcOptions, Task};
 use alknet_fs_core::store::{Durability, Store as _};
 use bao_tree::ChunkRanges;
+use common::net::{addr, endpoint};
 use common::{Node, Random, painted, some_ranges, whole_groups};
 use futures_lite::StreamExt;
-use iroh::endpoint::{Connection, presets};
+use iroh::endpoint::Connection;
 use iroh::protocol::Router;
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
 use iroh_blobs::api::remote::GetProgressItem;
 use iroh_blobs::protocol::GetRequest;
 use iroh_blobs::store::mem::MemStore;
 use iroh_blobs::{ALPN, BlobsProtocol, Hash};
-
-async fn endpoint() -> Endpoint {
-    let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
-    let builder = builder.bind_addr("127.0.0.1:0").unwrap();
-    builder.bind().await.unwrap()
-}
-
-/// Where an endpoint can be reached on this machine.
-fn addr(endpoint: &Endpoint) -> EndpointAddr {
-    let sockets = endpoint.bound_sockets().into_iter().map(TransportAddr::Ip);
-    EndpointAddr::from_parts(endpoint.id(), sockets)
-}
 
 async fn serve(store: &iroh_blobs::api::Store) -> Router {
     let blobs = BlobsProtocol::new(store, None);

@@ -366,6 +366,46 @@ pub fn changed_groups(base_size: u64, new_size: u64, dirty: &[Range<u64>]) -> Ve
     normalize(changed)
 }
 
+/// Returns the groups of a content that another one does not have in the same place, by comparing
+/// their trees from the top down; nothing where there are more than `max`.
+///
+/// The cost is a logarithm of the size for each group returned.
+///
+/// # Errors
+/// What reading the nodes gives.
+pub fn differing_groups(
+    base: &dyn Nodes,
+    base_size: u64,
+    new: &dyn Nodes,
+    new_size: u64,
+    max: u64,
+) -> Result<Option<Vec<Range<u64>>>> {
+    let count = group_count(new_size);
+    let common = group_count(base_size).min(count);
+    let mut differing: Vec<Range<u64>> = Vec::new();
+    let mut found = count - common;
+    let mut left: Vec<_> = peaks(common).rev().collect();
+    while let Some((level, index)) = left.pop() {
+        if base.node(level, index)? == new.node(level, index)? {
+            continue;
+        }
+        if level > 0 {
+            left.extend([(level - 1, index * 2 + 1), (level - 1, index * 2)]);
+            continue;
+        }
+        found += 1;
+        if found > max {
+            return Ok(None);
+        }
+        match differing.last_mut() {
+            Some(last) if last.end == index => last.end += 1,
+            _ => differing.push(index..index + 1),
+        }
+    }
+    differing.push(common..count);
+    Ok((found <= max).then(|| normalize(differing)))
+}
+
 /// Computes the hash of a changed content from the tree of its base, and the nodes that differ.
 ///
 /// `dirty` are the ranges of groups that hold changed bytes; groups that differ only because the
@@ -633,6 +673,38 @@ mod tests {
                     prop_assert_eq!(overlay.node(level, index)?, nodes.node(level, index)?);
                 }
             }
+        }
+
+        #[test]
+        fn differing_groups_are_those_whose_bytes_differ(
+            base_len in 0..600_000usize,
+            new_len in 0..600_000usize,
+            edits in proptest::collection::vec((0..600_000usize, 0..40_000usize), 0..4),
+            max in 0..40u64,
+        ) {
+            let base = painted(base_len, 1);
+            let mut new = base.clone();
+            new.resize(new_len, 0xee);
+            for (at, len) in edits {
+                let end = (at + len).min(new_len);
+                if at < end {
+                    new[at..end].copy_from_slice(&painted(end - at, 2));
+                }
+            }
+            let group = GROUP_LEN as usize;
+            let at = |bytes: &[u8], index: usize| {
+                bytes.chunks(group).nth(index).map(<[u8]>::to_vec)
+            };
+            let expected: Vec<_> = (0..new_len.div_ceil(group))
+                .filter(|&index| at(&base, index) != at(&new, index))
+                .map(|index| index as u64)
+                .collect();
+            let found = differing_groups(
+                &tree(&base).1, base_len as u64, &tree(&new).1, new_len as u64, max,
+            )?;
+            let found = found.map(|ranges| ranges.into_iter().flatten().collect::<Vec<_>>());
+            let fits = expected.len() as u64 <= max;
+            prop_assert_eq!(found, fits.then_some(expected));
         }
 
         #[test]

@@ -179,7 +179,17 @@ impl Verifier {
         )))
     }
 
-    fn parent(&mut self, start: u64, middle: u64, left: Cv, right: Cv) -> Result<[Expected; 2]> {
+    /// Takes a parent: the first chunk below it, the first of its right child, and its children.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where it does not follow from the hash.
+    pub fn parent(
+        &mut self,
+        start: u64,
+        middle: u64,
+        left: Cv,
+        right: Cv,
+    ) -> Result<[Expected; 2]> {
         let top = self.take(start)?;
         let is_split_here = top.end - top.start > 1 && top.middle() == middle;
         if !is_split_here || !is_parent_of(&top, &self.hash, &left, &right) {
@@ -193,8 +203,11 @@ impl Verifier {
         Ok(children)
     }
 
-    /// Returns the group that the leaf completes.
-    fn leaf<'a>(&'a mut self, offset: u64, bytes: &'a [u8]) -> Result<Option<(u64, &'a [u8])>> {
+    /// Takes bytes; returns the group that they complete.
+    ///
+    /// # Errors
+    /// As [`parent`](Self::parent).
+    pub fn leaf<'a>(&'a mut self, offset: u64, bytes: &'a [u8]) -> Result<Option<(u64, &'a [u8])>> {
         let hash = self.hash;
         let wrong = |what| {
             Err(refused(format!(

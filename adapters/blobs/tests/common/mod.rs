@@ -2,6 +2,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+pub mod net;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,0 +1,60 @@
+//! How contents travel between two nodes: `alknet-fs/content/1`.
+//!
+//! The asker opens streams and sends questions; a frame is its length in 4 bytes, least first, and a
+//! message in postcard's format. Small contents come whole, many on one stream. Large ones come as
+//! the verified ranges of iroh-blobs, and go on where they broke off. Where the asker has another
+//! version, only what differs comes. `docs/protocol.md` has the rest.
+
+mod fetch;
+mod frames;
+mod guard;
+mod large;
+mod serve;
+
+use alknet_fs_core::{Hash, Result};
+use iroh::EndpointId;
+use iroh::endpoint::VarInt;
+
+pub use fetch::{FetchOptions, Fetcher, Outcome, Progress, Want};
+pub use guard::GuardedBlobs;
+pub use serve::ContentProtocol;
+
+/// The protocol's name, as connections agree on it.
+pub const ALPN: &[u8] = b"alknet-fs/content/1";
+
+/// Contents of up to this many bytes are sent whole. 64 KiB.
+pub const SMALL_MAX: u64 = 64 << 10;
+
+/// The content is not here, or the peer may not read it.
+pub(crate) const MISSING: VarInt = VarInt::from_u32(1);
+/// The peer does not keep to the protocol.
+pub(crate) const MALFORMED: VarInt = VarInt::from_u32(2);
+/// Something went wrong that is not the peer's fault.
+pub(crate) const INTERNAL: VarInt = VarInt::from_u32(3);
+/// The peer takes too long.
+pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
+
+/// Who may read what.
+///
+/// Asked before anything is told of a content, on a thread that may block. What a peer may not read
+/// looks to it as what is not there.
+pub trait Access: Send + Sync + 'static {
+    /// Tells of each content whether a peer may read it.
+    ///
+    /// # Errors
+    /// Any; then the peer gets nothing.
+    fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>>;
+}
+
+impl<F: Fn(EndpointId, &[Hash]) -> Result<Vec<bool>> + Send + Sync + 'static> Access for F {
+    fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
+        self(peer, hashes)
+    }
+}
+
+/// Asks, and takes what is left out for a no.
+fn readable(access: &dyn Access, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
+    let mut readable = access.may_read(peer, hashes)?;
+    readable.resize(hashes.len(), false);
+    Ok(readable)
+}
