@@ -193,6 +193,11 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
             "watch with --after and a later cursor, or without --after from now on".to_owned()
         }
         ErrorKind::Corrupt => "run `alkfs fsck` to see all that is damaged".to_owned(),
+        ErrorKind::ContentUnavailable => {
+            "it comes from another node: see that `alkfs node` runs here, and that a peer which has it \
+             is connected"
+                .to_owned()
+        }
         ErrorKind::NoSpace => "free some space; `alkfs gc` removes what nothing uses".to_owned(),
         ErrorKind::Busy => "another process writes for very long: try again".to_owned(),
         ErrorKind::Unsupported if op == "link" => {

@@ -86,6 +86,10 @@ error_kinds! {
     Cancelled = "ECANCELED", 125, "cancelled";
     /// Stored data does not match its hash or its structure.
     Corrupt = "EILSEQ", 84, "the stored data is corrupt";
+    /// The content is not here, and did not come from whoever may have it: the path, its content's
+    /// hash and who was asked are named. `EHOSTUNREACH`, as for a file server that is away: `EIO`
+    /// would say that something is broken, and `ETIMEDOUT` that only time was short.
+    ContentUnavailable = "EHOSTUNREACH", 113, "the content is not here";
     /// The directory is not an alknet-fs store, or a version this program cannot read.
     NotAStore = "EMEDIUMTYPE", 124, "not an alknet-fs store";
     /// The operation is not offered, for example hard links.
@@ -228,6 +232,11 @@ impl Error {
         self.0.kind == ErrorKind::Corrupt
     }
 
+    /// Tells whether a content is not here and could not be fetched.
+    pub fn is_content_unavailable(&self) -> bool {
+        self.0.kind == ErrorKind::ContentUnavailable
+    }
+
     /// Tells whether the caller asked the operation to stop.
     pub fn is_cancelled(&self) -> bool {
         self.0.kind == ErrorKind::Cancelled
@@ -337,6 +346,7 @@ impl From<Error> for std::io::Error {
             ErrorKind::TooLarge => Os::FileTooLarge,
             ErrorKind::Busy => Os::WouldBlock,
             ErrorKind::Corrupt => Os::InvalidData,
+            ErrorKind::ContentUnavailable => Os::HostUnreachable,
             ErrorKind::Unsupported => Os::Unsupported,
             _ => Os::Other,
         };

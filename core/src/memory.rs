@@ -402,6 +402,14 @@ impl ReadTxn for Reader {
         Ok(())
     }
 
+    fn held_contents(&self, until: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()> {
+        let State { sessions, pins, .. } = &self.0;
+        let bases = sessions.values().filter_map(|s| s.base.map(|b| b.0));
+        let pinned = pins.iter().filter(|pin| *pin.1 > until).map(|pin| *pin.0);
+        bases.chain(pinned).for_each(visit);
+        Ok(())
+    }
+
     fn session(&self, id: SessionId) -> Result<Option<SessionRecord>> {
         Ok(self.0.sessions.get(&id).cloned())
     }
@@ -522,6 +530,7 @@ impl ReadTxn for Writer {
         fn unreferenced(&self, visit: &mut dyn FnMut(Hash, Timestamp)) -> Result<()>;
         fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
         fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
+        fn held_contents(&self, until: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
         fn session(&self, id: SessionId) -> Result<Option<SessionRecord>>;
         fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>>;
         fn session_ops(&self, id: SessionId) -> Result<Vec<SessionOp>>;

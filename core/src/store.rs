@@ -15,8 +15,8 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, EntryId, Hash, Timestamp};
-use crate::error::Result;
+use crate::entry::{Entry, EntryId, Hash, Node, Timestamp};
+use crate::error::{ErrorKind, Result};
 use crate::event::{Commit, Cursor, Event};
 use crate::path::TreePath;
 
@@ -46,6 +46,8 @@ ids! {
     Epoch(u32);
     /// A write session's number, never used twice in a store.
     SessionId(u64);
+    /// A queued job's number, never used twice in a store.
+    JobId(i64);
 }
 
 impl Epoch {
@@ -292,6 +294,28 @@ pub struct DueTask {
     pub jobs: Vec<i64>,
 }
 
+/// Something to be done by whoever claims it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its number, never used twice in a store.
+    pub id: JobId,
+    /// What it is. Opaque to the store.
+    pub payload: String,
+    /// Whether somebody has claimed it and may be at work.
+    pub claimed: bool,
+}
+
+/// How a job is put in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobOptions {
+    /// Jobs of a greater priority are claimed first.
+    pub priority: i32,
+    /// In how many seconds it may be claimed.
+    pub delay: u32,
+    /// After how many seconds nobody may claim it any more; nothing for never.
+    pub expires: Option<u32>,
+}
+
 /// How many events to keep. Both limits may be set; the stricter one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
@@ -339,6 +363,10 @@ pub type LazyRow<'a> = dyn Fn() -> Result<Row> + 'a;
 
 /// Calls for each row of a scan; `Break` ends the scan.
 pub type RowVisitor<'a> = dyn FnMut(&str, Layer, &LazyRow<'_>) -> Result<ControlFlow<()>> + 'a;
+
+/// Calls for each row whose content is missing, with the path's parent and name, and the content's
+/// hash and size.
+pub type MissingVisitor<'a> = dyn FnMut(&str, &str, Hash, u64) -> Result<ControlFlow<()>> + 'a;
 
 /// Calls for each row of a scan over several directories, with the parent and the name.
 pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFlow<()>> + 'a;
@@ -454,6 +482,21 @@ pub trait ReadTxn: Send {
         limit: usize,
         with_data: bool,
     ) -> Result<Vec<ContentRecord>>;
+    /// Visits the rows of a bucket, of all layers, whose content the store does not have, with the
+    /// path's parent and name and the content's hash and size; a content may come more than once.
+    /// `Break` ends the scan.
+    fn missing_contents(&self, bucket: BucketId, visit: &mut MissingVisitor<'_>) -> Result<()> {
+        self.scan_tree(
+            bucket,
+            &TreePath::root(),
+            &mut |parent, name, _, row| match row.entry.map(|entry| entry.node) {
+                Some(Node::File { hash, size }) if !self.has_content(&hash)? => {
+                    visit(parent, name, hash, size)
+                }
+                _ => Ok(ControlFlow::Continue(())),
+            },
+        )
+    }
     /// Tells whether the store has a content, without reading it.
     fn has_content(&self, hash: &Hash) -> Result<bool>;
     /// Tells whether any content is kept as a delta over this one.
@@ -465,6 +508,10 @@ pub trait ReadTxn: Send {
     /// Visits the content hash of every row of every layer, every open session's base, every
     /// delta's base and every pin that has not expired at `now`; repeats are allowed.
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
+
+    /// Visits the content hashes of every open session's base and of every pin that lasts longer than
+    /// `until`; repeats are allowed.
+    fn held_contents(&self, until: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
 
     /// Finds an open session.
     fn session(&self, id: SessionId) -> Result<Option<SessionRecord>>;
@@ -484,6 +531,19 @@ pub trait ReadTxn: Send {
 
     /// Returns the schedules by name.
     fn schedules(&self) -> Result<Vec<Schedule>>;
+
+    /// Visits the jobs of a queue that are not done, from the oldest. A store without queues has none.
+    fn jobs(&self, _queue: &str, _visit: &mut dyn FnMut(Job)) -> Result<()> {
+        Ok(())
+    }
+    /// Tells whether a queue has a job that could be claimed now.
+    fn has_due_job(&self, _queue: &str) -> Result<bool> {
+        Ok(false)
+    }
+    /// Returns what was last said of a job, until that lapses.
+    fn job_result(&self, _id: JobId) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// Returns a value that was set under a key.
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
@@ -604,6 +664,53 @@ pub trait WriteTxn: ReadTxn {
     ) -> Result<Option<DueTask>>;
     /// Says that a claimed task is done. One that is not done in time is due again.
     fn finish_due(&mut self, task: &DueTask, worker: &str) -> Result<()>;
+
+    /// Puts a job in a queue, which comes to be with its first job.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the store has no queues.
+    fn enqueue(&mut self, _queue: &str, _payload: &str, _options: &JobOptions) -> Result<JobId> {
+        Err(ErrorKind::Unsupported.into())
+    }
+    /// Claims up to `limit` jobs for some seconds, those of the greatest priority and then the oldest
+    /// first. One that is not finished or renewed in time may be claimed again.
+    fn claim_jobs(
+        &mut self,
+        _queue: &str,
+        _worker: &str,
+        _limit: usize,
+        _seconds: u32,
+    ) -> Result<Vec<Job>> {
+        Ok(Vec::new())
+    }
+    /// Extends a claim; returns whether the worker has it still.
+    fn renew_job(&mut self, _id: JobId, _worker: &str, _seconds: u32) -> Result<bool> {
+        Ok(false)
+    }
+    /// Removes claimed jobs: they are done.
+    fn finish_jobs(&mut self, _jobs: &[JobId], _worker: &str) -> Result<()> {
+        Ok(())
+    }
+    /// Removes a job, whoever has claimed it.
+    fn cancel_job(&mut self, _id: JobId) -> Result<()> {
+        Ok(())
+    }
+    /// Takes back all claims of a queue, whose workers are known to be gone.
+    fn release_jobs(&mut self, _queue: &str) -> Result<()> {
+        Ok(())
+    }
+    /// Lets jobs of a queue that are to wait for some time be claimed at once.
+    fn hurry_jobs(&mut self, _queue: &str) -> Result<()> {
+        Ok(())
+    }
+    /// Says something of a job, which [`job_result`](ReadTxn::job_result) returns for some seconds.
+    fn set_job_result(&mut self, _id: JobId, _value: &str, _seconds: u32) -> Result<()> {
+        Ok(())
+    }
+    /// Removes what has lapsed: results, and the jobs of a queue that expired unclaimed.
+    fn sweep_jobs(&mut self, _queue: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Sets the value under a key; `None` removes it.
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;

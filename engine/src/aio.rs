@@ -2,7 +2,8 @@
 //!
 //! Each call runs the blocking one on tokio's blocking threads, so there is one implementation and
 //! one behaviour. Dropping the future of long work ([`Branch::import`], [`Branch::export`],
-//! [`Store::fsck`], [`Store::gc`]) cancels it; a short call that was started completes. Dropping a
+//! [`Store::fsck`], [`Store::gc`]) cancels it, and of a call that waits for a content that is not here,
+//! the wait; a short call that was started completes. Dropping a
 //! [`Session`] that was not closed aborts it.
 //!
 //! ```
@@ -26,9 +27,9 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     BranchInfo, Cancel, Closed, Cursor, Difference, DirEntry, Entry, Error, ErrorKind, Event,
-    ExportOptions, ExportReport, Follow, FsckOptions, FsckReport, GcOptions, GcReport, Hash,
-    ImportOptions, ImportReport, OpenOptions, Options, PutMode, Result, SessionId, SessionInfo,
-    SetAttrs, SnapshotRecord, Stats, Task, TreePath, TreeRef, WatchOptions,
+    ExportOptions, ExportReport, Fetching, Follow, FsckOptions, FsckReport, GcOptions, GcReport,
+    Hash, ImportOptions, ImportReport, OpenOptions, Options, PutMode, Result, SessionId,
+    SessionInfo, SetAttrs, SnapshotRecord, Stats, Task, TreePath, TreeRef, WatchOptions,
 };
 
 /// Runs a blocking call on a thread made for it.
@@ -190,8 +191,6 @@ impl Branch {
         read_link(path: &str => path.to_owned()) -> String;
         /// As [`crate::Branch::list`].
         list(path: &str => path.to_owned()) -> Vec<DirEntry>;
-        /// As [`crate::Branch::read`].
-        read(path: &str => path.to_owned()) -> Vec<u8>;
         /// As [`crate::Branch::write`].
         write(path: &str => path.to_owned(), bytes: impl Into<Vec<u8>> => bytes.into()) -> ();
         /// As [`crate::Branch::mkdir`].
@@ -208,6 +207,30 @@ impl Branch {
         rename(from: &str => from.to_owned(), to: &str => to.to_owned()) -> ();
         /// As [`crate::Branch::copy`].
         copy(from: &str => from.to_owned(), to: &str => to.to_owned()) -> u64;
+    }
+
+    /// As [`crate::Branch::fetching`].
+    #[must_use]
+    pub fn fetching(&self, fetching: &Fetching) -> Self {
+        Self(self.0.fetching(fetching))
+    }
+
+    /// As [`crate::Branch::read`]. Dropping the future ends the wait for a content that is not here.
+    pub async fn read(&self, path: &str) -> Result<Vec<u8>> {
+        self.waiting(path, |branch, path| branch.read(path)).await
+    }
+
+    /// Runs a call that may wait for a content, and ends that when the future is dropped.
+    async fn waiting<R: Send + 'static>(
+        &self,
+        path: &str,
+        call: impl FnOnce(&crate::Branch, String) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let (branch, path) = (self.0.clone(), path.to_owned());
+        let mut fetching = branch.fetching.as_deref().cloned().unwrap_or_default();
+        let dropped = Task::new();
+        fetching.dropped = dropped.cancel().clone();
+        run_task(&dropped, move |_| call(&branch.fetching(&fetching), path)).await
     }
 
     /// As [`crate::Branch::put`].
@@ -280,8 +303,9 @@ impl Branch {
 
     /// As [`crate::Branch::open_session`].
     pub async fn open_session(&self, path: &str, options: &OpenOptions) -> Result<Session> {
-        let (branch, path, options) = (self.0.clone(), path.to_owned(), options.clone());
-        let session = run(move || branch.open_session(path, &options)).await?;
+        let options = options.clone();
+        let open = move |branch: &crate::Branch, path| branch.open_session(path, &options);
+        let session = self.waiting(path, open).await?;
         Ok(Session(Some(Arc::new(session))))
     }
 

@@ -11,6 +11,7 @@ use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Result, TreePath};
 
 use crate::batch::Batch;
 use crate::bucket::{BranchInfo, Bucket, TreeRef, branch_info};
+use crate::content::Fetching;
 use crate::reader::Reader;
 use crate::session::{OpenOptions, Session, SessionInfo};
 use crate::store::{Inner, IntoPath};
@@ -26,6 +27,8 @@ pub struct Branch {
     pub(crate) inner: Arc<Inner>,
     pub(crate) bucket: BucketId,
     pub(crate) id: BranchId,
+    /// How contents that are not here are waited for, where that is not as usual.
+    pub(crate) fetching: Option<Arc<Fetching>>,
 }
 
 impl Branch {
@@ -45,6 +48,16 @@ impl Branch {
     /// Returns the store's directory, or nothing for a store in memory.
     pub fn store_path(&self) -> Option<&Path> {
         self.inner.path()
+    }
+
+    /// Returns a handle through which what is read waits in another way for contents that are not here.
+    /// Sessions and files that are opened through it do so too.
+    #[must_use]
+    pub fn fetching(&self, fetching: &Fetching) -> Self {
+        Self {
+            fetching: Some(Arc::new(fetching.clone())),
+            ..self.clone()
+        }
     }
 
     /// Returns the branch's name, parent and age as they are now.
@@ -84,7 +97,9 @@ impl Branch {
     /// # Errors
     /// [`ErrorKind::NotFound`] where the branch was deleted.
     pub fn view(&self) -> Result<View> {
-        View::open_at(&self.inner, true, |txn| self.inner.chain(txn, self.id))
+        View::open_at(&self.inner, true, self.fetching.clone(), |txn| {
+            self.inner.chain(txn, self.id)
+        })
     }
 
     /// Opens a view of one of the branch's snapshots.
@@ -92,7 +107,7 @@ impl Branch {
     /// # Errors
     /// [`ErrorKind::NotFound`].
     pub fn view_at(&self, snapshot: &str) -> Result<View> {
-        View::open_at(&self.inner, true, |txn| {
+        View::open_at(&self.inner, true, self.fetching.clone(), |txn| {
             let chain = branch::chain_at(txn, self.id, Some(snapshot));
             chain.map(Arc::new).map_err(|e| e.op("open snapshot"))
         })
@@ -212,12 +227,16 @@ impl Branch {
         call: impl Fn(&View, &TreePath) -> Result<R>,
     ) -> Result<R> {
         let path = path.into_path().map_err(|e| e.op(op))?;
-        View::now(&self.inner, self.id, |view| call(view, &path))
+        View::now(&self.inner, self.id, self.fetching.as_ref(), |view| {
+            call(view, &path)
+        })
     }
 
     /// Opens a file, with where the path leads and what is there.
     pub(crate) fn open_entry(&self, path: &TreePath) -> Result<(TreePath, Entry, Reader)> {
-        View::now(&self.inner, self.id, |view| view.open_entry(path))
+        View::now(&self.inner, self.id, self.fetching.as_ref(), |view| {
+            view.open_entry(path)
+        })
     }
 
     /// Writes a whole file, creating or replacing it; a link at the end of the path is followed.
@@ -428,8 +447,7 @@ impl Branch {
     /// As the [`OpenOptions`] say.
     pub fn open_session(&self, path: impl IntoPath, options: &OpenOptions) -> Result<Session> {
         let path = path.into_path().map_err(|e| e.op("open"))?;
-        Session::open(Arc::clone(&self.inner), self.id, &path, options)
-            .map_err(|e| e.op("open").path(path))
+        Session::open(self, &path, options).map_err(|e| e.op("open").path(path))
     }
 
     /// Returns the open write sessions of the branch, from the oldest.

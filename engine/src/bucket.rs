@@ -240,6 +240,7 @@ impl Bucket {
             inner: Arc::clone(&self.inner),
             bucket: self.id,
             id: record.id,
+            fetching: None,
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod aio;
 mod batch;
 mod branch;
 mod bucket;
+mod content;
 mod file;
 mod fsck;
 mod gc;
@@ -54,6 +55,10 @@ pub use alknet_fs_core::{
 pub use batch::Batch;
 pub use branch::Branch;
 pub use bucket::{BranchInfo, Bucket, TreeRef};
+pub use content::{
+    ContentPolicy, ContentQueue, ContentService, ContentSettings, ContentSource, Fetch, Fetching,
+    Outcome, PROMISE, Priority, Want,
+};
 pub use file::{File, FileOptions};
 pub use fsck::{FsckOptions, FsckReport, Problem};
 pub use gc::{GcOptions, GcReport, GcSchedule};

@@ -24,6 +24,8 @@ use alknet_fs_core::tree::{Follow, resolve_target};
 use alknet_fs_core::{Entry, Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::branch::Branch;
+use crate::content::{Fetching, Named};
 use crate::progress::{Progress, Task};
 use crate::reader::COPY_BLOCK;
 use crate::store::{Inner, Store, locked, now};
@@ -170,6 +172,8 @@ pub struct Closed {
 /// and can be resumed.
 pub struct Session {
     inner: Arc<Inner>,
+    /// How contents that are not here are waited for.
+    fetching: Fetching,
     state: Mutex<State>,
 }
 
@@ -184,6 +188,12 @@ struct State {
     base: Option<ContentReader>,
     staged: StagedBytes,
     ended: bool,
+}
+
+/// A session, or what has to be here for it.
+enum Here {
+    Yes(Box<Session>),
+    Not(Named),
 }
 
 enum StagedBytes {
@@ -205,17 +215,30 @@ impl StagedBytes {
 }
 
 impl Session {
-    pub(crate) fn open(
-        inner: Arc<Inner>,
-        branch: BranchId,
-        path: &TreePath,
-        options: &OpenOptions,
-    ) -> Result<Self> {
+    pub(crate) fn open(branch: &Branch, path: &TreePath, options: &OpenOptions) -> Result<Self> {
         let set = SetAttrs {
             mode: options.mode,
             ..SetAttrs::default()
         };
         set.check()?;
+        let fetching = branch.fetching.as_deref().cloned().unwrap_or_default();
+        loop {
+            match Self::open_here(branch, path, options, &fetching)? {
+                Here::Yes(session) => return Ok(*session),
+                Here::Not(base) => drop(branch.inner.fetched(&base, &fetching)?),
+            }
+        }
+    }
+
+    /// Opens a session, unless the content it starts from is not here.
+    fn open_here(
+        branch: &Branch,
+        path: &TreePath,
+        options: &OpenOptions,
+        fetching: &Fetching,
+    ) -> Result<Here> {
+        let inner = Arc::clone(&branch.inner);
+        let branch = branch.id;
         let holder = inner.keeper.holder()?;
         let mut txn = inner.tree.write(Durability::Relaxed)?;
         let chain = inner.chain(&*txn, branch)?;
@@ -259,8 +282,14 @@ impl Session {
         {
             return Err(inner.held_by(&*txn, &record, &owner));
         }
-        let base = match &base {
-            Some((hash, _)) => Some(inner.contents.open(&*txn, hash)?),
+        let base = match base {
+            Some((hash, size)) => match inner.contents.find(&*txn, &hash)? {
+                Some(base) => Some(base),
+                None => {
+                    let bucket = chain.bucket();
+                    return Ok(Here::Not(Named { bucket, hash, size }));
+                }
+            },
             None => None,
         };
         txn.commit()?;
@@ -268,8 +297,9 @@ impl Session {
             inner.keeper.hold(&inner, name, lock_owner(&record));
         }
         let base_len = record.base.map_or(0, |(_, len)| len);
-        Ok(Self {
+        Ok(Here::Yes(Box::new(Self {
             inner,
+            fetching: fetching.clone(),
             state: Mutex::new(State {
                 dirty: base.is_none(),
                 appends: !options.truncate && !options.create_new,
@@ -282,7 +312,7 @@ impl Session {
                 record,
                 ended: false,
             }),
-        })
+        })))
     }
 
     fn resume(inner: Arc<Inner>, id: SessionId) -> Result<Self> {
@@ -334,6 +364,7 @@ impl Session {
         }
         Ok(Self {
             inner,
+            fetching: Fetching::new(),
             state: Mutex::new(State {
                 dirty,
                 appends: false,
@@ -718,11 +749,19 @@ impl Session {
             };
             let is_based = |s: &Segment| matches!(s.source, Source::Base(_));
             let base = base.filter(|_| plan.segments.iter().any(is_based));
-            let base = match base {
-                Some((hash, _)) => Some(inner.contents.open(&*txn, &hash)?),
+            let found = match &base {
+                Some((hash, _)) => inner.contents.find(&*txn, hash)?,
                 None => None,
             };
+            let bucket = txn.branch(record.branch)?.map(|branch| branch.bucket);
             drop(txn);
+            let base = match (found, base, bucket) {
+                (None, Some((hash, size)), Some(bucket)) => {
+                    let named = Named { bucket, hash, size };
+                    Some(inner.fetched(&named, &self.fetching)?)
+                }
+                (found, ..) => found,
+            };
             let prepared = inner
                 .contents
                 .prepare_plan_over(base.as_ref(), staged, &plan)?;
@@ -995,6 +1034,9 @@ struct Views {
 /// The lock file that views share and that the removal of files takes alone.
 const VIEWS: &str = "views";
 
+/// The lock file of the process that fetches contents for all others.
+const SERVING: &str = "serving";
+
 /// The lock file that a garbage collection takes alone.
 const COLLECTING: &str = "gc";
 
@@ -1086,6 +1128,27 @@ impl Keeper {
     pub(crate) fn pinned(&self) -> Result<Pinned<'_>> {
         self.pin_view()?;
         Ok(Pinned(self))
+    }
+
+    /// Tells whether a process fetches contents for all others.
+    pub(crate) fn is_serving(&self) -> Result<bool> {
+        let Some(file) = self.lock_file(SERVING)? else {
+            return Ok(false);
+        };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                unlock(&file);
+                Ok(false)
+            }
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(e)) => Err(e.into()),
+        }
+    }
+
+    /// Makes this process the one that fetches contents for all others while the result lives; nothing
+    /// where another one does.
+    pub(crate) fn serving(&self) -> Result<Option<Alone>> {
+        try_alone(self.lock_file(SERVING)?)
     }
 
     /// Keeps views from being opened while the result lives; nothing where some are open.

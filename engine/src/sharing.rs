@@ -70,13 +70,16 @@ impl Bucket {
             let mut needed = HashSet::new();
             for hash in hashes {
                 *holders.entry(hash).or_default() += 1;
-                view.content(&hash)?.for_each_part(&mut |part, bytes| {
-                    if needed.insert(part) {
-                        let known = parts.entry(part).or_default();
-                        known.bytes = bytes;
-                        known.trees += 1;
-                    }
-                });
+                // What is not here takes no bytes.
+                if let Some(content) = view.find_content(&hash)? {
+                    content.for_each_part(&mut |part, bytes| {
+                        if needed.insert(part) {
+                            let known = parts.entry(part).or_default();
+                            known.bytes = bytes;
+                            known.trees += 1;
+                        }
+                    });
+                }
                 progress.files += 1;
                 task.step(progress)?;
             }

@@ -17,6 +17,7 @@ use hashlink::LruCache;
 use parking_lot::Mutex;
 
 use crate::bucket::Bucket;
+use crate::content::{ContentSource, Hub};
 use crate::session::Keeper;
 use crate::view::Seen;
 use crate::watch::{WatchOptions, Watcher};
@@ -208,6 +209,8 @@ pub(crate) struct Inner {
     pub(crate) contents: Contents,
     pub(crate) options: Options,
     pub(crate) keeper: Keeper,
+    /// Who waits for contents that are not here.
+    pub(crate) hub: Hub,
     chains: Mutex<HashMap<BranchId, Arc<Chain>>>,
     /// What was seen of the branches read last, each in one state of the store.
     recent: Mutex<LruCache<BranchId, Recent>>,
@@ -234,6 +237,7 @@ impl Store {
                 contents,
                 options,
                 keeper,
+                hub: Hub::default(),
                 chains: Mutex::default(),
                 recent: Mutex::new(LruCache::new(RECENT_BRANCHES)),
                 uid,
@@ -365,6 +369,13 @@ impl Store {
     /// [`ErrorKind::NotFound`] for an unknown bucket.
     pub fn watch(&self, options: &WatchOptions) -> Result<Watcher> {
         Watcher::new(Arc::clone(&self.inner), options)
+    }
+
+    /// Sets who is asked, in this process, for contents that are not here; nobody asks for more than
+    /// reads need. To fetch in the background and for other processes too, the process that runs the
+    /// node calls [`serve_contents`](Self::serve_contents) instead.
+    pub fn set_content_source(&self, source: Option<Arc<dyn ContentSource>>) {
+        self.inner.hub.set_source(source);
     }
 
     fn bucket_handle(&self, id: BucketId) -> Bucket {

@@ -13,6 +13,8 @@ use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Hash, Node, Result, Tree
 use hashlink::LruCache;
 use parking_lot::Mutex;
 
+use crate::content::{Fetching, Named};
+use crate::progress::Task;
 use crate::reader::Reader;
 use crate::store::{Inner, IntoPath};
 
@@ -28,6 +30,8 @@ pub struct View {
     seen: Option<Arc<Mutex<Seen>>>,
     /// Whether garbage collection waits for this view. A view that lives for one call goes without.
     pinned: bool,
+    /// How contents that are not here are waited for, where that is not as usual.
+    fetching: Option<Arc<Fetching>>,
 }
 
 /// How many paths and how many listings are remembered.
@@ -59,6 +63,7 @@ impl View {
     pub(crate) fn open_at(
         inner: &Arc<Inner>,
         pinned: bool,
+        fetching: Option<Arc<Fetching>>,
         chain: impl FnOnce(&dyn ReadTxn) -> Result<Arc<Chain>>,
     ) -> Result<Self> {
         if pinned {
@@ -75,6 +80,7 @@ impl View {
                 txn,
                 seen: pinned.then(|| Arc::new(Mutex::new(Seen::new()))),
                 pinned,
+                fetching,
             }),
             Err(e) => {
                 if pinned {
@@ -90,17 +96,25 @@ impl View {
     pub(crate) fn now<R>(
         inner: &Arc<Inner>,
         branch: BranchId,
+        fetching: Option<&Arc<Fetching>>,
         call: impl Fn(&Self) -> Result<R>,
     ) -> Result<R> {
-        let glance = Self::glance(inner, branch);
+        let glance = Self::glance(inner, branch, fetching);
         if let Ok(Some((view, version))) = glance {
             let result = call(&view);
             let unchanged = view.with(|txn, _| txn.version()) == Some(version);
-            if unchanged && !matches!(&result, Err(e) if e.is_corrupt()) {
-                return result;
+            match &result {
+                // There is no use in waiting twice.
+                Err(e) if e.is_content_unavailable() || e.is_cancelled() => return result,
+                Err(e) if e.is_corrupt() => {}
+                _ if unchanged => return result,
+                _ => {}
             }
         }
-        let view = |pinned| Self::open_at(inner, pinned, |txn| inner.chain(txn, branch));
+        let view = |pinned| {
+            let chain = |txn: &dyn ReadTxn| inner.chain(txn, branch);
+            Self::open_at(inner, pinned, fetching.cloned(), chain)
+        };
         match call(&view(false)?) {
             // Garbage collection may have removed a file meanwhile, which a pinned view keeps.
             Err(e) if e.is_corrupt() => call(&view(true)?),
@@ -109,7 +123,11 @@ impl View {
     }
 
     /// Opens a view that shows one state of the store for as long as it stays in that state.
-    fn glance(inner: &Arc<Inner>, branch: BranchId) -> Result<Option<(Self, Version)>> {
+    fn glance(
+        inner: &Arc<Inner>,
+        branch: BranchId,
+        fetching: Option<&Arc<Fetching>>,
+    ) -> Result<Option<(Self, Version)>> {
         let txn = inner.tree.glance()?;
         let Some(version) = txn.version() else {
             return Ok(None);
@@ -121,12 +139,20 @@ impl View {
             txn: Mutex::new(txn),
             seen: Some(seen),
             pinned: false,
+            fetching: fetching.cloned(),
         };
         Ok(Some((view, version)))
     }
 
     pub(crate) fn with<R>(&self, read: impl FnOnce(&dyn ReadTxn, &Chain) -> R) -> R {
         read(&**self.txn.lock(), &self.chain)
+    }
+
+    /// Sets how what is read through this view waits for contents that are not here.
+    #[must_use]
+    pub fn fetching(mut self, fetching: &Fetching) -> Self {
+        self.fetching = Some(Arc::new(fetching.clone()));
+        self
     }
 
     /// Returns the store's directory, or nothing for a store in memory.
@@ -264,13 +290,14 @@ impl View {
     /// Reads a whole file.
     ///
     /// # Errors
-    /// [`ErrorKind::IsADirectory`], [`ErrorKind::Corrupt`] where the content is missing, and as
+    /// [`ErrorKind::IsADirectory`]; [`ErrorKind::ContentUnavailable`] where the content is not here and
+    /// does not arrive in time, [`ErrorKind::Corrupt`] where it should be here; and as
     /// [`stat`](Self::stat).
     pub fn read(&self, path: impl IntoPath) -> Result<Vec<u8>> {
         let path = path.into_path()?;
         let read = || {
-            let hash = self.file_hash(&path)?;
-            self.content(&hash)?.into_bytes()
+            let (hash, size) = self.file_at(&path)?;
+            self.content(&hash, size)?.into_bytes()
         };
         read().map_err(|e: Error| e.op("read").path(path))
     }
@@ -281,7 +308,10 @@ impl View {
     /// As [`read`](Self::read).
     pub fn open(&self, path: impl IntoPath) -> Result<Reader> {
         let path = path.into_path()?;
-        let open = || self.content(&self.file_hash(&path)?);
+        let open = || {
+            let (hash, size) = self.file_at(&path)?;
+            self.content(&hash, size)
+        };
         let content = open().map_err(|e| e.op("open").path(path))?;
         Ok(Reader::new(content))
     }
@@ -291,8 +321,8 @@ impl View {
         let Some(hash) = entry.hash() else {
             return Err(Error::new(ErrorKind::IsADirectory));
         };
-        let reader = Reader::new(self.content(&hash)?);
-        Ok((path, entry, reader))
+        let content = self.content(&hash, entry.size())?;
+        Ok((path, entry, Reader::new(content)))
     }
 
     /// Opens a content by its hash, whatever path it has.
@@ -300,16 +330,45 @@ impl View {
     /// # Errors
     /// [`ErrorKind::NotFound`] where the store does not hold it.
     pub fn open_content(&self, hash: &Hash) -> Result<Reader> {
-        let known = self.with(|txn, _| txn.content(hash))?;
-        if known.is_none() {
+        let found = self.find_content(hash)?;
+        found.map(Reader::new).ok_or_else(|| {
             let detail = "the store holds no such content";
-            return Err(Error::with_detail(ErrorKind::NotFound, detail).path(hash));
-        }
-        self.content(hash).map(Reader::new)
+            Error::with_detail(ErrorKind::NotFound, detail).path(hash)
+        })
     }
 
-    pub(crate) fn content(&self, hash: &Hash) -> Result<ContentReader> {
-        self.with(|txn, _| self.inner.contents.open_cached(txn, hash))
+    pub(crate) fn find_content(&self, hash: &Hash) -> Result<Option<ContentReader>> {
+        self.with(|txn, _| self.inner.contents.find_cached(txn, hash))
+    }
+
+    /// Opens a content: the one place where all reads through a view meet those that are not here.
+    pub(crate) fn content(&self, hash: &Hash, size: u64) -> Result<ContentReader> {
+        match self.find_content(hash)? {
+            Some(content) => Ok(content),
+            None => self.fetched(hash, size, None),
+        }
+    }
+
+    /// As [`content`](Self::content), within work that can be cancelled.
+    pub(crate) fn content_for(&self, hash: &Hash, size: u64, task: &Task) -> Result<ContentReader> {
+        match self.find_content(hash)? {
+            Some(content) => Ok(content),
+            None => self.fetched(hash, size, Some(task)),
+        }
+    }
+
+    #[cold]
+    fn fetched(&self, hash: &Hash, size: u64, within: Option<&Task>) -> Result<ContentReader> {
+        let named = Named {
+            bucket: self.chain.bucket(),
+            hash: *hash,
+            size,
+        };
+        let mut fetching = self.fetching.as_deref().cloned().unwrap_or_default();
+        if let Some(task) = within {
+            fetching.task = Task::new().cancel_with(task.cancel());
+        }
+        self.inner.fetched(&named, &fetching)
     }
 
     /// Re-reads a file and checks every byte against its hash.
@@ -319,11 +378,13 @@ impl View {
     pub fn verify(&self, path: impl IntoPath) -> Result<()> {
         let path = path.into_path()?;
         let verify = || {
-            let hash = self.file_hash(&path)?;
-            self.with(|txn, _| {
-                let go_on = &mut |_| ControlFlow::Continue(());
-                self.inner.contents.verify(txn, &hash, go_on)
-            })
+            let (hash, size) = self.file_at(&path)?;
+            let found = self.with(|txn, _| self.inner.contents.find(txn, &hash))?;
+            let content = match found {
+                Some(content) => content,
+                None => self.fetched(&hash, size, None)?,
+            };
+            content.verify(&mut |_| ControlFlow::Continue(()))
         };
         verify().map_err(|e: Error| e.op("verify").path(path))
     }
@@ -424,9 +485,9 @@ impl View {
         found.map(|entry| Ok((dir.join(name)?, entry))).transpose()
     }
 
-    fn file_hash(&self, path: &TreePath) -> Result<Hash> {
+    fn file_at(&self, path: &TreePath) -> Result<(Hash, u64)> {
         match self.look(path, Follow::Yes)?.node {
-            Node::File { hash, .. } => Ok(hash),
+            Node::File { hash, size } => Ok((hash, size)),
             _ => Err(Error::new(ErrorKind::IsADirectory)),
         }
     }

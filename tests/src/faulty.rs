@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use alknet_fs_core::event::{Commit, Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch,
-    Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
-    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch, Job,
+    JobId, JobOptions, Layer, LineRecord, LockOutcome, MissingVisitor, ReadTxn, Retention, Row,
+    RowVisitor, Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor,
+    Version, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 
@@ -185,6 +186,15 @@ macro_rules! pass_reads_on {
                 fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
                 fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
                 fn schedules(&self) -> Result<Vec<Schedule>>;
+                fn held_contents(
+                    &self, until: Timestamp, visit: &mut dyn FnMut(Hash),
+                ) -> Result<()>;
+                fn missing_contents(
+                    &self, bucket: BucketId, visit: &mut MissingVisitor<'_>,
+                ) -> Result<()>;
+                fn jobs(&self, queue: &str, visit: &mut dyn FnMut(Job)) -> Result<()>;
+                fn has_due_job(&self, queue: &str) -> Result<bool>;
+                fn job_result(&self, id: JobId) -> Result<Option<String>>;
                 fn session(&self, id: SessionId) -> Result<Option<SessionRecord>>;
                 fn sessions(&self, branch: Option<BranchId>) -> Result<Vec<SessionRecord>>;
                 fn session_ops(&self, id: SessionId) -> Result<Vec<SessionOp>>;
@@ -315,6 +325,17 @@ impl WriteTxn for Writer {
         ) -> Result<Option<DueTask>>;
         fn finish_due(&mut self, task: &DueTask, worker: &str) -> Result<()>;
         fn unlock(&mut self, name: &str, owner: &str) -> Result<()>;
+        fn enqueue(&mut self, queue: &str, payload: &str, options: &JobOptions) -> Result<JobId>;
+        fn claim_jobs(
+            &mut self, queue: &str, worker: &str, limit: usize, seconds: u32,
+        ) -> Result<Vec<Job>>;
+        fn renew_job(&mut self, id: JobId, worker: &str, seconds: u32) -> Result<bool>;
+        fn finish_jobs(&mut self, jobs: &[JobId], worker: &str) -> Result<()>;
+        fn cancel_job(&mut self, id: JobId) -> Result<()>;
+        fn release_jobs(&mut self, queue: &str) -> Result<()>;
+        fn hurry_jobs(&mut self, queue: &str) -> Result<()>;
+        fn set_job_result(&mut self, id: JobId, value: &str, seconds: u32) -> Result<()>;
+        fn sweep_jobs(&mut self, queue: &str) -> Result<()>;
         fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;
         fn remove_values(&mut self, scope: &str) -> Result<()>;
     }

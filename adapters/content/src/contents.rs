@@ -219,16 +219,28 @@ impl Contents {
         ContentReader::open(txn, self.files.as_ref(), hash)
     }
 
-    /// Opens a content for reading, from memory where it is small and was read before.
+    /// Opens a content for reading; nothing where the store has no record of it.
     ///
     /// # Errors
-    /// As [`open`](Self::open); the store may have lost a content that is still in memory.
-    pub fn open_cached(&self, txn: &dyn ReadTxn, hash: &Hash) -> Result<ContentReader> {
+    /// As [`open`](Self::open), for what has a record.
+    pub fn find(&self, txn: &dyn ReadTxn, hash: &Hash) -> Result<Option<ContentReader>> {
+        ContentReader::find(txn, self.files.as_ref(), hash)
+    }
+
+    /// Opens a content for reading, from memory where it is small and was read before; nothing where
+    /// the store has no record of it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for what has a record; the store may have lost a content that is
+    /// still in memory.
+    pub fn find_cached(&self, txn: &dyn ReadTxn, hash: &Hash) -> Result<Option<ContentReader>> {
         if let Some(bytes) = self.cache.get(hash) {
-            return Ok(ContentReader::of_bytes(*hash, bytes));
+            return Ok(Some(ContentReader::of_bytes(*hash, bytes)));
         }
-        let reader = self.open(txn, hash)?;
-        if let Body::Bytes(bytes) = &reader.body {
+        let reader = self.find(txn, hash)?;
+        if let Some(reader) = &reader
+            && let Body::Bytes(bytes) = &reader.body
+        {
             self.cache.offer(hash, bytes);
         }
         Ok(reader)
@@ -673,7 +685,7 @@ impl Contents {
         hash: &Hash,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<()> {
-        verify(&self.open(txn, hash)?, progress)
+        self.open(txn, hash)?.verify(progress)
     }
 
     /// Prepares a delta to be kept in full; `None` for a content that is none.
@@ -937,7 +949,10 @@ fn parse_staged(name: &str) -> Option<Option<SessionId>> {
     Some(Some(SessionId(id)))
 }
 
-fn verify(reader: &ContentReader, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
+pub(crate) fn verify(
+    reader: &ContentReader,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<()> {
     let tree = match reader.body {
         Body::Bytes(_) => None,
         _ => Some(reader.tree()?),

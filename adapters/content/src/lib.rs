@@ -36,6 +36,6 @@ mod staging;
 
 pub use contents::{Config, Contents, Orphan, Prepared, Staged, Usage, is_gone};
 pub use files::{Area, DiskFiles, FileHandle, Files, Listed};
-pub use reader::ContentReader;
+pub use reader::{ContentReader, no_record};
 pub use sim::{Fault, SimFiles};
 pub use staging::StagingFile;

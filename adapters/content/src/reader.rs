@@ -2,6 +2,7 @@
 
 use std::io;
 use std::iter::Peekable;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use alknet_fs_core::store::{ContentForm, ContentRecord, ReadTxn};
@@ -60,6 +61,11 @@ pub(crate) fn corrupt(hash: &Hash, what: impl std::fmt::Display) -> Error {
     Error::with_detail(ErrorKind::Corrupt, format!("content {hash}: {what}"))
 }
 
+/// Makes the error for a content that has no record.
+pub fn no_record(hash: &Hash) -> Error {
+    corrupt(hash, "the store has no record of it")
+}
+
 /// Names the file of an error that reading a content's file gave.
 fn broken(hash: &Hash, ending: &str, error: io::Error) -> Error {
     match error.kind() {
@@ -77,6 +83,17 @@ impl ContentReader {
         Self::open_in_chain(txn, files, hash, 0)
     }
 
+    pub(crate) fn find(
+        txn: &dyn ReadTxn,
+        files: Option<&Arc<dyn Files>>,
+        hash: &Hash,
+    ) -> Result<Option<Self>> {
+        let record = txn.content(hash)?;
+        record
+            .map(|record| Self::open_record(txn, files, record, 0))
+            .transpose()
+    }
+
     fn open_in_chain(
         txn: &dyn ReadTxn,
         files: Option<&Arc<dyn Files>>,
@@ -87,8 +104,19 @@ impl ContentReader {
             return Err(corrupt(hash, "its deltas go round in a circle"));
         }
         let Some(record) = txn.content(hash)? else {
-            return Err(corrupt(hash, "the store has no record of it"));
+            return Err(no_record(hash));
         };
+        Self::open_record(txn, files, record, above)
+    }
+
+    fn open_record(
+        txn: &dyn ReadTxn,
+        files: Option<&Arc<dyn Files>>,
+        record: ContentRecord,
+        above: u32,
+    ) -> Result<Self> {
+        let hash = record.hash;
+        let hash = &hash;
         if record.form == ContentForm::Inline {
             if record.size != record.data.len() as u64 {
                 return Err(corrupt(hash, "its record has another size"));
@@ -171,6 +199,17 @@ impl ContentReader {
                 depth,
             })),
         })
+    }
+
+    /// Reads all bytes and compares them and the hash tree with the hash.
+    ///
+    /// `progress` is told how many bytes are done; `Break` ends the work.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] where something differs, naming the hash and the file;
+    /// [`ErrorKind::Cancelled`] after `Break`.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
+        crate::contents::verify(self, progress)
     }
 
     /// Returns the hash of the content.

@@ -25,6 +25,7 @@ mod error;
 mod events;
 #[cfg_attr(not(all(unix, target_pointer_width = "64")), path = "no_fork.rs")]
 mod fork;
+mod jobs;
 mod moving;
 mod read;
 mod schedule;

@@ -5,9 +5,9 @@ use std::ops::{ControlFlow, RangeInclusive};
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Layer,
-    LazyRow, LineBase, LineRecord, ReadTxn, Row, RowVisitor, Schedule, SessionId, SessionOp,
-    SessionRecord, SnapshotRecord, Staging, TreeVisitor, Version,
+    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Job, JobId,
+    Layer, LazyRow, LineBase, LineRecord, MissingVisitor, ReadTxn, Row, RowVisitor, Schedule,
+    SessionId, SessionOp, SessionRecord, SnapshotRecord, Staging, TreeVisitor, Version,
 };
 use alknet_fs_core::{Result, TreePath};
 use rusqlite::types::{FromSql, ValueRef};
@@ -355,6 +355,55 @@ impl<H: Handle> ReadTxn for Txn<H> {
             }
         }
         Ok(())
+    }
+
+    fn missing_contents(&self, bucket: BucketId, visit: &mut MissingVisitor<'_>) -> Result<()> {
+        let sql = "SELECT parent, name, hash, size FROM entries WHERE bucket = ?1 \
+                   AND hash IS NOT NULL \
+                   AND NOT EXISTS (SELECT 1 FROM contents WHERE contents.hash = entries.hash)";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        let mut rows = stmt.query([bucket.0]).db()?;
+        while let Some(row) = rows.next().db()? {
+            let fields = Fields {
+                row,
+                table: "entries",
+                key: &|| "with a missing content".into(),
+            };
+            let (parent, name) = (fields.text(0, "parent")?, fields.text(1, "name")?);
+            let hash = Hash::from_bytes(fields.get(2, "hash")?);
+            if visit(parent, name, hash, fields.number(3, "size")?)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn held_contents(&self, until: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()> {
+        let sql = "SELECT base_hash FROM sessions WHERE base_hash IS NOT NULL \
+                   UNION ALL SELECT hash FROM pins WHERE until > ?1";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        let mut rows = stmt.query([until.0]).db()?;
+        while let Some(row) = rows.next().db()? {
+            let fields = Fields {
+                row,
+                table: "sessions and pins",
+                key: &|| "with a reference to a content".into(),
+            };
+            visit(Hash::from_bytes(fields.get(0, "hash")?));
+        }
+        Ok(())
+    }
+
+    fn jobs(&self, queue: &str, visit: &mut dyn FnMut(Job)) -> Result<()> {
+        crate::jobs::all(self.0.conn()?, queue, visit)
+    }
+
+    fn has_due_job(&self, queue: &str) -> Result<bool> {
+        crate::jobs::any_due(self.0.conn()?, queue)
+    }
+
+    fn job_result(&self, id: JobId) -> Result<Option<String>> {
+        crate::jobs::result(self.0.conn()?, id)
     }
 
     fn session(&self, id: SessionId) -> Result<Option<SessionRecord>> {

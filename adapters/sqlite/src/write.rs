@@ -4,8 +4,8 @@ use alknet_fs_core::entry::{EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Commit, Cursor};
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, DueTask, Epoch,
-    Layer, LineRecord, LockOutcome, Retention, Row, SessionId, SessionOp, SessionRecord,
-    SnapshotRecord, Staging, WriteTxn,
+    Job, JobId, JobOptions, Layer, LineRecord, LockOutcome, Retention, Row, SessionId, SessionOp,
+    SessionRecord, SnapshotRecord, Staging, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
 use rusqlite::types::Null;
@@ -13,6 +13,7 @@ use rusqlite::{Connection, Params};
 
 use crate::error::{DbResult, corrupt, missing, to_i64};
 use crate::events;
+use crate::jobs;
 use crate::moving::{self, Parents};
 use crate::read::parents_below;
 use crate::schedule;
@@ -414,6 +415,48 @@ impl WriteTxn for Txn<WriteHandle> {
 
     fn finish_due(&mut self, task: &DueTask, worker: &str) -> Result<()> {
         schedule::finish(self.0.honker()?, task, worker)
+    }
+
+    fn enqueue(&mut self, queue: &str, payload: &str, options: &JobOptions) -> Result<JobId> {
+        jobs::enqueue(self.0.honker()?, queue, payload, options)
+    }
+
+    fn claim_jobs(
+        &mut self,
+        queue: &str,
+        worker: &str,
+        limit: usize,
+        seconds: u32,
+    ) -> Result<Vec<Job>> {
+        jobs::claim(self.0.honker()?, queue, worker, limit, seconds)
+    }
+
+    fn renew_job(&mut self, id: JobId, worker: &str, seconds: u32) -> Result<bool> {
+        jobs::renew(self.0.honker()?, id, worker, seconds)
+    }
+
+    fn finish_jobs(&mut self, ids: &[JobId], worker: &str) -> Result<()> {
+        jobs::finish(self.0.honker()?, ids, worker)
+    }
+
+    fn cancel_job(&mut self, id: JobId) -> Result<()> {
+        jobs::cancel(self.0.honker()?, id)
+    }
+
+    fn release_jobs(&mut self, queue: &str) -> Result<()> {
+        jobs::release(self.0.conn()?, queue)
+    }
+
+    fn hurry_jobs(&mut self, queue: &str) -> Result<()> {
+        jobs::hurry(self.0.conn()?, queue)
+    }
+
+    fn set_job_result(&mut self, id: JobId, value: &str, seconds: u32) -> Result<()> {
+        jobs::set_result(self.0.honker()?, id, value, seconds)
+    }
+
+    fn sweep_jobs(&mut self, queue: &str) -> Result<()> {
+        jobs::sweep(self.0.honker()?, queue)
     }
 
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()> {

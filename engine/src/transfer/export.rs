@@ -61,6 +61,7 @@ pub struct ExportReport {
 struct Job {
     path: PathBuf,
     hash: Hash,
+    size: u64,
     attrs: Attrs,
 }
 
@@ -143,9 +144,12 @@ impl View {
                         if !fresh {
                             clear_way(&here).map_err(|e| host(e, &here))?;
                         }
-                        let (hash, attrs) = (*hash, entry.attrs);
-                        let path = here;
-                        let job = Job { path, hash, attrs };
+                        let job = Job {
+                            path: here,
+                            hash: *hash,
+                            size: *size,
+                            attrs: entry.attrs,
+                        };
                         if workers.is_empty() {
                             return self.write_file(job, &mut block, task, &done);
                         }
@@ -213,8 +217,14 @@ impl View {
     }
 
     fn write_file(&self, job: Job, block: &mut Vec<u8>, task: &Task, done: &Done) -> Result<()> {
-        let Job { path, hash, attrs } = job;
-        let content = self.content(&hash).map_err(|e| e.path(path.display()))?;
+        let Job {
+            path,
+            hash,
+            size,
+            attrs,
+        } = job;
+        let content = self.content_for(&hash, size, task);
+        let content = content.map_err(|e| e.path(path.display()))?;
         let file = create_file(&path).map_err(|e| host(e, &path))?;
         let filled = fill_file(file, &path, &content, &attrs, block, task, done);
         if filled.is_err() {

@@ -112,6 +112,10 @@ class Corrupt(AlkError):
     """Stored data does not match its hash or its structure."""
 
 
+class ContentUnavailable(AlkError):
+    """The content is not here, and did not come from whoever may have it."""
+
+
 class NotAStore(AlkError):
     """The directory is not an alknet-fs store, or a version this program cannot read."""
 

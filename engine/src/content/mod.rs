@@ -1,0 +1,134 @@
+//! Contents that are named here and are not here.
+//!
+//! In a bucket that takes part in synchronisation, entries arrive before their contents do, and
+//! contents may be evicted again. Whatever reads a content that is not here gets it through
+//! [`Inner::fetched`]: from the [`ContentSource`] of this process, or else by way of the process that
+//! has one. Reads of what is here do not come this way.
+
+mod policy;
+mod service;
+mod source;
+mod wait;
+
+use alknet_fs_content::{ContentReader, no_record};
+use alknet_fs_core::store::{BucketId, ReadTxn};
+use alknet_fs_core::{Error, ErrorKind, Hash, Result};
+
+use crate::store::Inner;
+
+pub use policy::{ContentPolicy, ContentSettings};
+pub use service::{ContentQueue, ContentService};
+pub use source::{ContentSource, Fetch, Fetching, Outcome, Priority, Want};
+pub(crate) use wait::Hub;
+
+/// For how long a peer that said that it holds a content keeps it.
+pub const PROMISE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// The queue of what processes without a source wait for.
+const READS: &str = "alkfs:read";
+
+/// The queue of what is fetched in the background.
+const WANTED: &str = "alkfs:content";
+
+/// The smallest content for which it is worth looking for what it was made from, in bytes.
+const BASE_MIN: u64 = 256 << 10;
+
+/// How many events are looked through for that.
+const BASE_EVENTS: usize = 2048;
+
+/// A content that some entry names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named {
+    pub(crate) bucket: BucketId,
+    pub(crate) hash: Hash,
+    pub(crate) size: u64,
+}
+
+/// Tells whether a bucket takes part in synchronisation: what is not here may be elsewhere.
+pub(crate) fn takes_part(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
+    Ok(txn.value(&format!("sync/{bucket}"), "bucket")?.is_some())
+}
+
+impl Inner {
+    /// Opens a content that was not found in some state of the store, waiting for it to arrive. No
+    /// transaction may be open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ContentUnavailable`] where it does not; [`ErrorKind::Corrupt`] where the bucket is
+    /// this store's alone, so that it should be here.
+    pub(crate) fn fetched(&self, named: &Named, fetching: &Fetching) -> Result<ContentReader> {
+        let txn = self.tree.read()?;
+        if let Some(reader) = self.contents.find(&*txn, &named.hash)? {
+            return Ok(reader);
+        }
+        if !takes_part(&*txn, named.bucket)? {
+            return Err(no_record(&named.hash));
+        }
+        let settings = policy::load(&*txn, named.bucket)?;
+        let want = Want {
+            bucket: named.bucket,
+            hash: named.hash,
+            size: named.size,
+            base: base_of(&*txn, named)?,
+            priority: Priority::Read,
+        };
+        drop(txn);
+        let timeout = fetching.timeout.unwrap_or(settings.timeout);
+        self.bring(want, timeout, fetching)?;
+        let _pinned = self.keeper.pinned()?;
+        let found = self.contents.find(&*self.tree.read()?, &named.hash)?;
+        found.ok_or_else(|| {
+            let why = "it was said to have arrived, and has not";
+            unavailable(&named.hash, why)
+        })
+    }
+}
+
+/// Makes the error for a content that cannot be had. Whoever knows the path adds it.
+fn unavailable(hash: &Hash, why: &str) -> Error {
+    let detail = format!("its content {hash} is not here: {why}");
+    Error::with_detail(ErrorKind::ContentUnavailable, detail)
+}
+
+/// Looks in the newest events for what a content was made from that is here.
+fn base_of(txn: &dyn ReadTxn, named: &Named) -> Result<Option<Hash>> {
+    const WINDOW: u64 = 64;
+    if named.size < BASE_MIN {
+        return Ok(None);
+    }
+    let Some(bucket) = txn.bucket(named.bucket)? else {
+        return Ok(None);
+    };
+    let mut sought = named.hash;
+    let mut looked = 0;
+    let mut end = txn.last_cursor()?.offset() + 1;
+    while end > 0 && looked < BASE_EVENTS {
+        let start = end.saturating_sub(WINDOW);
+        let after = match start {
+            0 => alknet_fs_core::Cursor::START,
+            start => alknet_fs_core::Cursor::end_of(start - 1),
+        };
+        let events = txn.events(
+            Some(named.bucket),
+            after.max(bucket.pruned),
+            WINDOW as usize,
+        )?;
+        looked += events.len();
+        for event in events.iter().rev().filter(|e| e.cursor.offset() < end) {
+            let change = &event.change;
+            // What a path had before, and before that, as far as it takes.
+            let Some(old) = change.old.filter(|_| change.new == Some(sought)) else {
+                continue;
+            };
+            if txn.has_content(&old)? {
+                return Ok(Some(old));
+            }
+            sought = old;
+        }
+        if after <= bucket.pruned {
+            break;
+        }
+        end = start;
+    }
+    Ok(None)
+}

@@ -1,0 +1,595 @@
+//! Fetching for others, and in the background: what the process does that runs the node.
+//!
+//! What is to be fetched in the background is derived from the event log: a cursor says up to where what
+//! is wanted was queued, so a bulk of arriving entries costs their transactions nothing. Jobs of the
+//! queue name some hundred contents each; those that could not be fetched go into a later job.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use alknet_fs_core::store::{BucketId, Durability, Job, JobId, JobOptions, ReadTxn, WriteTxn};
+use alknet_fs_core::{Cursor, ErrorKind, Event, Hash, Op, Result};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::policy::{self, CURSOR, Wanted};
+use super::wait::{Hub, Read, Said, encode};
+use super::{ContentSource, Fetch, Fetching, Outcome, Priority, READS, WANTED, Want, takes_part};
+use crate::progress::Cancel;
+use crate::session::Alone;
+use crate::store::{Inner, Store, locked};
+
+/// How soon the threads notice that the service ends.
+const STEP: Duration = Duration::from_millis(200);
+
+/// For how long a claim holds that is not renewed, in seconds, and when it is.
+const CLAIM_SECONDS: u32 = 60;
+const RENEW_EVERY: Duration = Duration::from_secs(15);
+
+/// How many reads of other processes are served at a time.
+const READS_MAX: usize = 64;
+
+/// How many jobs are at work in the background at a time.
+const WORKERS: usize = 2;
+
+/// The most contents, and bytes, that one job names.
+const JOB_WANTS: usize = 256;
+const JOB_BYTES: u64 = 64 << 20;
+
+/// How many log records are looked through at a time.
+const RECORDS: usize = 64;
+
+/// How long one call for a job may take, for what it cannot help.
+const JOB_TIME: Duration = Duration::from_secs(600);
+
+/// How long what is said of a job outlives it, in seconds.
+const SAID_SECONDS: u32 = 60;
+
+/// After how many seconds what could not be fetched is tried again: at first, and at most.
+const RETRY_FIRST: u32 = 5;
+const RETRY_MOST: u32 = 3600;
+
+/// A job of the queue [`WANTED`].
+#[derive(Debug, Serialize, Deserialize)]
+enum Wish {
+    /// Look for all that the bucket wants and does not have.
+    Scan { bucket: BucketId },
+    /// Fetch.
+    Fetch {
+        bucket: BucketId,
+        /// How often that has failed.
+        tries: u32,
+        bytes: u64,
+        wants: Vec<(Hash, u64, Option<Hash>)>,
+    },
+}
+
+/// What is to be fetched in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ContentQueue {
+    /// Contents that wait, or are on their way.
+    pub contents: u64,
+    /// Their sizes, in bytes.
+    pub bytes: u64,
+    /// Of the contents, those that could not be fetched at least once and are tried again later.
+    pub retried: u64,
+    /// Whether it is not known yet what else is wanted.
+    pub scanning: bool,
+    /// Whether some process is there to fetch them.
+    pub served: bool,
+}
+
+impl Store {
+    /// Fetches contents for all processes of the store, for as long as the result lives: those that
+    /// somebody waits for, and in the background those that the buckets' settings want here.
+    ///
+    /// A store in memory has no queue: there it only sets the source.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] where another process does so.
+    pub fn serve_contents(&self, source: Arc<dyn ContentSource>) -> Result<ContentService> {
+        let inner = &self.inner;
+        let Some(serving) = inner.keeper.serving()? else {
+            let detail = "another process fetches contents for this store";
+            return Err(locked(detail.to_owned()).op("serve contents"));
+        };
+        let shared = Arc::new(Shared {
+            inner: Arc::clone(inner),
+            source: Arc::clone(&source),
+            stop: Cancel::new(),
+            worker: format!("{}-{}", std::process::id(), crate::store::now().0),
+            active: Mutex::default(),
+        });
+        let mut service = ContentService {
+            shared,
+            threads: Vec::new(),
+            _serving: serving,
+        };
+        if inner.disk.is_some() {
+            service.start()?;
+        }
+        inner.hub.set_source(Some(source));
+        Ok(service)
+    }
+
+    /// Tells what is to be fetched in the background.
+    pub fn content_queue(&self) -> Result<ContentQueue> {
+        let mut queue = ContentQueue {
+            served: self.inner.keeper.is_serving()?,
+            ..ContentQueue::default()
+        };
+        let txn = self.inner.tree.read()?;
+        txn.jobs(
+            WANTED,
+            &mut |job| match serde_json::from_str(&job.payload) {
+                Ok(Wish::Scan { .. }) => queue.scanning = true,
+                Ok(Wish::Fetch {
+                    tries,
+                    bytes,
+                    wants,
+                    ..
+                }) => {
+                    queue.contents += wants.len() as u64;
+                    queue.bytes += bytes;
+                    if tries > 0 {
+                        queue.retried += wants.len() as u64;
+                    }
+                }
+                Err(_) => {}
+            },
+        )?;
+        for bucket in txn.buckets()? {
+            if let Some((_, None)) = following(&*txn, bucket.id)? {
+                queue.scanning = true;
+            }
+        }
+        Ok(queue)
+    }
+}
+
+/// Returns what a bucket wants, and the cursor of the events up to which that was queued; nothing where
+/// it wants nothing.
+fn following(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Option<(Wanted, Option<Cursor>)>> {
+    if !takes_part(txn, bucket)? {
+        return Ok(None);
+    }
+    let Some(wanted) = Wanted::of(&policy::load(txn, bucket)?)? else {
+        return Ok(None);
+    };
+    let cursor = txn.value(&policy::scope(bucket), CURSOR)?;
+    let cursor = cursor.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+    Ok(Some((wanted, cursor.map(Cursor))))
+}
+
+/// Fetches contents for all processes of a store until it is dropped. What is on its way then is gone on
+/// with by the next one.
+pub struct ContentService {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    _serving: Alone,
+}
+
+struct Shared {
+    inner: Arc<Inner>,
+    source: Arc<dyn ContentSource>,
+    stop: Cancel,
+    worker: String,
+    /// The jobs at work, whose claims are to be renewed.
+    active: Mutex<HashSet<JobId>>,
+}
+
+impl ContentService {
+    fn start(&mut self) -> Result<()> {
+        // Whoever had claimed them is gone: nobody else serves.
+        let mut txn = self.shared.inner.tree.write(Durability::Relaxed)?;
+        for queue in [READS, WANTED] {
+            txn.release_jobs(queue)?;
+            txn.sweep_jobs(queue)?;
+        }
+        txn.commit()?;
+        self.spawn("reads", |shared| shared.run(Shared::serve_reads))?;
+        self.spawn("follow", |shared| shared.run(Shared::follow))?;
+        for _ in 0..WORKERS {
+            self.spawn("wanted", |shared| shared.run(Shared::work))?;
+        }
+        Ok(())
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Arc<Shared>) + Send + 'static,
+    ) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let builder = thread::Builder::new().name(format!("alknet-fs-{name}"));
+        self.threads.push(builder.spawn(move || work(&shared))?);
+        Ok(())
+    }
+
+    /// Tries again at once what could not be fetched before: to be called when a peer has come.
+    pub fn retry(&self) -> Result<()> {
+        let mut txn = self.shared.inner.tree.write(Durability::Relaxed)?;
+        txn.hurry_jobs(WANTED)?;
+        txn.commit()
+    }
+}
+
+impl Drop for ContentService {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+        self.shared.inner.hub.set_source(None);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has reported that itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for ContentService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContentService")
+            .field("worker", &self.shared.worker)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Does something whenever there may be something to do, until the service ends. What is done says
+    /// whether there may be more.
+    fn run(self: &Arc<Self>, mut work: impl FnMut(&Arc<Self>) -> Result<bool>) {
+        let mut seen = 0;
+        while !self.stop.is_cancelled() {
+            match work(self) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "contents cannot be fetched at this time"),
+            }
+            match self.inner.tree.wait_for_commit(seen, STEP) {
+                Ok(now) => seen = now,
+                Err(error) => {
+                    tracing::error!(%error, "contents are not fetched any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write(&self) -> Result<Box<dyn WriteTxn>> {
+        // Whatever a power cut undoes is found out again.
+        self.inner.tree.write(Durability::Relaxed)
+    }
+
+    /// Claims jobs of a queue, if there are any.
+    fn claim(&self, queue: &str, limit: usize) -> Result<Vec<Job>> {
+        // To look first spares the lock, and those who wait for commits.
+        if limit == 0 || !self.inner.tree.read()?.has_due_job(queue)? {
+            return Ok(Vec::new());
+        }
+        let mut txn = self.write()?;
+        let jobs = txn.claim_jobs(queue, &self.worker, limit, CLAIM_SECONDS)?;
+        txn.commit()?;
+        self.active.lock().extend(jobs.iter().map(|job| job.id));
+        Ok(jobs)
+    }
+
+    /// Ends a claimed job in a transaction.
+    fn finish(&self, mut txn: Box<dyn WriteTxn>, job: JobId) -> Result<()> {
+        txn.finish_jobs(&[job], &self.worker)?;
+        txn.commit()?;
+        self.active.lock().remove(&job);
+        Ok(())
+    }
+
+    /// Gives each read of another process a thread.
+    fn serve_reads(self: &Arc<Self>) -> Result<bool> {
+        let free = READS_MAX.saturating_sub(self.active.lock().len());
+        let jobs = self.claim(READS, free)?;
+        let any = !jobs.is_empty();
+        for job in jobs {
+            let shared = Arc::clone(self);
+            let id = job.id;
+            let builder = thread::Builder::new().name("alknet-fs-read".to_owned());
+            let spawned = builder.spawn(move || {
+                if let Err(error) = shared.serve_read(&job) {
+                    tracing::warn!(%error, "a read of another process could not be served");
+                }
+                shared.active.lock().remove(&job.id);
+            });
+            if spawned.is_err() {
+                self.active.lock().remove(&id);
+            }
+        }
+        Ok(any)
+    }
+
+    /// Brings a content, and says how that goes to the process that waits.
+    fn serve_read(&self, job: &Job) -> Result<()> {
+        let Ok(Read { want, seconds }) = serde_json::from_str(&job.payload) else {
+            return self.finish(self.write()?, job.id);
+        };
+        let deadline = Instant::now() + Duration::from_secs(u64::from(seconds));
+        let hub = &self.inner.hub;
+        let flight = hub.join(&self.source, want, deadline);
+        let mut last = Said::default();
+        let nobody = Fetching::new();
+        let mut renewed = Instant::now();
+        let result = loop {
+            let step = deadline.min(Instant::now() + STEP);
+            let (said, known) = match Hub::wait(&flight, step, &nobody) {
+                Ok(waited) => waited,
+                Err(error) => break Err(error),
+            };
+            let over = known || self.stop.is_cancelled() || Instant::now() >= deadline;
+            if said != last {
+                let say = || {
+                    let mut txn = self.write()?;
+                    txn.set_job_result(job.id, &encode(&said)?, SAID_SECONDS)?;
+                    match known {
+                        true => self.finish(txn, job.id),
+                        false => txn.commit(),
+                    }
+                };
+                if let Err(error) = say() {
+                    break Err(error);
+                }
+                last = said;
+            }
+            if over {
+                break Ok(());
+            }
+            if renewed.elapsed() > RENEW_EVERY {
+                renewed = Instant::now();
+                let mut txn = self.write()?;
+                let waits = txn.renew_job(job.id, &self.worker, CLAIM_SECONDS)?;
+                txn.commit()?;
+                if !waits {
+                    break Ok(());
+                }
+            }
+        };
+        hub.leave(&flight);
+        result
+    }
+
+    /// Queues what the buckets want of what came since.
+    fn follow(self: &Arc<Self>) -> Result<bool> {
+        let mut more = false;
+        let buckets = self.inner.tree.read()?.buckets()?;
+        for bucket in buckets {
+            let txn = self.inner.tree.read()?;
+            let Some((wanted, cursor)) = following(&*txn, bucket.id)? else {
+                continue;
+            };
+            let last = txn.last_cursor()?;
+            let cursor = match cursor {
+                Some(cursor) if cursor >= last => continue,
+                cursor => cursor,
+            };
+            let events = match cursor {
+                Some(cursor) => txn.events(Some(bucket.id), cursor, RECORDS),
+                None => Err(ErrorKind::Lagged.into()),
+            };
+            let (wishes, next) = match events {
+                Ok(events) => {
+                    let wishes = wishes_of(&*txn, bucket.id, &wanted, &events)?;
+                    let next = events.last().map_or(last, |event| event.cursor);
+                    (wishes, next)
+                }
+                Err(e) if e.kind() == ErrorKind::Lagged => {
+                    (vec![Wish::Scan { bucket: bucket.id }], last)
+                }
+                Err(e) => return Err(e),
+            };
+            drop(txn);
+            let mut txn = self.write()?;
+            // Somebody may have changed what is wanted meanwhile.
+            let now = following(&*txn, bucket.id)?;
+            if now.is_some_and(|(_, now)| now == cursor) {
+                for wish in &wishes {
+                    txn.enqueue(WANTED, &encode(wish)?, &JobOptions::default())?;
+                }
+                let value = next.0.to_le_bytes();
+                txn.set_value(&policy::scope(bucket.id), CURSOR, Some(&value))?;
+                txn.commit()?;
+            }
+            more = true;
+        }
+        Ok(more)
+    }
+
+    /// Does the next job of the background.
+    fn work(self: &Arc<Self>) -> Result<bool> {
+        let Some(job) = self.claim(WANTED, 1)?.pop() else {
+            return Ok(false);
+        };
+        let done = match serde_json::from_str(&job.payload) {
+            Ok(Wish::Scan { bucket }) => self.scan(&job, bucket),
+            Ok(Wish::Fetch {
+                bucket,
+                tries,
+                wants,
+                ..
+            }) => self.fetch(&job, bucket, tries, wants),
+            // Written by some other version of this program.
+            Err(_) => self.finish(self.write()?, job.id),
+        };
+        self.active.lock().remove(&job.id);
+        done.map(|()| true)
+    }
+
+    /// Queues all that a bucket wants and does not have.
+    fn scan(&self, job: &Job, bucket: BucketId) -> Result<()> {
+        let txn = self.inner.tree.read()?;
+        let mut wishes = Wishes::new(bucket, 0);
+        if let Some((wanted, _)) = following(&*txn, bucket)? {
+            let mut seen = HashSet::new();
+            txn.missing_contents(bucket, &mut |parent, name, hash, size| {
+                let slash = if parent == "/" { "" } else { "/" };
+                if wanted.has(&format!("{parent}{slash}{name}")) && seen.insert(hash) {
+                    wishes.add(hash, size, None);
+                }
+                Ok(match self.stop.is_cancelled() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })
+            })?;
+        }
+        drop(txn);
+        self.stop.check()?;
+        let mut txn = self.write()?;
+        for wish in wishes.close() {
+            txn.enqueue(WANTED, &encode(&wish)?, &JobOptions::default())?;
+        }
+        self.finish(txn, job.id)
+    }
+
+    /// Fetches what a job names; what could not be fetched is queued again for later.
+    fn fetch(
+        &self,
+        job: &Job,
+        bucket: BucketId,
+        tries: u32,
+        wants: Vec<(Hash, u64, Option<Hash>)>,
+    ) -> Result<()> {
+        let txn = self.inner.tree.read()?;
+        if following(&*txn, bucket)?.is_none() {
+            return self.finish(self.write()?, job.id);
+        }
+        let mut missing = Vec::new();
+        for (hash, size, base) in wants {
+            if !txn.has_content(&hash)? {
+                missing.push(Want {
+                    bucket,
+                    hash,
+                    size,
+                    base,
+                    priority: Priority::Background,
+                });
+            }
+        }
+        drop(txn);
+        if missing.is_empty() {
+            return self.finish(self.write()?, job.id);
+        }
+        let fetch = Fetch::told(Instant::now() + JOB_TIME, &self.stop, |_| {});
+        thread::scope(|scope| {
+            let (over, ended) = crossbeam_channel::bounded::<()>(0);
+            scope.spawn(move || {
+                while let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
+                    ended.recv_timeout(RENEW_EVERY)
+                {
+                    if let Err(error) = self.renew(job.id) {
+                        tracing::debug!(%error, "a claim could not be renewed");
+                    }
+                }
+            });
+            self.source.fetch(&missing, &fetch);
+            drop(over);
+        });
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        let outcomes = fetch.outcomes(missing.len());
+        let mut txn = self.write()?;
+        let mut again = Wishes::new(bucket, tries + 1);
+        for (want, outcome) in missing.iter().zip(outcomes) {
+            if !matches!(outcome, Outcome::Here { .. }) || !txn.has_content(&want.hash)? {
+                again.add(want.hash, want.size, want.base);
+            }
+        }
+        let options = JobOptions {
+            delay: RETRY_FIRST
+                .saturating_mul(1 << tries.min(16))
+                .min(RETRY_MOST),
+            ..JobOptions::default()
+        };
+        for wish in again.close() {
+            txn.enqueue(WANTED, &encode(&wish)?, &options)?;
+        }
+        self.finish(txn, job.id)
+    }
+
+    fn renew(&self, job: JobId) -> Result<()> {
+        let mut txn = self.write()?;
+        txn.renew_job(job, &self.worker, CLAIM_SECONDS)?;
+        txn.commit()
+    }
+}
+
+/// Collects what is wanted into jobs.
+struct Wishes {
+    bucket: BucketId,
+    tries: u32,
+    bytes: u64,
+    wants: Vec<(Hash, u64, Option<Hash>)>,
+    done: Vec<Wish>,
+}
+
+impl Wishes {
+    fn new(bucket: BucketId, tries: u32) -> Self {
+        Self {
+            bucket,
+            tries,
+            bytes: 0,
+            wants: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, hash: Hash, size: u64, base: Option<Hash>) {
+        if self.wants.len() >= JOB_WANTS || self.bytes.saturating_add(size) > JOB_BYTES {
+            self.cut();
+        }
+        self.bytes = self.bytes.saturating_add(size);
+        self.wants.push((hash, size, base));
+    }
+
+    fn cut(&mut self) {
+        if self.wants.is_empty() {
+            return;
+        }
+        self.done.push(Wish::Fetch {
+            bucket: self.bucket,
+            tries: self.tries,
+            bytes: std::mem::take(&mut self.bytes),
+            wants: std::mem::take(&mut self.wants),
+        });
+    }
+
+    fn close(mut self) -> Vec<Wish> {
+        self.cut();
+        self.done
+    }
+}
+
+/// Returns the jobs for what events brought that is wanted and not here.
+fn wishes_of(
+    txn: &dyn ReadTxn,
+    bucket: BucketId,
+    wanted: &Wanted,
+    events: &[Event],
+) -> Result<Vec<Wish>> {
+    let mut wishes = Wishes::new(bucket, 0);
+    let mut seen = HashSet::new();
+    for event in events {
+        let change = &event.change;
+        // A directory that moves to where it is pinned takes along what no event names.
+        if matches!((change.op, wanted), (Op::Rename, Wanted::Pinned(_))) {
+            return Ok(vec![Wish::Scan { bucket }]);
+        }
+        let (Some(hash), Some(path)) = (change.new, &change.path) else {
+            continue;
+        };
+        if wanted.has(path.as_str()) && seen.insert(hash) && !txn.has_content(&hash)? {
+            let base = match change.old {
+                Some(old) if txn.has_content(&old)? => Some(old),
+                _ => None,
+            };
+            wishes.add(hash, change.size.unwrap_or(0), base);
+        }
+    }
+    Ok(wishes.close())
+}

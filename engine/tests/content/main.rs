@@ -1,0 +1,6 @@
+//! Contents that are named and not here: reads that wait, the queue, pins and eviction.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod background;
+mod fake;
+mod reads;
