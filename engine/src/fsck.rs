@@ -63,6 +63,10 @@ pub struct FsckReport {
     pub orphans: u64,
     /// Their sizes, in bytes.
     pub orphan_bytes: u64,
+    /// Contents of which a part has arrived from a peer: no damage, and gone on with.
+    pub partials: u64,
+    /// Their sizes when they are complete, in bytes.
+    pub partial_bytes: u64,
     /// What is wrong; empty for a healthy store.
     pub problems: Vec<Problem>,
 }
@@ -110,6 +114,10 @@ impl Store {
         for orphan in self.inner.contents.orphans(&*txn)? {
             report.orphans += 1;
             report.orphan_bytes += orphan.len;
+        }
+        for partial in self.inner.contents.partials()? {
+            report.partials += 1;
+            report.partial_bytes += partial.size;
         }
         Ok(report)
     }

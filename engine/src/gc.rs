@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use alknet_fs_content::is_gone;
 use alknet_fs_core::store::{
@@ -29,6 +29,9 @@ use crate::store::{Inner, Store, locked, now};
 
 /// How many rows or contents one write transaction removes, so that writers wait for milliseconds.
 const BATCH: usize = 1000;
+
+/// For how long what has arrived of a content is kept that an entry refers to, with no more coming.
+const WANTED_PARTIALS: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How to collect garbage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +150,9 @@ pub struct GcReport {
 impl Store {
     /// Removes what nothing refers to any more: old versions of entries that neither a branch nor a
     /// snapshot shows, contents, and files left by crashes; and old events if asked to.
+    ///
+    /// What has arrived of a content from a peer goes when no more has come for the grace period, or for
+    /// seven days where an entry refers to the content.
     ///
     /// Safe to run while others read and write: what an open reader, view or session holds stays
     /// readable. The progress counts the steps of the work, and the bytes of removed contents.
@@ -275,6 +281,7 @@ impl Inner {
             self.remove_contents(options.grace, task, &mut report)?;
         }
         task.step(steps_done(4, report.content_bytes))?;
+        self.remove_partials(options.grace, &mut report)?;
         self.sweep(options.grace, &mut report)?;
         task.step(steps_done(5, report.content_bytes))?;
         Ok(report)
@@ -303,6 +310,14 @@ impl Inner {
         for orphan in self.contents.orphans(&*txn)? {
             report.files += 1;
             report.file_bytes += orphan.len;
+        }
+        let old = self.old_partials(options.grace)?;
+        for partial in self.contents.partials()? {
+            let age = old.get(&partial.hash).filter(|_| !partial.in_use);
+            if age.is_some_and(|age| is_older(partial.modified, *age)) {
+                report.files += 1;
+                report.file_bytes += partial.size;
+            }
         }
         Ok(report)
     }
@@ -433,6 +448,38 @@ impl Inner {
         Ok(())
     }
 
+    /// Chooses the partial contents that have waited for too long: what an entry refers to may be gone
+    /// on with when a peer is back.
+    fn old_partials(&self, grace: Duration) -> Result<HashMap<Hash, Duration>> {
+        let partials = self.contents.partials()?.into_iter();
+        let mut ages: HashMap<_, _> = partials
+            .filter(|partial| !partial.in_use)
+            .map(|partial| (partial.hash, grace))
+            .collect();
+        if !ages.is_empty() {
+            self.tree.read()?.referenced(now(), &mut |hash| {
+                if let Some(age) = ages.get_mut(&hash) {
+                    *age = grace.max(WANTED_PARTIALS);
+                }
+            })?;
+        }
+        Ok(ages)
+    }
+
+    /// Removes what has arrived of contents that nobody goes on with.
+    fn remove_partials(&self, grace: Duration, report: &mut GcReport) -> Result<()> {
+        let old = self.old_partials(grace)?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        let (files, bytes) = self.contents.remove_partials(&mut |hash, modified| {
+            old.get(hash).is_some_and(|age| is_older(modified, *age))
+        })?;
+        report.files += files;
+        report.file_bytes += bytes;
+        Ok(())
+    }
+
     /// Removes files that nothing owns.
     fn sweep(&self, min_age: Duration, report: &mut GcReport) -> Result<()> {
         let orphans = self.contents.orphans(&*self.tree.read()?)?;
@@ -450,6 +497,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn is_older(modified: Option<SystemTime>, age: Duration) -> bool {
+    let elapsed = modified.and_then(|at| at.elapsed().ok());
+    elapsed.is_none_or(|elapsed| elapsed >= age)
 }
 
 /// The rows of a bucket that nothing shows.

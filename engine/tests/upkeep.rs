@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use alknet_fs::{Branch, ErrorKind, FsckOptions, GcOptions, OpenOptions, Store, Task};
+use alknet_fs::{Branch, ErrorKind, FsckOptions, GcOptions, Hash, OpenOptions, Store, Task};
+use alknet_fs_content::partial::Partial;
+use alknet_fs_content::{Config, Contents};
 
 fn store() -> (tempfile::TempDir, Store, Branch) {
     let dir = tempfile::tempdir().unwrap();
@@ -285,4 +287,49 @@ fn a_schedule_is_kept_and_followed_by_one_process() {
     let memory = Store::memory().unwrap();
     let error = memory.schedule_gc("@every 1h", &at_once()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn what_arrived_of_a_content_goes_when_nobody_goes_on_with_it() {
+    let (_dir, store, main) = store();
+    main.write("/wanted", large(1)).unwrap();
+    main.write("/wanted-long-ago", large(2)).unwrap();
+    let hash_of = |path| main.stat(path).unwrap().hash().unwrap();
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    let path = store.path().unwrap().to_owned();
+    let contents = Contents::open_store(&path, Config::default()).unwrap();
+    let begin = |hash: Hash, age: Duration| {
+        let partial = Partial::open(&contents, hash, 1_000_000).unwrap();
+        let file = path.join("staging").join(format!("r{hash}-1000000-0"));
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+        partial
+    };
+    let [old, young, held] = [1, 2, 3].map(|n| Hash::of(&[n]));
+    drop(begin(old, hours(2)));
+    drop(begin(young, hours(0)));
+    let receiving = begin(held, hours(2));
+    drop(begin(hash_of("/wanted"), hours(2)));
+    drop(begin(hash_of("/wanted-long-ago"), hours(8 * 24)));
+
+    let report = store.fsck(&FsckOptions::new(), &Task::new()).unwrap();
+    assert_eq!((report.partials, report.partial_bytes), (5, 5_000_000));
+    assert_eq!((report.orphans, report.problems), (0, vec![]));
+    let options = GcOptions::new().grace(hours(1));
+    let report = store
+        .gc(&options.clone().dry_run(true), &Task::new())
+        .unwrap();
+    assert_eq!((report.files, report.file_bytes), (2, 2_000_000));
+    let report = store.gc(&options, &Task::new()).unwrap();
+    assert_eq!((report.files, report.file_bytes), (2, 2_000_000));
+    let mut left: Vec<_> = contents.partials().unwrap();
+    left.sort_by_key(|partial| partial.hash);
+    let mut expected = [young, held, hash_of("/wanted")];
+    expected.sort();
+    assert_eq!(left.iter().map(|p| p.hash).collect::<Vec<_>>(), expected);
+
+    drop(receiving);
+    store.gc(&options, &Task::new()).unwrap();
+    assert!(Partial::find(&contents, held, 1_000_000).unwrap().is_none());
+    assert_healthy(&store);
 }

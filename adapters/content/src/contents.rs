@@ -350,14 +350,14 @@ impl Contents {
     }
 
     /// Removes partial contents that no process has open and that `doomed` chooses by their hash and
-    /// by when bytes last arrived; returns how many.
+    /// by when bytes last arrived; returns how many, and the bytes they had, by their lengths.
     ///
     /// # Errors
     /// What the operating system reports.
     pub fn remove_partials(
         &self,
         doomed: &mut dyn FnMut(&Hash, Option<SystemTime>) -> bool,
-    ) -> Result<u64> {
+    ) -> Result<(u64, u64)> {
         partial::remove(self, doomed)
     }
 

@@ -880,10 +880,10 @@ pub(crate) fn list(contents: &Contents) -> Result<Vec<PartialInfo>> {
 pub(crate) fn remove(
     contents: &Contents,
     doomed: &mut dyn FnMut(&Hash, Option<SystemTime>) -> bool,
-) -> Result<u64> {
-    let mut removed = 0;
+) -> Result<(u64, u64)> {
+    let mut removed = (0, 0);
     let Some(files) = contents.files() else {
-        return Ok(0);
+        return Ok(removed);
     };
     let remove = |name: &str| match files.remove_unowned(Area::Staging, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -891,7 +891,8 @@ pub(crate) fn remove(
     };
     for (file, hash, _) in find(contents)? {
         if doomed(&hash, file.modified) && remove(&file.name)? {
-            removed += 1;
+            removed.0 += 1;
+            removed.1 += file.len;
         }
     }
     let listed = files.list(Area::Staging)?;

@@ -227,13 +227,16 @@ fn partial_contents_are_listed_and_are_no_orphans() {
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].hash, listed[0].size), (hash, 200_000));
     assert!(listed[0].in_use);
-    assert_eq!(bench.contents.remove_partials(&mut |_, _| true).unwrap(), 0);
+    assert_eq!(
+        bench.contents.remove_partials(&mut |_, _| true).unwrap().0,
+        0
+    );
     drop(partial);
     files.restart();
     assert!(!bench.contents.partials().unwrap()[0].in_use);
     assert_eq!(orphans(&bench), []);
     assert_eq!(
-        bench.contents.remove_partials(&mut |_, _| false).unwrap(),
+        bench.contents.remove_partials(&mut |_, _| false).unwrap().0,
         0
     );
     assert_eq!(
@@ -241,7 +244,7 @@ fn partial_contents_are_listed_and_are_no_orphans() {
             .contents
             .remove_partials(&mut |h, _| *h == hash)
             .unwrap(),
-        1
+        (1, bytes.len() as u64)
     );
     assert_eq!(bench.contents.usage().unwrap().staged, 0);
 }
