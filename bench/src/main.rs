@@ -100,6 +100,8 @@ enum Group {
     Tree,
     /// Open a store of 1,000,000 entries.
     Open,
+    /// Contents from one store to another over loopback.
+    Content,
     /// Peak memory.
     Memory,
     /// The Python SDK.
@@ -121,6 +123,7 @@ impl Group {
             Self::Rename => rows::rename::run(bench),
             Self::Tree => rows::tree::run(bench),
             Self::Open => rows::open::run(bench),
+            Self::Content => rows::content::run(bench),
             Self::Memory => rows::memory::run(bench),
             Self::Python => rows::python::run(bench),
             Self::Node => rows::node::run(bench),

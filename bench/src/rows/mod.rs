@@ -1,6 +1,7 @@
 //! The rows of the report, one module for each group.
 
 pub(crate) mod batch;
+pub(crate) mod content;
 pub(crate) mod depth;
 pub(crate) mod edit;
 pub(crate) mod fork;
