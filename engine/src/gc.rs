@@ -855,7 +855,7 @@ mod tests {
             let file = source.join(n.to_string());
             std::fs::write(&file, large(n)).unwrap();
             // An import trusts what it recorded of files that were not young.
-            let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+            let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
             let file = std::fs::File::options().write(true).open(file).unwrap();
             file.set_modified(old).unwrap();
         }

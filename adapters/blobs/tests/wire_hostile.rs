@@ -65,9 +65,8 @@ impl Twisted {
         let (mut ask, mut answer) = self.honest.open_bi().await.ok()?;
         ask.write_all(&question).await.ok()?;
         ask.finish().ok()?;
-        let answer = match answer.read_to_end(1 << 30).await {
-            Ok(answer) => answer,
-            Err(_) => return send.reset(VarInt::from_u32(1)).ok(),
+        let Ok(answer) = answer.read_to_end(1 << 30).await else {
+            return send.reset(VarInt::from_u32(1)).ok();
         };
         match (self.twist)(kind, answer) {
             Reply::Bytes(bytes) => {
