@@ -3,13 +3,16 @@
 //! Every operation here costs the same however many entries there are; only deletions cost what
 //! they delete.
 
+use std::collections::BTreeMap;
+
 use crate::chain::Chain;
 use crate::edit::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Commit, Op};
+use crate::path::TreePath;
 use crate::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, Epoch, LineBase, LineRecord, ReadTxn,
-    SnapshotRecord, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, Epoch, Layer, LineBase, LineRecord, ReadTxn,
+    Row, SnapshotRecord, WriteTxn,
 };
 
 /// The branch that every new bucket has.
@@ -131,12 +134,7 @@ pub fn fork(
     source: &ForkSource,
     context: &Context,
 ) -> Result<BranchRecord> {
-    check_label("branch", name)?;
     let parent = branch_by_id(txn, source.branch)?;
-    let mut bucket = bucket_by_id(txn, parent.bucket)?;
-    if txn.branch_named(bucket.id, name)?.is_some() {
-        return Err(exists("branch", name));
-    }
     let (at, from) = match &source.snapshot {
         None => (None, parent.name.clone()),
         Some(name) => {
@@ -144,20 +142,114 @@ pub fn fork(
             (Some(epoch), format!("{}@{name}", parent.name))
         }
     };
-    let child = txn.add_branch(bucket.id, name, context.now)?;
+    let base = LineBase {
+        branch: parent.id,
+        at,
+        stays_live: false,
+    };
+    add(txn, parent.bucket, name, Some(base), Some(from), context)
+}
+
+/// Adds a branch that inherits from any point in time of another, or from nothing.
+///
+/// # Errors
+/// As [`fork`].
+pub fn add(
+    txn: &mut dyn WriteTxn,
+    bucket: BucketId,
+    name: &str,
+    base: Option<LineBase>,
+    from: Option<String>,
+    context: &Context,
+) -> Result<BranchRecord> {
+    check_label("branch", name)?;
+    let mut bucket = bucket_by_id(txn, bucket)?;
+    if txn.branch_named(bucket.id, name)?.is_some() {
+        return Err(exists("branch", name));
+    }
+    let branch = txn.add_branch(bucket.id, name, context.now)?;
     txn.add_line(&LineRecord {
-        branch: child.id,
+        branch: branch.id,
         start: bucket.epoch,
-        base: Some(LineBase {
-            branch: parent.id,
-            at,
-            stays_live: false,
-        }),
+        base,
     })?;
     bucket.generation += 1;
     txn.set_bucket(&bucket)?;
-    publish(txn, bucket.id, context, name, Op::Fork, Some(from))?;
-    Ok(child)
+    publish(txn, bucket.id, context, name, Op::Fork, from)?;
+    Ok(branch)
+}
+
+/// Freezes all that a branch shows now, without a name. Returns the epoch that shows it.
+pub fn freeze(txn: &mut dyn WriteTxn, id: BranchId) -> Result<Epoch> {
+    let record = branch_by_id(txn, id)?;
+    let mut bucket = bucket_by_id(txn, record.bucket)?;
+    let epoch = bucket.epoch;
+    next_epoch(&mut bucket)?;
+    txn.set_bucket(&bucket)?;
+    Ok(epoch)
+}
+
+/// Makes an epoch in which a branch shows what it shows now with other rows, which never were in it
+/// together. What it shows later is as if that epoch had not been. Returns the epoch.
+pub fn freeze_with(
+    txn: &mut dyn WriteTxn,
+    id: BranchId,
+    rows: &BTreeMap<TreePath, Row>,
+) -> Result<Epoch> {
+    let present = freeze(txn, id)?;
+    if rows.is_empty() {
+        return Ok(present);
+    }
+    let line = |start, stays_live| LineRecord {
+        branch: id,
+        start,
+        base: Some(LineBase {
+            branch: id,
+            at: Some(present),
+            stays_live,
+        }),
+    };
+    let epoch = Epoch(present.0 + 1);
+    txn.add_line(&line(epoch, false))?;
+    let record = branch_by_id(txn, id)?;
+    let layer = Layer { branch: id, epoch };
+    for (path, row) in rows {
+        let (parent, name) = (path.parent_str(), path.name());
+        txn.put_row(record.bucket, parent, name, layer, row)?;
+    }
+    freeze(txn, id)?;
+    txn.add_line(&line(Epoch(epoch.0 + 1), true))?;
+    Ok(epoch)
+}
+
+/// Gives a branch another base. Its own rows do not show any more.
+pub fn rebase(txn: &mut dyn WriteTxn, id: BranchId, base: Option<LineBase>) -> Result<()> {
+    let start = Epoch(freeze(txn, id)?.0 + 1);
+    txn.add_line(&LineRecord {
+        branch: id,
+        start,
+        base,
+    })
+}
+
+/// Gives a name to an epoch of a branch.
+pub fn name_snapshot(
+    txn: &mut dyn WriteTxn,
+    snapshot: &SnapshotRecord,
+    context: &Context,
+) -> Result<()> {
+    let record = branch_by_id(txn, snapshot.branch)?;
+    txn.add_snapshot(snapshot)?;
+    bump(txn, record.bucket)?;
+    let name = Some(snapshot.name.clone());
+    publish(
+        txn,
+        record.bucket,
+        context,
+        &record.name,
+        Op::Snapshot,
+        name,
+    )
 }
 
 /// Gives a branch another name. Snapshots, children and open sessions stay with it.

@@ -194,12 +194,38 @@ impl Chain {
     }
 
     /// Returns the spans of what the branch wrote itself and did not inherit, newest first.
-    pub(crate) fn own_spans(&self) -> &[Span] {
+    pub fn own_spans(&self) -> &[Span] {
         let own = self
             .spans
             .iter()
             .take_while(|span| span.branch == self.branch);
         &self.spans[..own.count()]
+    }
+
+    /// Returns what of the chain was still written when it was as it shows: the branch itself, and
+    /// those that it inherits live, newest first; and what these are based on, with its last epoch
+    /// that shows.
+    pub fn live_branches(&self) -> (Vec<BranchId>, Option<(BranchId, Epoch)>) {
+        let mut live = vec![self.branch];
+        for span in &self.spans[self.own_spans().len()..] {
+            if live.last() == Some(&span.branch) {
+                // It goes on being written, but for some epochs.
+                continue;
+            }
+            if span.last != self.spans[0].last {
+                return (live, Some((span.branch, span.last)));
+            }
+            live.push(span.branch);
+        }
+        (live, None)
+    }
+
+    /// Returns what the branch itself is based on: the other branch, and the last epoch of it that
+    /// shows, or nothing where later writes do too.
+    pub fn base(&self) -> Option<(BranchId, Option<Epoch>)> {
+        let base = self.spans.get(self.own_spans().len())?;
+        let at = (base.last != self.spans[0].last).then_some(base.last);
+        Some((base.branch, at))
     }
 
     /// Returns the row of a path that the branch would show if it had written nothing itself.

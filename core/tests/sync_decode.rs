@@ -70,6 +70,7 @@ fn frame() -> impl Strategy<Value = Frame> {
     let bytes = proptest::collection::vec(any::<u8>(), 0..50);
     let cut = (any::<[u8; 16]>(), 1..u64::MAX, vector(), bytes);
     let cut = cut.prop_map(|(replica, number, seen, changes)| Cut {
+        more: number % 2 == 0,
         replica: ReplicaId(replica),
         number,
         seen,
@@ -79,7 +80,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         (any::<[u8; 16]>(), any::<bool>())
             .prop_map(|(digest, answer)| Frame::Summary { digest, answer }),
         digests.prop_map(|digests| Frame::Digests {
-            from: Scope::CATALOGUE,
+            from: Scope::FIRST,
             to: Scope([0xff; 16]),
             digests: digests.into_iter().collect(),
         }),
@@ -158,6 +159,7 @@ fn frames_over_a_limit_are_refused() {
     let twice = vec![(a, [0; 16]), (a, [0; 16])];
     assert_eq!(kind(&digests(a, b, twice)), ErrorKind::Corrupt);
     let cut = Cut {
+        more: false,
         replica: ReplicaId([0; 16]),
         number: 0,
         seen: VersionVector::new(),

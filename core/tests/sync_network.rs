@@ -153,6 +153,7 @@ impl Disk {
         let changes = [(path.as_str(), value.encode())];
         let others = branch.vector.iter().filter(|(id, _)| *id != replica);
         let cut = Cut {
+            more: false,
             replica,
             number: branch.vector.get(replica) + 1,
             seen: others.collect(),

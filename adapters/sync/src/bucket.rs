@@ -1,49 +1,70 @@
 //! A bucket that takes part in synchronisation.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use alknet_fs_core::chain::Chain;
+use alknet_fs_core::edit::Context;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, Epoch, Store, WriteTxn};
 use alknet_fs_core::sync::{Clock, Cut, Replica, ReplicaId, Scope, VersionVector};
-use alknet_fs_core::{
-    Change, Commit, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath,
-};
+use alknet_fs_core::{Change, Commit, Cursor, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::branch::Branch;
+use crate::collect::Found;
 use crate::kept;
 
-/// How many log records are read at a time.
-const RECORDS: usize = 256;
-
-/// What is kept of a bucket besides its documents.
+/// What is kept of a bucket besides its documents, and changes with every commit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     replica: ReplicaId,
     /// The greatest time of a stamp that was given out or seen.
     clock: u64,
-    /// All commits up to here are in the documents.
-    gathered: Cursor,
-    /// The branches that take part.
-    scopes: BTreeMap<Scope, BranchId>,
+    /// All commits up to here are in the documents; nothing before any is.
+    gathered: Option<Cursor>,
+    /// The bucket's epoch then: older ones are not new.
+    epoch: Epoch,
+    /// Whether something that the documents say could not be shown yet.
+    unsettled: bool,
 }
 
 const RECORD: &str = "bucket";
+const SCOPES: &str = "scopes";
 
-/// The documents of a bucket's branches, and the rows that they stand for.
+/// What the store shows of a scope.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    /// The branch; nothing where it was deleted, or cannot be shown yet.
+    pub(crate) branch: Option<BranchId>,
+    /// Its name here.
+    pub(crate) name: String,
+    /// The other branch that it inherits from, and the epoch where that is frozen.
+    pub(crate) base: Option<(BranchId, Option<Epoch>)>,
+    /// Its snapshots by their names here.
+    pub(crate) snapshots: BTreeMap<String, ShownSnapshot>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShownSnapshot {
+    pub(crate) epoch: Epoch,
+    /// The register that speaks of it.
+    pub(crate) register: String,
+}
+
+/// The documents of a bucket's branches, and the rows that they stand for. All branches take part.
 ///
 /// One process at a time may hold it; the others go on using the store, and what they commit is
 /// [gathered](Self::gather).
 pub struct Bucket {
     store: Arc<dyn Store>,
-    bucket: BucketId,
+    pub(crate) bucket: BucketId,
     record: Record,
-    branches: BTreeMap<Scope, Branch>,
+    pub(crate) scopes: BTreeMap<Scope, Shown>,
+    pub(crate) branches: BTreeMap<Scope, Branch>,
     /// The time that commits get which bring in what others wrote.
     now: Timestamp,
     /// The scopes that may have cuts which nobody was told of.
-    news: BTreeSet<Scope>,
+    pub(crate) news: BTreeSet<Scope>,
 }
 
 impl Bucket {
@@ -53,16 +74,21 @@ impl Bucket {
     /// # Errors
     /// Those of the store.
     pub fn open(store: Arc<dyn Store>, bucket: BucketId, replica: ReplicaId) -> Result<Self> {
-        let record = kept::get(&*store.read()?, &scope_of(bucket), RECORD)?;
+        let txn = store.read()?;
+        let record = kept::get(&*txn, &scope_of(bucket), RECORD)?;
         let record = record.unwrap_or(Record {
             replica,
             clock: 0,
-            gathered: Cursor::START,
-            scopes: BTreeMap::new(),
+            gathered: None,
+            epoch: Epoch(0),
+            unsettled: false,
         });
+        let scopes = kept::get(&*txn, &scope_of(bucket), SCOPES)?.unwrap_or_default();
+        drop(txn);
         let mut opened = Self {
             store,
             bucket,
+            scopes,
             branches: BTreeMap::new(),
             record,
             now: Timestamp(0),
@@ -77,51 +103,11 @@ impl Bucket {
         self.record.replica
     }
 
-    /// Lets a branch take part, with all that it holds.
-    ///
-    /// # Errors
-    /// [`ErrorKind::AlreadyExists`] where the scope is another branch's; those of the store.
-    pub fn add_branch(&mut self, scope: Scope, branch: BranchId, now: Timestamp) -> Result<()> {
-        let store = Arc::clone(&self.store);
-        let mut txn = store.write(Durability::Full)?;
-        self.change(&mut *txn, |this, txn| {
-            this.gather_in(txn, now)?;
-            match this.record.scopes.insert(scope, branch) {
-                Some(other) if other != branch => {
-                    let why = "the scope is that of another branch";
-                    return Err(Error::with_detail(ErrorKind::AlreadyExists, why).path(scope));
-                }
-                Some(_) => return Ok(()),
-                None => {}
-            }
-            let chain = Chain::load(txn, branch, None)?;
-            // As if all of it had been made just now.
-            let mut changes = Vec::new();
-            let epochs = chain.spans()[0].first..=Epoch::MAX;
-            let root = TreePath::root();
-            txn.paths_of(this.bucket, branch, epochs, &root, &mut |parent, name| {
-                let path = TreePath::from_stored(parent, name);
-                changes.push(Change {
-                    path: Some(path),
-                    ..Change::new(Op::Create)
-                });
-                Ok(())
-            })?;
-            let mut documents = Branch::new(this.bucket.0, scope, this.record.replica);
-            let mut clock = this.clock();
-            documents.gather(txn, &chain, &changes, &mut clock, now)?;
-            this.record.clock = clock.last();
-            this.branches.insert(scope, documents);
-            this.news.insert(scope);
-            this.save(txn)
-        })?;
-        txn.commit()
-    }
-
-    /// Returns the branches that take part, by their scopes.
-    pub fn scopes(&self) -> impl Iterator<Item = (Scope, BranchId)> + '_ {
-        let scopes = self.record.scopes.iter();
-        scopes.map(|(scope, branch)| (*scope, *branch))
+    /// Returns the scopes, each with the branch that shows it, if one does.
+    pub fn scopes(&self) -> impl Iterator<Item = (Scope, Option<BranchId>)> + '_ {
+        self.scopes
+            .iter()
+            .map(|(scope, shown)| (*scope, shown.branch))
     }
 
     /// Sets the time that is noted for what arrives from now on.
@@ -135,63 +121,45 @@ impl Bucket {
         std::mem::take(&mut self.news)
     }
 
-    /// Brings what any process committed since into the documents. Returns the scopes that have a
-    /// new cut.
+    /// Brings what any process committed since into the documents. Returns whether that was anything.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn gather(&mut self, now: Timestamp) -> Result<Vec<Scope>> {
-        if self.store.read()?.last_cursor()? == self.record.gathered {
-            return Ok(Vec::new());
+    pub fn gather(&mut self, now: Timestamp) -> Result<bool> {
+        if Some(self.store.read()?.last_cursor()?) == self.record.gathered {
+            return Ok(false);
         }
         let store = Arc::clone(&self.store);
         let mut txn = store.write(Durability::Full)?;
-        let scopes = self.change(&mut *txn, |this, txn| {
-            let scopes = this.gather_in(txn, now)?;
-            this.save(txn)?;
-            Ok(scopes)
-        })?;
+        let before = self.news.len();
+        self.change(&mut *txn, |this, txn| this.gather_in(txn, now))?;
         txn.commit()?;
-        Ok(scopes)
+        Ok(self.news.len() > before)
     }
 
-    fn gather_in(&mut self, txn: &mut dyn WriteTxn, now: Timestamp) -> Result<Vec<Scope>> {
-        let mut events = Vec::new();
-        loop {
-            let more = txn.events(Some(self.bucket), self.record.gathered, RECORDS)?;
-            let Some(last) = more.last() else {
-                break;
-            };
-            self.record.gathered = last.cursor;
-            events.extend(more);
-        }
-        self.record.gathered = txn.last_cursor()?.max(self.record.gathered);
-        let mut changes = by_branch(events);
-        let mut scopes = Vec::new();
-        let mut clock = self.clock();
-        for (scope, branch) in &self.record.scopes {
-            let chain = Chain::load(txn, *branch, None)?;
-            let (Some(changes), Some(documents)) = (
-                changes.remove(chain.branch_name()),
-                self.branches.get_mut(scope),
-            ) else {
-                continue;
-            };
-            if documents.gather(txn, &chain, &changes, &mut clock, now)? > 0 {
-                scopes.push(*scope);
-                self.news.insert(*scope);
-            }
-        }
-        self.record.clock = clock.last();
-        Ok(scopes)
+    fn gather_in(&mut self, txn: &mut dyn WriteTxn, now: Timestamp) -> Result<()> {
+        let branches = txn.branches(self.bucket)?;
+        let found = match self.record.gathered {
+            Some(since) => Found::after(txn, self.bucket, &branches, since)?,
+            None => Found::First,
+        };
+        self.record.gathered = Some(txn.last_cursor()?);
+        self.collect(txn, &branches, &found, self.record.epoch, now)
     }
 
-    fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         Clock::new(self.record.replica, self.record.clock)
     }
 
-    fn save(&self, txn: &mut dyn WriteTxn) -> Result<()> {
-        kept::set(txn, &scope_of(self.bucket), RECORD, &self.record)
+    pub(crate) fn set_clock(&mut self, clock: &Clock) {
+        self.record.clock = clock.last();
+    }
+
+    pub(crate) fn documents(&mut self, scope: Scope) -> &mut Branch {
+        let (bucket, replica) = (self.bucket.0, self.record.replica);
+        self.branches
+            .entry(scope)
+            .or_insert_with(|| Branch::new(bucket, scope, replica))
     }
 
     /// Changes documents and rows in a transaction. Where that fails, all is as it was.
@@ -200,10 +168,20 @@ impl Bucket {
         txn: &mut dyn WriteTxn,
         change: impl FnOnce(&mut Self, &mut dyn WriteTxn) -> Result<R>,
     ) -> Result<R> {
-        let before = self.record.clone();
-        let changed = change(self, txn);
+        let (record, scopes) = (self.record.clone(), self.scopes.clone());
+        let changed = change(self, txn).and_then(|changed| {
+            let scope = scope_of(self.bucket);
+            if let Some(bucket) = txn.bucket(self.bucket)? {
+                self.record.epoch = bucket.epoch;
+            }
+            kept::set(txn, &scope, RECORD, &self.record)?;
+            if self.scopes != scopes {
+                kept::set(txn, &scope, SCOPES, &self.scopes)?;
+            }
+            Ok(changed)
+        });
         if changed.is_err() {
-            self.record = before;
+            (self.record, self.scopes) = (record, scopes);
             self.forget();
         }
         changed
@@ -211,7 +189,7 @@ impl Bucket {
 
     fn forget(&mut self) {
         let (bucket, replica) = (self.bucket.0, self.record.replica);
-        let scopes = self.record.scopes.keys();
+        let scopes = self.scopes.keys();
         self.branches = scopes
             .map(|scope| (*scope, Branch::new(bucket, *scope, replica)))
             .collect();
@@ -246,59 +224,74 @@ impl Replica for Bucket {
     }
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
-        let Some(branch) = self.record.scopes.get(&scope).copied() else {
-            let why = "the peer sent changes of a branch that is not known here";
-            return Err(Error::with_detail(ErrorKind::NotFound, why).path(scope));
-        };
         let now = self.now;
         let store = Arc::clone(&self.store);
         let mut txn = store.write(Durability::Full)?;
         self.change(&mut *txn, |this, txn| {
             this.gather_in(txn, now)?;
-            let chain = Chain::load(txn, branch, None)?;
-            let mut clock = this.clock();
-            let Some(documents) = this.branches.get_mut(&scope) else {
-                return Ok(());
-            };
-            let changes = documents.apply(txn, &chain, cuts, &mut clock, now)?;
-            this.news.insert(scope);
-            this.record.clock = clock.last();
-            if !changes.is_empty() {
-                let commit = Commit {
-                    at: now,
-                    author: cuts
-                        .last()
-                        .map_or_else(String::new, |c| c.replica.to_string()),
-                    branch: chain.branch_name().to_owned(),
-                    session: None,
-                    changes,
-                };
-                // The documents have it already.
-                this.record.gathered = txn.publish(this.bucket, &commit)?;
-            }
-            this.save(txn)
+            this.apply_in(txn, scope, cuts, now)?;
+            // The documents have it already.
+            this.record.gathered = Some(txn.last_cursor()?);
+            Ok(())
         })?;
         txn.commit()
     }
 }
 
-fn scope_of(bucket: BucketId) -> String {
-    format!("sync/{bucket}")
+impl Bucket {
+    fn apply_in(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        cuts: &[Cut],
+        now: Timestamp,
+    ) -> Result<()> {
+        let author = cuts
+            .last()
+            .map_or_else(String::new, |c| c.replica.to_string());
+        let context = Context {
+            now,
+            author,
+            uid: 0,
+            gid: 0,
+        };
+        let shown = self.scopes.entry(scope).or_default().branch;
+        let chain = shown.map(|id| Chain::load(txn, id, None)).transpose()?;
+        let mut clock = self.clock();
+        let documents = self.documents(scope);
+        let applied = documents.apply(txn, chain.as_ref(), cuts, &mut clock, now)?;
+        self.set_clock(&clock);
+        self.news.insert(scope);
+        if let Some(chain) = &chain {
+            self.publish(txn, chain.branch_name(), applied.changes, &context)?;
+        }
+        if applied.about || chain.is_none() || self.record.unsettled {
+            self.record.unsettled = !self.settle(txn, &context)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn publish(
+        &self,
+        txn: &mut dyn WriteTxn,
+        branch: &str,
+        changes: Vec<Change>,
+        context: &Context,
+    ) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let commit = Commit {
+            at: context.now,
+            author: context.author.clone(),
+            branch: branch.to_owned(),
+            session: None,
+            changes,
+        };
+        txn.publish(self.bucket, &commit).map(drop)
+    }
 }
 
-/// Returns the changes of each branch, by the name that it has after all of them.
-fn by_branch(events: Vec<Event>) -> HashMap<String, Vec<Change>> {
-    let mut names: HashMap<String, String> = HashMap::new();
-    let mut changes: HashMap<String, Vec<Change>> = HashMap::new();
-    for event in events.into_iter().rev() {
-        let name = names.get(&event.branch).unwrap_or(&event.branch).clone();
-        if let (Op::RenameBranch, Some(old)) = (event.change.op, &event.change.name) {
-            names.insert(old.clone(), name);
-            // What had the new name before was another branch.
-            names.insert(event.branch, String::new());
-            continue;
-        }
-        changes.entry(name).or_default().push(event.change);
-    }
-    changes
+fn scope_of(bucket: BucketId) -> String {
+    format!("sync/{bucket}")
 }

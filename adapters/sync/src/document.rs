@@ -1,6 +1,8 @@
 //! One document.
 
-use alknet_fs_core::sync::{ReplicaId, Value};
+use std::collections::HashSet;
+
+use alknet_fs_core::sync::{Key, ReplicaId, Value};
 use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{
@@ -9,15 +11,38 @@ use automerge::{
 
 use crate::check::check_size;
 
-/// The number of documents that a branch's registers are spread over.
-pub const SHARDS: usize = 256;
+/// The number of documents that a branch's paths are spread over.
+pub const SHARDS: u16 = 256;
+
+/// The number of the document with the registers about the branch itself.
+pub(crate) const ABOUT: u16 = SHARDS;
 
 /// Returns which of a branch's documents has the registers of the paths in a directory.
-pub fn shard(dir: &str) -> u8 {
-    blake3::hash(dir.as_bytes()).as_bytes()[0]
+pub fn shard(dir: &str) -> u16 {
+    u16::from(blake3::hash(dir.as_bytes()).as_bytes()[0])
 }
 
-/// The registers of the paths that are in some directories of one branch.
+/// Checks that a document may hold a register with a value.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] or [`ErrorKind::InvalidPath`].
+fn check_register(number: u16, key: &str, value: &[u8]) -> Result<()> {
+    if number == ABOUT {
+        return Key::parse(key)?.stamp(value).map(drop);
+    }
+    let path = TreePath::parse(key)?;
+    let refuse = |why: &str| Err(Error::with_detail(ErrorKind::Corrupt, why).path(&path));
+    if path.as_str() != key {
+        return refuse("a document has a key that is no path");
+    }
+    if shard(path.parent_str()) != number {
+        return refuse("a change writes a path that belongs to another document");
+    }
+    Value::decode(value).map(drop).map_err(|e| e.path(&path))
+}
+
+/// Some registers of one branch: texts, each with bytes, or several where they were written without
+/// knowledge of each other.
 #[derive(Debug, Clone)]
 pub struct Document(Automerge);
 
@@ -48,14 +73,36 @@ impl Document {
         heads
     }
 
-    /// Returns the values of a path that no other was written over.
+    /// Returns the values of a register that no other was written over, as they are now or as they
+    /// were when there was nothing but some changes and what those are based on.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`].
-    pub fn values(&self, path: &TreePath) -> Result<Vec<Value>> {
-        let all = self.0.get_all(ROOT, path.as_str()).map_err(corrupt)?;
+    pub fn values(&self, key: &str, at: Option<&[ChangeHash]>) -> Result<Vec<Vec<u8>>> {
+        let all = match at {
+            None => self.0.get_all(ROOT, key),
+            Some(heads) => self.0.get_all_at(ROOT, key, heads),
+        };
+        let all = all.map_err(corrupt)?;
         let bytes = all.iter().filter_map(|(value, _)| value.as_bytes());
-        bytes.map(Value::decode).collect()
+        Ok(bytes.map(<[u8]>::to_vec).collect())
+    }
+
+    /// Returns the heads that the document had without some changes, and all that are based on them.
+    pub fn heads_without(&self, changes: &HashSet<ChangeHash>) -> Vec<ChangeHash> {
+        let mut heads = HashSet::new();
+        let mut seen = HashSet::new();
+        let mut left = self.heads();
+        while let Some(hash) = left.pop() {
+            if !changes.contains(&hash) {
+                heads.insert(hash);
+            } else if seen.insert(hash)
+                && let Some(change) = self.0.get_change_by_hash(&hash)
+            {
+                left.extend(change.deps());
+            }
+        }
+        heads.into_iter().collect()
     }
 
     /// Returns the names directly in a directory that have a register.
@@ -74,26 +121,21 @@ impl Document {
         names.map(|key| key[prefix.len()..].into()).collect()
     }
 
-    /// Returns every path that has a register.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Corrupt`].
-    pub fn paths(&self) -> Result<Vec<TreePath>> {
-        self.0.keys(ROOT).map(|key| path(&key)).collect()
+    /// Returns every register.
+    pub fn keys(&self) -> impl Iterator<Item = String> + '_ {
+        self.0.keys(ROOT)
     }
 
-    /// Writes over whatever the registers of some paths hold. Returns the change, for others to
+    /// Writes over whatever some registers hold. Returns the change, for others to
     /// [`apply`](Self::apply).
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where the document cannot be written to.
-    pub fn put(&mut self, values: &[(TreePath, Value)]) -> Result<Vec<u8>> {
+    pub fn put(&mut self, values: Vec<(String, Vec<u8>)>) -> Result<Vec<u8>> {
         let mut transaction = self.0.transaction();
-        for (path, value) in values {
-            let bytes = ScalarValue::Bytes(value.encode());
-            transaction
-                .put(ROOT, path.as_str(), bytes)
-                .map_err(corrupt)?;
+        for (key, bytes) in values {
+            let bytes = ScalarValue::Bytes(bytes);
+            transaction.put(ROOT, key, bytes).map_err(corrupt)?;
         }
         // The stamps tell the time.
         transaction.commit_with(CommitOptions::default().with_time(0));
@@ -106,22 +148,21 @@ impl Document {
     }
 
     /// Applies a change that a replica made, all that it is based on being there already. Returns
-    /// the paths that were written, with their values.
+    /// the registers that were written, with their values.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] where it is not a change by that replica which puts values of paths that
-    /// belong here; nothing was applied then.
+    /// [`ErrorKind::Corrupt`] where it is not a change by that replica which puts values of registers
+    /// that belong here; nothing was applied then.
     pub fn apply(
         &mut self,
         change: &[u8],
         replica: ReplicaId,
-        number: u8,
-    ) -> Result<Vec<(TreePath, Value)>> {
-        check_size(change)?;
-        let (checksum, change) = (&change[4..8], Change::try_from(change).map_err(corrupt)?);
+        number: u16,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
+        let (checksum, change) = (change.get(4..8).map(<[u8]>::to_vec), decode(change)?);
         let refuse = |why: &str| Err(Error::with_detail(ErrorKind::Corrupt, why));
         // Automerge looks at it in whole documents only.
-        if change.hash().0[..4] != *checksum {
+        if checksum.as_deref() != Some(&change.hash().0[..4]) {
             return refuse("a change's checksum is wrong");
         }
         if *change.actor_id() != actor(replica) {
@@ -137,8 +178,30 @@ impl Document {
     }
 }
 
+/// Returns the hash that names a change.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`].
+pub(crate) fn hash_of(change: &[u8]) -> Result<ChangeHash> {
+    Ok(decode(change)?.hash())
+}
+
+/// Returns the registers that a change writes.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`].
+pub(crate) fn keys_of(change: &[u8], number: u16) -> Result<Vec<String>> {
+    let written = written(&decode(change)?.decode(), number)?;
+    Ok(written.into_iter().map(|(key, _)| key).collect())
+}
+
+fn decode(change: &[u8]) -> Result<Change> {
+    check_size(change)?;
+    Change::try_from(change).map_err(corrupt)
+}
+
 /// Returns what a change writes, where it is one that [`Document::put`] could have made.
-fn written(change: &ExpandedChange, number: u8) -> Result<Vec<(TreePath, Value)>> {
+fn written(change: &ExpandedChange, number: u16) -> Result<Vec<(String, Vec<u8>)>> {
     let refuse = |why: &str| Error::with_detail(ErrorKind::Corrupt, why);
     let mut written = Vec::with_capacity(change.operations.len());
     for op in &change.operations {
@@ -150,28 +213,10 @@ fn written(change: &ExpandedChange, number: u8) -> Result<Vec<(TreePath, Value)>
         let legacy::OpType::Put(ScalarValue::Bytes(bytes)) = &op.action else {
             return Err(refuse("a change does something else than to put a value"));
         };
-        let path = path(key)?;
-        if shard(path.parent_str()) != number {
-            return Err(
-                refuse("a change writes a path that belongs to another document").path(path),
-            );
-        }
-        let value = Value::decode(bytes).map_err(|e| e.path(&path))?;
-        written.push((path, value));
+        check_register(number, key, bytes)?;
+        written.push((key.to_string(), bytes.clone()));
     }
     Ok(written)
-}
-
-/// Reads a register's key: a path just as it is written.
-fn path(key: &str) -> Result<TreePath> {
-    let path = TreePath::parse(key)?;
-    match path.as_str() == key {
-        true => Ok(path),
-        false => {
-            let why = "a document has a key that is no path";
-            Err(Error::with_detail(ErrorKind::Corrupt, why))
-        }
-    }
 }
 
 fn actor(replica: ReplicaId) -> ActorId {

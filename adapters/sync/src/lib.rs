@@ -8,9 +8,11 @@
 mod branch;
 mod bucket;
 mod check;
+mod collect;
 mod document;
 mod kept;
+mod settle;
 
-pub use branch::Branch;
+pub use branch::{Applied, Branch};
 pub use bucket::Bucket;
 pub use document::{Document, SHARDS, shard};

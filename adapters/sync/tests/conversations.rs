@@ -7,21 +7,20 @@ mod common;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use alknet_fs_core::branch;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{BranchId, BucketId, Durability, Store};
+use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
 use alknet_fs_core::{Timestamp, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use alknet_fs_sync::Bucket;
-use common::BRANCHES;
 use fastrand::Rng;
 
 struct Node {
     store: Arc<dyn Store>,
     number: BucketId,
-    branches: [BranchId; BRANCHES],
     bucket: Bucket,
 }
 
@@ -45,22 +44,20 @@ fn pace() -> Pace {
 
 impl Node {
     fn new(store: Arc<dyn Store>, n: u8, rng: &mut Rng) -> Self {
-        let (number, branches) = common::make(&*store);
+        let number = match rng.bool() {
+            true => common::make(&*store).0,
+            false => common::make_empty(&*store),
+        };
         // Some hold something before they take part.
-        for at in 2..rng.i64(2..8) {
-            let branch = branches[rng.usize(0..BRANCHES)];
-            common::edit(&*store, branch, rng, Timestamp(at));
+        for at in 2..rng.i64(2..20) {
+            common::change(&*store, number, rng, Timestamp(at));
         }
         let replica = ReplicaId([n; 16]);
         let mut bucket = Bucket::open(Arc::clone(&store), number, replica).unwrap();
-        for (n, branch) in (1..).zip(branches) {
-            let scope = Scope([n; 16]);
-            bucket.add_branch(scope, branch, Timestamp(9)).unwrap();
-        }
+        bucket.gather(Timestamp(9)).unwrap();
         Self {
             store,
             number,
-            branches,
             bucket,
         }
     }
@@ -96,10 +93,15 @@ impl Network {
         links.for_each(|(_, (peer, _))| peer.changed(scope));
     }
 
-    fn gather(&mut self, node: usize) {
-        for scope in self.nodes[node].bucket.gather(self.now).unwrap() {
+    fn tell(&mut self, node: usize) {
+        for scope in self.nodes[node].bucket.take_news() {
             self.changed(node, scope);
         }
+    }
+
+    fn gather(&mut self, node: usize) {
+        self.nodes[node].bucket.gather(self.now).unwrap();
+        self.tell(node);
     }
 
     fn transmit(&mut self) {
@@ -122,16 +124,11 @@ impl Network {
         };
         let (_, way) = self.links.get_mut(&(from, to)).unwrap();
         let frame = Frame::decode(&way.pop_front().unwrap()).unwrap();
-        let before = self.nodes[to].bucket.vectors().unwrap();
         let (peer, _) = self.links.get_mut(&(to, from)).unwrap();
         let bucket = &mut self.nodes[to].bucket;
         bucket.set_now(self.now);
         peer.receive(frame, bucket).unwrap();
-        for (scope, vector) in bucket.vectors().unwrap() {
-            if before.get(&scope) != Some(&vector) {
-                self.changed(to, scope);
-            }
-        }
+        self.tell(to);
         true
     }
 
@@ -159,11 +156,8 @@ impl Network {
             let node = self.rng.usize(0..self.nodes.len());
             match self.rng.u8(0..20) {
                 0..6 => {
-                    let Node {
-                        store, branches, ..
-                    } = &self.nodes[node];
-                    let branch = branches[self.rng.usize(0..BRANCHES)];
-                    common::edit(&**store, branch, &mut self.rng, self.now);
+                    let Node { store, number, .. } = &self.nodes[node];
+                    common::change(&**store, *number, &mut self.rng, self.now);
                 }
                 6..10 => self.gather(node),
                 10 => self.disturb(),
@@ -188,9 +182,16 @@ impl Network {
                 node.bucket.vectors().unwrap(),
                 first.bucket.vectors().unwrap()
             );
-            for n in 0..BRANCHES {
-                let shown = |node: &Node| common::shown(&*node.store, node.branches[n]);
-                assert_eq!(shown(node), shown(first), "branch {n}");
+            let shown = |node: &Node| common::shown_bucket(&*node.store, node.number);
+            let (one, other) = (shown(first), shown(node));
+            assert!(
+                one.keys().eq(other.keys()),
+                "{:?} {:?}",
+                one.keys(),
+                other.keys()
+            );
+            for (name, tree) in &one {
+                assert_eq!(other[name], *tree, "{name}");
             }
         }
         for ((from, _), (peer, _)) in &self.links {
@@ -216,7 +217,8 @@ fn a_large_tree_arrives() {
     let mut network = Network::new(stores.to_vec(), Rng::with_seed(1));
     let node = &network.nodes[0];
     let mut txn = node.store.write(Durability::Full).unwrap();
-    let chain = Chain::load(&*txn, node.branches[0], None).unwrap();
+    let main = branch::branch(&*txn, node.number, "main").unwrap().id;
+    let chain = Chain::load(&*txn, main, None).unwrap();
     let context = Context {
         now: network.now,
         author: "test".to_owned(),
@@ -234,7 +236,9 @@ fn a_large_tree_arrives() {
     editor.finish(None).unwrap();
     txn.commit().unwrap();
     network.settle();
-    assert!(common::shown(&*network.nodes[1].store, network.nodes[1].branches[0]).len() > 5000);
+    let there = &network.nodes[1];
+    let shown = common::shown_bucket(&*there.store, there.number);
+    assert!(shown["main"].len() > 5000);
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Node {
             let here = events.iter().filter(|e| e.branch == chain.branch_name());
             let changes: Vec<Change> = here.map(|e| e.change.clone()).collect();
             documents
-                .gather(txn, &chain, &changes, &mut self.clock, now)
+                .gather(txn, &chain, &changes, true, &mut self.clock, now)
                 .unwrap();
         }
     }
@@ -78,8 +78,8 @@ impl Node {
             check_causes(seen, &cuts);
             let chain = Chain::load(&*txn, self.branches[n], None).unwrap();
             let documents = &mut self.documents[n];
-            let changes = documents
-                .apply(&mut *txn, &chain, &cuts, &mut self.clock, now)
+            let applied = documents
+                .apply(&mut *txn, Some(&chain), &cuts, &mut self.clock, now)
                 .unwrap();
             // Watchers here hear of it; it is not gathered as if it had been written here.
             let commit = Commit {
@@ -87,7 +87,7 @@ impl Node {
                 author: "peer".to_owned(),
                 branch: chain.branch_name().to_owned(),
                 session: None,
-                changes,
+                changes: applied.changes,
             };
             if !commit.changes.is_empty() {
                 txn.publish(self.bucket, &commit).unwrap();

@@ -22,15 +22,17 @@ pub const MAX_SCOPES: usize = 4096;
 /// The most replicas that write to one scope.
 pub const MAX_REPLICAS: usize = 4096;
 
-/// A part of a bucket that is synchronised, granted and counted for itself: one branch, or the
-/// catalogue of branches and snapshots.
+/// A part of a bucket that is synchronised, granted and counted for itself: one branch, with its name
+/// and its snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Scope(pub [u8; 16]);
 
 impl Scope {
-    /// The catalogue of the bucket's branches and snapshots.
-    pub const CATALOGUE: Self = Self([0; 16]);
+    /// The first of all scopes.
+    pub const FIRST: Self = Self([0; 16]);
+    /// The last of all scopes.
+    pub const LAST: Self = Self([0xff; 16]);
 }
 
 impl fmt::Display for Scope {
@@ -54,6 +56,8 @@ pub struct Cut {
     pub number: u64,
     /// What the replica had seen of the others: a cut is applied after those.
     pub seen: VersionVector,
+    /// Whether the replica's next cut belongs to it: both are kept, and applied together.
+    pub more: bool,
     /// The changes. Opaque to the protocol.
     pub changes: Vec<u8>,
 }

@@ -11,6 +11,7 @@
 //! numbered by that replica without gaps, and is applied as a whole; a [`VersionVector`] says of
 //! each replica up to which cut all is known.
 
+mod about;
 mod clock;
 mod frame;
 mod peer;
@@ -19,12 +20,16 @@ mod register;
 mod rows;
 mod vector;
 
+pub use about::{
+    About, AboutBranch, AboutSnapshot, Key, MAX_DEPTH, Moment, Parent, State as AboutState,
+    is_there,
+};
 pub use clock::{Clock, Stamp};
 pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope};
 pub use peer::{Pace, Peer, Replica};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
-pub use rows::{outgoing, show};
+pub use rows::{earlier, outgoing, show};
 pub use vector::VersionVector;
 
 use std::fmt;

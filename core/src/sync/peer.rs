@@ -285,7 +285,7 @@ impl Peer {
             self.theirs.entry(scope).or_default();
             self.behind.insert(scope);
         }
-        if to == LAST {
+        if to == Scope::LAST {
             self.met = true;
         }
         Ok(())
@@ -408,9 +408,6 @@ impl Peer {
     }
 }
 
-/// The last of all scopes.
-const LAST: Scope = Scope([0xff; 16]);
-
 /// Returns vectors without those of scopes of which nothing is known.
 fn known(vectors: &BTreeMap<Scope, VersionVector>) -> BTreeMap<Scope, VersionVector> {
     let known = vectors.iter().filter(|(_, vector)| !vector.is_empty());
@@ -444,19 +441,19 @@ fn pages(vectors: &BTreeMap<Scope, VersionVector>) -> VecDeque<Frame> {
         .collect();
     if pages.is_empty() {
         pages.push_back(Frame::Digests {
-            from: Scope::CATALOGUE,
-            to: LAST,
+            from: Scope::FIRST,
+            to: Scope::LAST,
             digests: Vec::new(),
         });
     }
     // Between one page's last scope and the next page's first there is none.
-    let mut start = Scope::CATALOGUE;
+    let mut start = Scope::FIRST;
     let count = pages.len();
     for (n, page) in pages.iter_mut().enumerate() {
         if let Frame::Digests { from, to, .. } = page {
             *from = start;
             match n + 1 == count {
-                true => *to = LAST,
+                true => *to = Scope::LAST,
                 false => start = following(*to),
             }
         }

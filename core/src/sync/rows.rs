@@ -261,6 +261,57 @@ pub fn show(
     Ok(changes)
 }
 
+/// Returns the rows that a branch needs over what it shows now to show what it did at another time.
+///
+/// `paths` are all that may differ, with the directories above them; `layers` say what each branch
+/// that it was made of held at those paths, the branch itself first.
+///
+/// # Errors
+/// Those of the store.
+pub fn earlier(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    layers: &[BTreeMap<TreePath, Row>],
+    paths: &BTreeSet<TreePath>,
+    now: Timestamp,
+) -> Result<BTreeMap<TreePath, Row>> {
+    let mut then: BTreeMap<&TreePath, Option<Entry>> = BTreeMap::new();
+    let mut rows = BTreeMap::new();
+    // A directory comes before what is in it.
+    for path in paths {
+        let held = layers.iter().find_map(|rows| rows.get(path));
+        let mut entry = held.and_then(|row| row.entry.clone());
+        let is_below_dir = match path.parent() {
+            Some(dir) => match then.get(&dir) {
+                Some(above) => above.as_ref().is_some_and(Entry::is_dir),
+                None => chain.lookup(txn, &dir)?.is_some_and(|above| above.is_dir()),
+            },
+            None => true,
+        };
+        if path.is_root() && entry.is_none() {
+            // It is there without a row.
+            then.insert(path, chain.lookup(txn, path)?);
+            continue;
+        }
+        entry = entry.filter(|_| is_below_dir);
+        // A row that nothing shows now may show then.
+        let present = chain.find(txn, path.parent_str(), path.name())?;
+        let present = present.and_then(|found| found.row.entry);
+        if entry.as_ref().map(Entry::id) != present.as_ref().map(Entry::id) {
+            let mut row = Row {
+                entry: entry.clone(),
+                base: None,
+            };
+            if let Some(entry) = &mut row.entry {
+                entry.attrs.ctime = now;
+            }
+            rows.insert(path.clone(), row);
+        }
+        then.insert(path, entry);
+    }
+    Ok(rows)
+}
+
 /// Returns what the branch itself holds at a path, not what it inherits.
 fn own_row(txn: &dyn ReadTxn, chain: &Chain, path: &TreePath) -> Result<Option<Row>> {
     let found = chain.find(txn, path.parent_str(), path.name())?;

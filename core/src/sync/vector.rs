@@ -9,7 +9,7 @@ use super::ReplicaId;
 use crate::entry::short;
 
 /// Says of each replica how many of its cuts are known: all from the first to that one.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VersionVector(BTreeMap<ReplicaId, u64>);
 

@@ -1,9 +1,14 @@
 //! A bucket with three branches, a live and a pinned fork of the first, and random edits of them.
+#![allow(dead_code, reason = "each test uses a part of this")]
+
+use std::collections::BTreeMap;
 
 use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
-use alknet_fs_core::store::{BranchId, BucketId, ContentForm, ContentRecord, Durability, Store};
+use alknet_fs_core::store::{
+    BranchId, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn, Store,
+};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
 use fastrand::Rng;
@@ -56,6 +61,47 @@ pub(crate) fn make(store: &dyn Store) -> (BucketId, [BranchId; BRANCHES]) {
     (bucket.id, [main.id, live.id, pinned.id])
 }
 
+/// Makes the bucket as any program does that knows nothing of another.
+pub(crate) fn make_empty(store: &dyn Store) -> BucketId {
+    let mut txn = store.write(Durability::Full).unwrap();
+    let (bucket, _) = branch::create_bucket(&mut *txn, "t", &context(Timestamp(1))).unwrap();
+    txn.commit().unwrap();
+    bucket.id
+}
+
+/// Commits something random: edits, or a change of the bucket's branches and snapshots.
+pub(crate) fn change(store: &dyn Store, bucket: BucketId, rng: &mut Rng, now: Timestamp) {
+    let branches = store.read().unwrap().branches(bucket).unwrap();
+    let of = rng.choice(&branches).unwrap();
+    let names = ["main", "live", "one", "two"];
+    let name = *rng.choice(names).as_ref().unwrap();
+    let mut txn = store.write(Durability::Full).unwrap();
+    let snapshots = txn.snapshots(of.id).unwrap();
+    let snapshot = rng.choice(&snapshots).map(|snapshot| snapshot.name.clone());
+    let context = context(now);
+    let done = match (rng.u8(0..24), snapshot) {
+        (0, snapshot) => {
+            let source = ForkSource {
+                branch: of.id,
+                snapshot: snapshot.filter(|_| rng.bool()),
+            };
+            branch::fork(&mut *txn, name, &source, &context).map(drop)
+        }
+        (1, _) => branch::rename_branch(&mut *txn, of.id, name, &context),
+        (2, _) => branch::delete_branch(&mut *txn, of.id, &context),
+        (3..6, _) => branch::take_snapshot(&mut *txn, of.id, name, &context).map(drop),
+        (6, Some(name)) => branch::delete_snapshot(&mut *txn, of.id, &name, &context),
+        (7, Some(name)) => branch::restore(&mut *txn, of.id, &name, &context),
+        _ => {
+            drop(txn);
+            return edit(store, of.id, rng, now);
+        }
+    };
+    if done.is_ok() {
+        txn.commit().unwrap();
+    }
+}
+
 /// Commits a few random edits of a branch, or none where the tree does not allow them.
 pub(crate) fn edit(store: &dyn Store, branch: BranchId, rng: &mut Rng, now: Timestamp) {
     let mut txn = store.write(Durability::Full).unwrap();
@@ -106,12 +152,32 @@ pub(crate) fn edit(store: &dyn Store, branch: BranchId, rng: &mut Rng, now: Time
     txn.commit().unwrap();
 }
 
+/// What is at each path.
+pub(crate) type Tree = Vec<(TreePath, EntryId)>;
+
 /// Returns every path that a branch shows, with what is there.
-pub(crate) fn shown(store: &dyn Store, branch: BranchId) -> Vec<(TreePath, EntryId)> {
+pub(crate) fn shown(store: &dyn Store, branch: BranchId) -> Tree {
+    shown_at(&*store.read().unwrap(), branch, None)
+}
+
+/// Returns what each branch of a bucket shows, and each snapshot.
+pub(crate) fn shown_bucket(store: &dyn Store, bucket: BucketId) -> BTreeMap<String, Tree> {
     let txn = store.read().unwrap();
-    let chain = Chain::load(&*txn, branch, None).unwrap();
+    let mut shown = BTreeMap::new();
+    for branch in txn.branches(bucket).unwrap() {
+        for snapshot in txn.snapshots(branch.id).unwrap() {
+            let name = format!("{}@{}", branch.name, snapshot.name);
+            shown.insert(name, shown_at(&*txn, branch.id, Some(snapshot.epoch)));
+        }
+        shown.insert(branch.name, shown_at(&*txn, branch.id, None));
+    }
+    shown
+}
+
+fn shown_at(txn: &dyn ReadTxn, branch: BranchId, at: Option<Epoch>) -> Tree {
+    let chain = Chain::load(txn, branch, at).unwrap();
     let mut shown = Vec::new();
-    tree::walk(&*txn, &chain, &TreePath::root(), &mut |path, entry| {
+    tree::walk(txn, &chain, &TreePath::root(), &mut |path, entry| {
         shown.push((path.clone(), entry.id()));
         Ok(Walk::Continue)
     })

@@ -1,0 +1,562 @@
+//! What was committed here, brought into documents.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use alknet_fs_core::branch;
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::store::{
+    BranchId, BranchRecord, BucketId, Epoch, ReadTxn, SnapshotRecord, WriteTxn,
+};
+use alknet_fs_core::sync::{
+    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, is_there,
+};
+use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
+
+use crate::bucket::{Bucket, Shown, ShownSnapshot};
+use crate::kept;
+
+/// How many log records are read at a time.
+const RECORDS: usize = 256;
+
+/// What was committed since it was last looked for.
+pub(crate) enum Found {
+    /// Everything: it is the first time.
+    First,
+    /// Nobody knows: the log was pruned.
+    Unknown,
+    /// This.
+    Changes {
+        changes: HashMap<BranchId, Vec<Change>>,
+        /// Whether branches or snapshots came, went or got other names.
+        of_branches: bool,
+    },
+}
+
+impl Found {
+    /// Looks for what was committed after a cursor.
+    pub(crate) fn after(
+        txn: &dyn ReadTxn,
+        bucket: BucketId,
+        branches: &[BranchRecord],
+        mut since: Cursor,
+    ) -> Result<Self> {
+        let mut events = Vec::new();
+        loop {
+            let more = match txn.events(Some(bucket), since, RECORDS) {
+                Ok(more) => more,
+                Err(e) if e.kind() == ErrorKind::Lagged => return Ok(Self::Unknown),
+                Err(e) => return Err(e),
+            };
+            let Some(last) = more.last() else {
+                return Ok(Self::of(events, branches));
+            };
+            since = last.cursor;
+            events.extend(more);
+        }
+    }
+
+    fn of(events: Vec<Event>, branches: &[BranchRecord]) -> Self {
+        let ids = branches
+            .iter()
+            .map(|branch| (branch.name.clone(), branch.id));
+        let mut ids: HashMap<String, BranchId> = ids.collect();
+        let mut changes: HashMap<BranchId, Vec<Change>> = HashMap::new();
+        let mut of_branches = false;
+        // Events name branches as they were called then.
+        for Event { branch, change, .. } in events.into_iter().rev() {
+            of_branches |= change.path.is_none();
+            match (change.op, change.name) {
+                (Op::RenameBranch, Some(old)) => {
+                    if let Some(id) = ids.remove(&branch) {
+                        ids.insert(old, id);
+                    }
+                }
+                // What had the name before was another branch.
+                (Op::Fork | Op::DeleteBranch, _) => drop(ids.remove(&branch)),
+                (_, name) => {
+                    if let Some(id) = ids.get(&branch) {
+                        let change = Change { name, ..change };
+                        changes.entry(*id).or_default().push(change);
+                    }
+                }
+            }
+        }
+        Self::Changes {
+            changes,
+            of_branches,
+        }
+    }
+
+    fn of_branches(&self) -> bool {
+        match self {
+            Self::First | Self::Unknown => true,
+            Self::Changes { of_branches, .. } => *of_branches,
+        }
+    }
+
+    /// Returns what changed in a branch up to what a chain shows, where all up to an epoch of it was
+    /// collected before.
+    fn up_to(&self, txn: &dyn ReadTxn, chain: &Chain, before: Epoch) -> Result<Vec<Change>> {
+        let everything = || vec![Change::new(Op::Restore)];
+        match (self, chain.own_spans()) {
+            (Self::Changes { changes, .. }, _) => {
+                Ok(changes.get(&chain.branch()).cloned().unwrap_or_default())
+            }
+            (Self::First, [span]) => {
+                let epochs = span.first.max(Epoch(before.0 + 1))..=span.last;
+                let mut changes = Vec::new();
+                let (bucket, branch) = (chain.bucket(), chain.branch());
+                txn.paths_of(
+                    bucket,
+                    branch,
+                    epochs,
+                    &TreePath::root(),
+                    &mut |parent, name| {
+                        let path = TreePath::from_stored(parent, name);
+                        changes.push(Change {
+                            path: Some(path),
+                            ..Change::new(Op::Create)
+                        });
+                        Ok(())
+                    },
+                )?;
+                Ok(changes)
+            }
+            (Self::First | Self::Unknown, _) => Ok(everything()),
+        }
+    }
+}
+
+/// One round of collecting.
+struct Round<'a> {
+    branches: &'a [BranchRecord],
+    found: &'a Found,
+    clock: Clock,
+    now: Timestamp,
+    /// Up to which epoch each branch was collected.
+    before: HashMap<BranchId, Epoch>,
+}
+
+impl Bucket {
+    /// Brings into the documents what was found. Points in time that snapshots or forks show come
+    /// first, one after the other, and then the present.
+    pub(crate) fn collect(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        branches: &[BranchRecord],
+        found: &Found,
+        since: Epoch,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut round = Round {
+            branches,
+            found,
+            clock: self.clock(),
+            now,
+            before: HashMap::new(),
+        };
+        if found.of_branches() {
+            // Whoever hears of a branch first can show what follows at once.
+            self.add_scopes(txn, &mut round)?;
+            for (epoch, branch) in pins(txn, branches, since)? {
+                self.collect_moment(txn, &mut round, branch, epoch)?;
+                self.add_scopes(txn, &mut round)?;
+            }
+            self.tell(txn, &mut round)?;
+        }
+        for branch in branches {
+            let chain = match found {
+                Found::Changes { changes, .. } if !changes.contains_key(&branch.id) => continue,
+                _ => Chain::load(txn, branch.id, None)?,
+            };
+            self.collect_branch(txn, &mut round, &chain)?;
+        }
+        self.set_clock(&round.clock);
+        Ok(())
+    }
+
+    fn collect_branch(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        round: &mut Round<'_>,
+        chain: &Chain,
+    ) -> Result<()> {
+        let scope = self.scope_of(chain.branch())?;
+        let before = round
+            .before
+            .get(&chain.branch())
+            .copied()
+            .unwrap_or(Epoch(0));
+        let changes = round.found.up_to(txn, chain, before)?;
+        // What was there before it takes part need not come at once.
+        let grouped = matches!(round.found, Found::Changes { .. });
+        let (clock, now) = (&mut round.clock, round.now);
+        let documents = self.documents(scope);
+        if documents.gather(txn, chain, &changes, grouped, clock, now)? > 0 {
+            self.news.insert(scope);
+        }
+        Ok(())
+    }
+
+    /// Collects what a branch showed at the end of an epoch, and notes which cuts that are.
+    fn collect_moment(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        round: &mut Round<'_>,
+        branch: BranchId,
+        epoch: Epoch,
+    ) -> Result<()> {
+        let chain = Chain::load(txn, branch, Some(epoch))?;
+        for id in chain.live_branches().0.into_iter().rev() {
+            let chain = Chain::load(txn, id, Some(epoch))?;
+            self.collect_branch(txn, round, &chain)?;
+            round.before.insert(id, epoch);
+        }
+        let scope = self.scope_of(branch)?;
+        match self.moment_of(txn, &chain)? {
+            Some(moment) => self.keep_moment(txn, scope, epoch, &moment),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the point in time that a chain shows whose branches were collected just up to that;
+    /// nothing where it is based on one that nobody knows.
+    pub(crate) fn moment_of(&mut self, txn: &dyn ReadTxn, chain: &Chain) -> Result<Option<Moment>> {
+        let (live, base) = chain.live_branches();
+        let mut first = Vec::with_capacity(live.len());
+        for id in &live {
+            let scope = self.scope_of(*id)?;
+            first.push((scope, self.documents(scope).applied(txn)?));
+        }
+        let mut moment = Moment(vec![first]);
+        if let (Some((branch, epoch)), Some(last)) = (base, live.last()) {
+            let (parent, scope) = (self.scope_of(branch)?, self.scope_of(*last)?);
+            match self.base_of(txn, scope, parent, epoch)? {
+                Some(base) => moment.0.extend(base.0),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(moment))
+    }
+
+    /// Returns the point in time of a parent at which a branch is based on it.
+    fn base_of(
+        &self,
+        txn: &dyn ReadTxn,
+        scope: Scope,
+        parent: Scope,
+        at: Epoch,
+    ) -> Result<Option<Moment>> {
+        if let Some(moment) = self.moment_at(txn, parent, at)? {
+            return Ok(Some(moment));
+        }
+        // The branch went back to a point in time of its own, from when on the parent is frozen too.
+        let own = self.moment_at(txn, scope, at)?;
+        Ok(own.map(|mut moment| {
+            for part in &mut moment.0 {
+                part.retain(|(other, _)| *other != scope);
+            }
+            moment.0.retain(|part| !part.is_empty());
+            moment
+        }))
+    }
+
+    /// Returns the scope of a branch.
+    pub(crate) fn scope_of(&self, branch: BranchId) -> Result<Scope> {
+        let mut scopes = self.scopes.iter();
+        let found = scopes.find(|(_, shown)| shown.branch == Some(branch));
+        found.map(|(scope, _)| *scope).ok_or_else(|| {
+            let why = "a branch takes no part in synchronisation";
+            Error::with_detail(ErrorKind::Corrupt, why).path(branch)
+        })
+    }
+
+    /// Lets branches take part that do not yet, and says so; but for those that are based on a point in
+    /// time which was not collected yet.
+    fn add_scopes(&mut self, txn: &mut dyn WriteTxn, round: &mut Round<'_>) -> Result<()> {
+        let known: BTreeSet<_> = self
+            .scopes
+            .values()
+            .filter_map(|shown| shown.branch)
+            .collect();
+        for branch in round.branches {
+            if known.contains(&branch.id) {
+                continue;
+            }
+            // What it was forked from: it may have gone back to something else since.
+            let made = branch::parent(txn, branch.id)?.map(|base| (base.branch, base.at));
+            let Some(parent) = self.parent(txn, None, made)? else {
+                continue;
+            };
+            let first = parent.is_none().then(Scope::of_first_branch);
+            let others = (0..).map(|n| Scope::of_branch(&branch.name, parent.as_ref(), n));
+            for scope in first.into_iter().chain(others) {
+                let shown = self.scopes.get(&scope);
+                if shown.is_some_and(|shown| shown.branch.is_some()) {
+                    continue;
+                }
+                // One that cannot be shown yet is the same branch; one that was deleted is not.
+                let documents = self.documents(scope);
+                let (about, applied) = (documents.about(txn)?, documents.applied(txn)?);
+                if !about.is_empty() && !is_there(&about, &applied) {
+                    continue;
+                }
+                let shown = Shown {
+                    branch: Some(branch.id),
+                    ..Shown::default()
+                };
+                self.scopes.insert(scope, shown);
+                let about = self.tell_branch(txn, round, scope, branch)?;
+                self.tell_in(txn, scope, about.into_iter().collect())?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is said of the base of a branch, if that is a point in time which was collected.
+    fn parent(
+        &self,
+        txn: &dyn ReadTxn,
+        scope: Option<Scope>,
+        base: Option<(BranchId, Option<Epoch>)>,
+    ) -> Result<Option<Option<Parent>>> {
+        let Some((branch, at)) = base else {
+            return Ok(Some(None));
+        };
+        let mut scopes = self.scopes.iter();
+        let Some((parent, _)) = scopes.find(|(_, shown)| shown.branch == Some(branch)) else {
+            return Ok(None);
+        };
+        let at = match at {
+            None => None,
+            Some(at) => match self.base_of(txn, scope.unwrap_or(*parent), *parent, at)? {
+                Some(moment) => Some(moment),
+                None => return Ok(None),
+            },
+        };
+        let scope = *parent;
+        Ok(Some(Some(Parent { scope, at })))
+    }
+
+    fn tell_in(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        about: Vec<(Key, Vec<u8>)>,
+    ) -> Result<()> {
+        if !about.is_empty() {
+            self.documents(scope).tell(txn, about)?;
+            self.news.insert(scope);
+        }
+        Ok(())
+    }
+
+    /// Says what was said differently before, or not at all, about branches and snapshots.
+    fn tell(&mut self, txn: &mut dyn WriteTxn, round: &mut Round<'_>) -> Result<()> {
+        let shown = self.scopes.iter();
+        let shown = shown.filter_map(|(scope, shown)| Some((shown.branch?, *scope)));
+        for (id, scope) in shown.collect::<Vec<_>>() {
+            let mut about = Vec::new();
+            match round.branches.iter().find(|branch| branch.id == id) {
+                Some(record) => {
+                    about.extend(self.tell_branch(txn, round, scope, record)?);
+                    self.tell_snapshots(txn, round, scope, id, &mut about)?;
+                }
+                None => about.extend(self.tell_deleted(txn, round, scope)?),
+            }
+            self.tell_in(txn, scope, about)?;
+        }
+        Ok(())
+    }
+
+    fn tell_branch(
+        &mut self,
+        txn: &dyn ReadTxn,
+        round: &mut Round<'_>,
+        scope: Scope,
+        record: &BranchRecord,
+    ) -> Result<Option<(Key, Vec<u8>)>> {
+        let base = Chain::load(txn, record.id, None)?.base();
+        let is_said = !self.documents(scope).about(txn)?.is_empty();
+        let shown = self.scopes.get(&scope);
+        let same = shown.is_some_and(|shown| shown.name == record.name && shown.base == base);
+        if is_said && same {
+            return Ok(None);
+        }
+        let Some(parent) = self.parent(txn, Some(scope), base)? else {
+            return Ok(None);
+        };
+        if let Some(shown) = self.scopes.get_mut(&scope) {
+            record.name.clone_into(&mut shown.name);
+            shown.base = base;
+        }
+        let about = About {
+            stamp: round.clock.stamp(round.now),
+            state: AboutBranch {
+                name: record.name.clone(),
+                parent,
+                deleted: None,
+            },
+        };
+        Ok(Some((Key::Branch, about.encode())))
+    }
+
+    fn tell_deleted(
+        &mut self,
+        txn: &dyn ReadTxn,
+        round: &mut Round<'_>,
+        scope: Scope,
+    ) -> Result<Option<(Key, Vec<u8>)>> {
+        let replica = self.replica();
+        let documents = self.documents(scope);
+        let mut known = documents.applied(txn)?;
+        let last = documents.about(txn)?.into_iter().next();
+        self.scopes.insert(scope, Shown::default());
+        let Some(About { state, .. }) = last else {
+            return Ok(None);
+        };
+        // The cut that says so is among them.
+        known.see(replica, known.get(replica) + 1);
+        let about = About {
+            stamp: round.clock.stamp(round.now),
+            state: AboutBranch {
+                deleted: Some(known),
+                ..state
+            },
+        };
+        Ok(Some((Key::Branch, about.encode())))
+    }
+
+    fn tell_snapshots(
+        &mut self,
+        txn: &dyn ReadTxn,
+        round: &mut Round<'_>,
+        scope: Scope,
+        branch: BranchId,
+        about: &mut Vec<(Key, Vec<u8>)>,
+    ) -> Result<()> {
+        let here: BTreeMap<_, _> = txn
+            .snapshots(branch)?
+            .into_iter()
+            .map(|s| (s.name.clone(), s))
+            .collect();
+        let Some(shown) = self.scopes.get(&scope) else {
+            return Ok(());
+        };
+        let (same, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = shown
+            .snapshots
+            .clone()
+            .into_iter()
+            .partition(|(name, shown)| {
+                here.get(name).is_some_and(|here| here.epoch == shown.epoch)
+            });
+        let mut state_of: BTreeMap<String, AboutSnapshot> = BTreeMap::new();
+        let mut snapshots = same;
+        for (_, ShownSnapshot { register, .. }) in gone {
+            state_of.insert(register, AboutSnapshot::Deleted);
+        }
+        for (name, record) in &here {
+            let is_new = !snapshots.contains_key(name);
+            // What shared a register with one that is gone gets one of its own.
+            let moves = snapshots
+                .get(name)
+                .is_some_and(|s| state_of.contains_key(&s.register));
+            if !is_new && !moves {
+                continue;
+            }
+            let Some(taken) = self.taken(txn, scope, record)? else {
+                continue;
+            };
+            state_of.insert(name.clone(), taken);
+            let epoch = record.epoch;
+            let register = name.clone();
+            snapshots.insert(name.clone(), ShownSnapshot { epoch, register });
+        }
+        if let Some(shown) = self.scopes.get_mut(&scope) {
+            shown.snapshots = snapshots;
+        }
+        about.extend(state_of.into_iter().map(|(name, state)| {
+            let stamp = round.clock.stamp(round.now);
+            (Key::Snapshot(name), About { stamp, state }.encode())
+        }));
+        Ok(())
+    }
+
+    fn taken(
+        &mut self,
+        txn: &dyn ReadTxn,
+        scope: Scope,
+        record: &SnapshotRecord,
+    ) -> Result<Option<AboutSnapshot>> {
+        let at = self.moment_at(txn, scope, record.epoch)?;
+        let created = record.created;
+        Ok(at.map(|at| AboutSnapshot::Taken { at, created }))
+    }
+
+    /// Notes which point in time an epoch of a branch shows.
+    pub(crate) fn keep_moment(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        epoch: Epoch,
+        moment: &Moment,
+    ) -> Result<()> {
+        let place = self.moments(scope);
+        kept::set(txn, &place, &moment_key(epoch), moment)?;
+        kept::set(txn, &place, &epoch_key(moment), &epoch)
+    }
+
+    /// Returns the point in time that an epoch of a branch shows.
+    fn moment_at(&self, txn: &dyn ReadTxn, scope: Scope, epoch: Epoch) -> Result<Option<Moment>> {
+        kept::get(txn, &self.moments(scope), &moment_key(epoch))
+    }
+
+    /// Returns the epoch of a branch that shows a point in time, if one does.
+    pub(crate) fn epoch_at(
+        &self,
+        txn: &dyn ReadTxn,
+        scope: Scope,
+        moment: &Moment,
+    ) -> Result<Option<Epoch>> {
+        kept::get(txn, &self.moments(scope), &epoch_key(moment))
+    }
+
+    /// Returns where points in time are kept: a branch that comes back has other epochs.
+    fn moments(&self, scope: Scope) -> String {
+        let branch = self.scopes.get(&scope).and_then(|shown| shown.branch);
+        format!(
+            "sync/{}/{scope}/{}",
+            self.bucket,
+            branch.map_or(0, |branch| branch.0)
+        )
+    }
+}
+
+fn moment_key(epoch: Epoch) -> String {
+    format!("moment/{:08x}", epoch.0)
+}
+
+fn epoch_key(moment: &Moment) -> String {
+    format!("epoch/{}", blake3::hash(&kept::encode(moment)).to_hex())
+}
+
+/// Returns the epochs from one on that snapshots and forks show, with their branches, from the oldest.
+fn pins(
+    txn: &dyn ReadTxn,
+    branches: &[BranchRecord],
+    since: Epoch,
+) -> Result<BTreeSet<(Epoch, BranchId)>> {
+    let mut pins = BTreeSet::new();
+    for branch in branches {
+        let snapshots = txn.snapshots(branch.id)?.into_iter();
+        pins.extend(snapshots.map(|snapshot| (snapshot.epoch, branch.id)));
+        let bases = txn
+            .lines(branch.id)?
+            .into_iter()
+            .filter_map(|line| line.base);
+        pins.extend(bases.filter_map(|base| Some((base.at?, base.branch))));
+    }
+    pins.retain(|(epoch, _)| *epoch >= since);
+    Ok(pins)
+}

@@ -1,0 +1,406 @@
+//! What documents say about branches and snapshots, shown in a store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use alknet_fs_core::branch;
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::edit::Context;
+use alknet_fs_core::store::{BranchId, Epoch, LineBase, ReadTxn, Row, SnapshotRecord, WriteTxn};
+use alknet_fs_core::sync::{
+    About, AboutBranch, AboutSnapshot, Moment, Parent, Scope, Stamp, earlier, is_there,
+};
+use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
+
+use crate::bucket::{Bucket, Shown, ShownSnapshot};
+use crate::kept;
+
+/// The longest name of a branch or a snapshot that gets a suffix, in bytes.
+const NAME_MAX: usize = 240;
+
+impl Bucket {
+    /// Makes the store have the branches and snapshots that the documents speak of. Returns whether it
+    /// has them all: one may need what has not come yet, or cannot go while somebody uses it.
+    pub(crate) fn settle(&mut self, txn: &mut dyn WriteTxn, context: &Context) -> Result<bool> {
+        let wanted = self.wanted(txn)?;
+        let mut all = self.settle_branches(txn, &wanted, context)?;
+        if !all {
+            // The last branch cannot go before another came, nor give its name away.
+            all = self.settle_branches(txn, &wanted, context)?;
+        }
+        for scope in wanted.keys() {
+            all &= self.settle_snapshots(txn, *scope, context)?;
+        }
+        Ok(all)
+    }
+
+    fn settle_branches(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        wanted: &BTreeMap<Scope, AboutBranch>,
+        context: &Context,
+    ) -> Result<bool> {
+        let mut all = self.remove_branches(txn, wanted, context)?;
+        self.rename_branches(txn, wanted, context)?;
+        all &= self.add_branches(txn, wanted, context)?;
+        let named = |(scope, about): (&Scope, &AboutBranch)| {
+            let shown = self.scopes.get(scope);
+            shown.is_some_and(|shown| shown.branch.is_none() || shown.name == about.name)
+        };
+        Ok(all && wanted.iter().all(named))
+    }
+
+    /// Returns the branches that are to be there, with their names here.
+    fn wanted(&mut self, txn: &dyn ReadTxn) -> Result<BTreeMap<Scope, AboutBranch>> {
+        let mut said: BTreeMap<Scope, (Stamp, AboutBranch)> = BTreeMap::new();
+        let mut wanted = BTreeSet::new();
+        for scope in self.scopes.keys().copied().collect::<Vec<_>>() {
+            let documents = self.documents(scope);
+            let about = documents.about(txn)?;
+            if is_there(&about, &documents.applied(txn)?) {
+                wanted.insert(scope);
+            }
+            if let Some(About { stamp, state }) = about.into_iter().next() {
+                said.insert(scope, (stamp, state));
+            }
+        }
+        // What others are based on stays.
+        let mut left: Vec<_> = wanted.iter().copied().collect();
+        while let Some(scope) = left.pop() {
+            let parent = said
+                .get(&scope)
+                .and_then(|(_, about)| about.parent.as_ref());
+            if let Some(Parent { scope, .. }) = parent
+                && said.contains_key(scope)
+                && wanted.insert(*scope)
+            {
+                left.push(*scope);
+            }
+        }
+        said.retain(|scope, _| wanted.contains(scope));
+        // Of those with one name the one that got it last has it.
+        let mut order: Vec<_> = said.into_iter().collect();
+        order.sort_by_key(|(scope, (stamp, _))| std::cmp::Reverse((*stamp, *scope)));
+        let mut names = BTreeSet::new();
+        let named = order.into_iter().map(|(scope, (_, mut about))| {
+            if !names.insert(about.name.clone()) {
+                about.name = with_suffix(&about.name, &scope.to_string());
+                names.insert(about.name.clone());
+            }
+            (scope, about)
+        });
+        Ok(named.collect())
+    }
+
+    fn remove_branches(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        wanted: &BTreeMap<Scope, AboutBranch>,
+        context: &Context,
+    ) -> Result<bool> {
+        let shown = self.scopes.iter();
+        let shown = shown.filter(|(scope, _)| !wanted.contains_key(scope));
+        let mut gone: Vec<_> = shown
+            .filter_map(|(scope, shown)| Some((shown.branch?, *scope)))
+            .collect();
+        // Forks are younger than what they are forked from.
+        gone.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        let mut all = true;
+        for (id, scope) in gone {
+            all &= self.remove_branch(txn, scope, id, context)?;
+        }
+        Ok(all)
+    }
+
+    fn remove_branch(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        id: BranchId,
+        context: &Context,
+    ) -> Result<bool> {
+        match branch::delete_branch(txn, id, context) {
+            Ok(()) => {
+                self.scopes.insert(scope, Shown::default());
+                Ok(true)
+            }
+            Err(e) if e.kind() == ErrorKind::InUse => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn rename_branches(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        wanted: &BTreeMap<Scope, AboutBranch>,
+        context: &Context,
+    ) -> Result<()> {
+        let mut renamed = Vec::new();
+        for (scope, about) in wanted {
+            if let Some(shown) = self.scopes.get_mut(scope)
+                && let Some(id) = shown.branch
+                && shown.name != about.name
+            {
+                shown.name.clone_from(&about.name);
+                renamed.push((id, *scope, about.name.as_str()));
+            }
+        }
+        // They may have each other's names.
+        for (id, scope, name) in &renamed {
+            if txn.branch_named(self.bucket, name)?.is_some() {
+                branch::rename_branch(txn, *id, &format!("~{scope}"), context)?;
+            }
+        }
+        for (id, scope, name) in renamed {
+            // A branch that waits to be removed may still have it.
+            let is_free = txn.branch_named(self.bucket, name)?.is_none();
+            let name = if is_free {
+                name.to_owned()
+            } else {
+                with_suffix(name, &scope.to_string())
+            };
+            branch::rename_branch(txn, id, &name, context)?;
+            if let Some(shown) = self.scopes.get_mut(&scope) {
+                shown.name = name;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds branches that are not there, parents before their children, and gives those another base
+    /// that went back to an earlier one.
+    fn add_branches(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        wanted: &BTreeMap<Scope, AboutBranch>,
+        context: &Context,
+    ) -> Result<bool> {
+        let mut left: Vec<_> = wanted.keys().copied().collect();
+        loop {
+            let before = left.len();
+            let mut waiting = Vec::new();
+            for scope in left {
+                if !self.add_branch(txn, scope, &wanted[&scope], context)? {
+                    waiting.push(scope);
+                }
+            }
+            left = waiting;
+            if left.is_empty() || left.len() == before {
+                return Ok(left.is_empty());
+            }
+        }
+    }
+
+    fn add_branch(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        about: &AboutBranch,
+        context: &Context,
+    ) -> Result<bool> {
+        let base = match &about.parent {
+            None => None,
+            Some(parent) => {
+                let Some(id) = self
+                    .scopes
+                    .get(&parent.scope)
+                    .and_then(|shown| shown.branch)
+                else {
+                    return Ok(false);
+                };
+                let at = match &parent.at {
+                    None => None,
+                    Some(at) => match self.epoch_for(txn, parent.scope, at, context.now)? {
+                        Some(epoch) => Some(epoch),
+                        None => return Ok(false),
+                    },
+                };
+                Some((id, at))
+            }
+        };
+        let shown = self.scopes.entry(scope).or_default();
+        let line = base.map(|(branch, at)| LineBase {
+            branch,
+            at,
+            stays_live: false,
+        });
+        let id = match shown.branch {
+            Some(_) if shown.base == base => return Ok(true),
+            Some(id) if base.is_none_or(|(parent, _)| parent < id) => {
+                branch::rebase(txn, id, line)?;
+                id
+            }
+            // A branch is younger than what it is based on.
+            Some(id) => {
+                self.remove_branch(txn, scope, id, context)?;
+                return Ok(false);
+            }
+            None => {
+                let is_free = txn.branch_named(self.bucket, &about.name)?.is_none();
+                let name = match is_free {
+                    true => about.name.clone(),
+                    false => with_suffix(&about.name, &scope.to_string()),
+                };
+                let id = branch::add(txn, self.bucket, &name, line, None, context)?.id;
+                self.scopes.insert(
+                    scope,
+                    Shown {
+                        branch: Some(id),
+                        name,
+                        ..Shown::default()
+                    },
+                );
+                id
+            }
+        };
+        let chain = Chain::load(txn, id, None)?;
+        if let Some(shown) = self.scopes.get_mut(&scope) {
+            shown.base = base;
+        }
+        let changes = self.documents(scope).show_all(txn, &chain, context.now)?;
+        self.publish(txn, chain.branch_name(), changes, context)?;
+        Ok(true)
+    }
+
+    fn settle_snapshots(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        context: &Context,
+    ) -> Result<bool> {
+        let Some(Shown {
+            branch: Some(branch),
+            snapshots: shown,
+            ..
+        }) = self.scopes.get(&scope).cloned()
+        else {
+            return Ok(true);
+        };
+        let mut wanted = BTreeMap::new();
+        for (register, about) in self.documents(scope).snapshots(txn)? {
+            let mut seen = BTreeSet::new();
+            for About { stamp, state } in about {
+                let AboutSnapshot::Taken { at, created } = state else {
+                    continue;
+                };
+                let name = match seen.is_empty() {
+                    true => register.clone(),
+                    false => with_suffix(&register, &digest(stamp)),
+                };
+                if seen.insert(at.clone()) {
+                    wanted.insert(name, (register.clone(), at, created));
+                }
+            }
+        }
+        let mut all = true;
+        let mut snapshots = BTreeMap::new();
+        let mut missing = Vec::new();
+        for (name, (register, at, created)) in wanted {
+            match self.epoch_for(txn, scope, &at, context.now)? {
+                Some(epoch) if shown.get(&name).is_some_and(|shown| shown.epoch == epoch) => {
+                    snapshots.insert(name, ShownSnapshot { epoch, register });
+                }
+                Some(epoch) => missing.push((name, register, epoch, created)),
+                None => all = false,
+            }
+        }
+        for name in shown.keys().filter(|name| !snapshots.contains_key(*name)) {
+            branch::delete_snapshot(txn, branch, name, context)?;
+        }
+        for (name, register, epoch, created) in missing {
+            let record = SnapshotRecord {
+                branch,
+                name: name.clone(),
+                epoch,
+                created,
+            };
+            branch::name_snapshot(txn, &record, context)?;
+            snapshots.insert(name, ShownSnapshot { epoch, register });
+        }
+        if let Some(shown) = self.scopes.get_mut(&scope) {
+            shown.snapshots = snapshots;
+        }
+        Ok(all)
+    }
+
+    /// Returns the epoch of a branch that shows a point in time, made if it never was present here;
+    /// nothing where not all of it has come.
+    fn epoch_for(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        moment: &Moment,
+        now: Timestamp,
+    ) -> Result<Option<Epoch>> {
+        if let Some(epoch) = self.epoch_at(txn, scope, moment)? {
+            return Ok(Some(epoch));
+        }
+        let Some(branch) = self.scopes.get(&scope).and_then(|shown| shown.branch) else {
+            return Ok(None);
+        };
+        if !moment.is_known(|scope| self.documents(scope).applied(txn))? {
+            return Ok(None);
+        }
+        let chain = Chain::load(txn, branch, None)?;
+        let present = self.moment_of(txn, &chain)?;
+        let rows = match present.as_ref() == Some(moment) {
+            true => BTreeMap::new(),
+            false => self.rows_at(txn, &chain, moment, present.as_ref(), now)?,
+        };
+        let epoch = branch::freeze_with(txn, branch, &rows)?;
+        self.keep_moment(txn, scope, epoch, moment)?;
+        Ok(Some(epoch))
+    }
+
+    /// Returns the rows that differ between the present and a point in time.
+    fn rows_at(
+        &mut self,
+        txn: &dyn ReadTxn,
+        chain: &Chain,
+        moment: &Moment,
+        present: Option<&Moment>,
+        now: Timestamp,
+    ) -> Result<BTreeMap<TreePath, Row>> {
+        let mut paths = BTreeSet::from([TreePath::root()]);
+        if let Some(present) = present
+            && let (Some((then, below_then)), Some((now, below_now))) =
+                (moment.0.split_first(), present.0.split_first())
+            && below_then == below_now
+            && then
+                .iter()
+                .map(|(scope, _)| scope)
+                .eq(now.iter().map(|(scope, _)| scope))
+        {
+            for (scope, vector) in then {
+                paths.extend(self.documents(*scope).paths_after(txn, vector)?);
+            }
+        } else {
+            let present = present.into_iter().flat_map(Moment::cuts);
+            let scopes: BTreeSet<_> = moment
+                .cuts()
+                .chain(present)
+                .map(|(scope, _)| scope)
+                .collect();
+            for scope in scopes {
+                paths.extend(self.documents(scope).paths(txn)?);
+            }
+        }
+        let mut layers = Vec::new();
+        for (scope, vector) in moment.cuts() {
+            layers.push(self.documents(scope).rows_at(txn, vector, &paths)?);
+        }
+        earlier(txn, chain, &layers, &paths, now)
+    }
+}
+
+/// Appends a short suffix to a name that somebody else has.
+fn with_suffix(name: &str, hex: &str) -> String {
+    let mut end = name.len().min(NAME_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}~{}", &name[..end], &hex[..8])
+}
+
+fn digest(stamp: Stamp) -> String {
+    blake3::hash(&kept::encode(&stamp)).to_hex().to_string()
+}
