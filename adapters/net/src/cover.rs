@@ -1,0 +1,186 @@
+//! What a conversation is about: a bucket as far as a grant covers it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use alknet_fs_core::sync::{Cut, Frame, Replica, Scope, VersionVector};
+use alknet_fs_core::{Error, ErrorKind, Result};
+use alknet_fs_sync::Bucket;
+
+use crate::grant::Access;
+
+/// The scopes of a grant, and what may be done with each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cover {
+    /// Every scope of the bucket, those to come too.
+    All(Access),
+    /// These.
+    Some(BTreeMap<Scope, Access>),
+}
+
+impl Cover {
+    fn access(&self, scope: Scope) -> Option<Access> {
+        match self {
+            Self::All(access) => Some(*access),
+            Self::Some(scopes) => scopes.get(&scope).copied(),
+        }
+    }
+}
+
+/// Which side of a grant this node is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Role {
+    /// It gave the grant.
+    Giver,
+    /// It was given the grant.
+    Taker,
+}
+
+/// Of how many scopes a peer may speak.
+const SCOPES_MAX: usize = 16 << 10;
+
+/// How many replicas a peer may name in all scopes together.
+const ENTRIES_MAX: usize = 1 << 20;
+
+/// What is agreed on for a conversation.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    cover: Cover,
+    role: Role,
+    /// What the peer is known to know of scopes that this side may only read.
+    heard: BTreeMap<Scope, VersionVector>,
+    /// How many replicas the peer named in each scope.
+    named: HashMap<Scope, usize>,
+    entries: usize,
+}
+
+impl Terms {
+    pub(crate) fn new(cover: Cover, role: Role) -> Self {
+        Self {
+            cover,
+            role,
+            heard: BTreeMap::new(),
+            named: HashMap::new(),
+            entries: 0,
+        }
+    }
+
+    fn covers(&self, scope: Scope) -> bool {
+        self.cover.access(scope).is_some()
+    }
+
+    /// Tells whether the peer gets cuts of a scope.
+    fn sends(&self, scope: Scope) -> bool {
+        match self.role {
+            Role::Giver => self.covers(scope),
+            Role::Taker => self.cover.access(scope) == Some(Access::Write),
+        }
+    }
+
+    /// Tells whether cuts of a scope are taken from the peer.
+    fn takes(&self, scope: Scope) -> bool {
+        match self.role {
+            Role::Giver => self.cover.access(scope) == Some(Access::Write),
+            Role::Taker => self.covers(scope),
+        }
+    }
+
+    /// Takes out of a frame what the grant does not cover.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] for cuts that the peer may not send; [`ErrorKind::TooLarge`]
+    /// where it speaks of more than can be.
+    pub(crate) fn hear(&mut self, mut frame: Frame, bucket: &Bucket) -> Result<Frame> {
+        match &mut frame {
+            Frame::Summary { .. } => {}
+            Frame::Digests { digests, .. } => {
+                digests.retain(|(scope, _)| self.covers(*scope));
+                for (scope, _) in digests {
+                    self.name(*scope, 0)?;
+                }
+            }
+            Frame::Vectors { vectors, .. } => {
+                vectors.retain(|(scope, _)| self.covers(*scope));
+                for (scope, vector) in vectors {
+                    if !self.takes(*scope) {
+                        // What such a peer has of its own never comes here.
+                        *vector = VersionVector::common([&*vector, &bucket.vector(*scope)?]);
+                    }
+                    self.name(*scope, vector.len())?;
+                    self.note(*scope, vector);
+                }
+            }
+            Frame::Cuts { scope, cuts } => {
+                if !self.takes(*scope) {
+                    let why = "the peer sent changes that its grant does not allow";
+                    return Err(Error::with_detail(ErrorKind::PermissionDenied, why).path(scope));
+                }
+                for cut in cuts {
+                    self.name(*scope, cut.seen.len() + 1)?;
+                    let mut knows = cut.seen.clone();
+                    knows.see(cut.replica, cut.number);
+                    self.note(*scope, &knows);
+                }
+            }
+        }
+        Ok(frame)
+    }
+
+    fn name(&mut self, scope: Scope, entries: usize) -> Result<()> {
+        let named = self.named.entry(scope).or_default();
+        self.entries += entries.saturating_sub(*named);
+        *named = entries.max(*named);
+        if self.named.len() > SCOPES_MAX || self.entries > ENTRIES_MAX {
+            let why = "the peer speaks of more branches than a bucket may have";
+            return Err(Error::with_detail(ErrorKind::TooLarge, why));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, scope: Scope, knows: &VersionVector) {
+        if !self.sends(scope) {
+            self.heard.entry(scope).or_default().merge(knows);
+        }
+    }
+
+    /// Returns what is said of a scope: what this side keeps for itself is left out once it is known
+    /// what the peer has, so that both can come to say the same.
+    fn shown(&self, scope: Scope, ours: VersionVector) -> VersionVector {
+        match self.heard.get(&scope) {
+            Some(heard) if !self.sends(scope) => VersionVector::common([&ours, heard]),
+            _ => ours,
+        }
+    }
+}
+
+/// A bucket as the peer of a conversation may see it.
+pub(crate) struct Granted<'a> {
+    pub(crate) bucket: &'a mut Bucket,
+    pub(crate) terms: &'a Terms,
+}
+
+impl Replica for Granted<'_> {
+    fn vectors(&self) -> Result<BTreeMap<Scope, VersionVector>> {
+        let vectors = self.bucket.vectors()?.into_iter();
+        let covered = vectors.filter(|(scope, _)| self.terms.covers(*scope));
+        let shown = covered.map(|(scope, ours)| (scope, self.terms.shown(scope, ours)));
+        Ok(shown.filter(|(_, vector)| !vector.is_empty()).collect())
+    }
+
+    fn vector(&self, scope: Scope) -> Result<VersionVector> {
+        match self.terms.covers(scope) {
+            true => Ok(self.terms.shown(scope, self.bucket.vector(scope)?)),
+            false => Ok(VersionVector::new()),
+        }
+    }
+
+    fn cuts_after(&self, scope: Scope, seen: &VersionVector, bytes: usize) -> Result<Vec<Cut>> {
+        match self.terms.sends(scope) {
+            true => self.bucket.cuts_after(scope, seen, bytes),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
+        self.bucket.apply(scope, cuts)
+    }
+}

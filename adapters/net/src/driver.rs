@@ -1,0 +1,502 @@
+//! The thread that owns a bucket's documents and leads all conversations about it.
+//!
+//! Tasks do the input and output and exchange frames with it. A conversation may have
+//! [`UNREAD`] frames here that were not heard yet, and [`UNSENT`] that were not sent: what waits for
+//! more waits in its own task, so that neither a slow peer nor a fast one costs memory or time of
+//! the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store};
+use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
+use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
+use alknet_fs_sync::Bucket;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::cover::{Cover, Granted, Role, Terms};
+use crate::grant::{Access, random};
+use crate::time::now;
+use crate::wire::framed;
+
+/// How many frames of a conversation wait to be heard.
+pub(crate) const UNREAD: usize = 4;
+
+/// How many frames of a conversation wait to be sent.
+const UNSENT: usize = 4;
+
+/// Nothing is lost on an open stream: what is not answered in this time is said again in case the
+/// other side threw it away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Local commits are gathered at once, and then not again for this many times as long as that took:
+/// so that it takes little of what writers could use.
+const REST: u32 = 4;
+
+const LONGEST_REST: Duration = Duration::from_millis(250);
+
+/// How long to wait when others keep the store busy.
+const BUSY: Duration = Duration::from_millis(20);
+
+/// How many commands are obeyed before anything is said.
+const AT_ONCE: usize = 64;
+
+/// Names a conversation of this node.
+pub(crate) type Id = u64;
+
+pub(crate) enum Command {
+    Open(Open),
+    /// A frame arrived. The permit is held until it was heard.
+    Frame {
+        id: Id,
+        bytes: Vec<u8>,
+        permit: OwnedSemaphorePermit,
+    },
+    /// There is room again for frames to send.
+    Room,
+    Closed(Id),
+    /// Somebody committed to the store.
+    Committed,
+    Progress(oneshot::Sender<BTreeMap<Id, Progress>>),
+    Stop,
+}
+
+/// What a conversation is begun with.
+pub(crate) struct Open {
+    pub(crate) id: Id,
+    pub(crate) terms: OpenTerms,
+    /// Told what the conversation covers, before its first frame.
+    pub(crate) opened: oneshot::Sender<Opened>,
+    /// Told why the driver ended it.
+    pub(crate) ended: oneshot::Sender<Error>,
+}
+
+pub(crate) enum OpenTerms {
+    Giver {
+        access: Access,
+        branches: Option<Vec<BranchId>>,
+    },
+    Taker(Cover),
+}
+
+/// The task's end of a conversation.
+pub(crate) struct Opened {
+    pub(crate) cover: Cover,
+    pub(crate) frames: mpsc::Receiver<Vec<u8>>,
+    /// Set while the driver has frames for which there was no room.
+    pub(crate) crowded: Arc<AtomicBool>,
+}
+
+/// How far a conversation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Progress {
+    /// Whether both sides are known to know the same.
+    pub(crate) in_step: bool,
+    /// How many cuts the peer is known to have that are missing here, and in how many scopes.
+    pub(crate) missing_here: (u64, u64),
+    /// How many cuts the peer is not known to have, and in how many scopes.
+    pub(crate) missing_there: (u64, u64),
+}
+
+struct Conversation {
+    peer: Peer,
+    terms: Terms,
+    frames: mpsc::Sender<Vec<u8>>,
+    crowded: Arc<AtomicBool>,
+    ended: Option<oneshot::Sender<Error>>,
+}
+
+/// A driver's other end. Dropping the last one ends the thread.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    commands: Sender<Command>,
+    /// Whether the driver was told of a commit that it has not looked at.
+    committed: Arc<AtomicBool>,
+}
+
+impl Driver {
+    /// Starts the thread.
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        bucket: BucketId,
+        stirred: Arc<AtomicBool>,
+    ) -> Result<(Self, thread::JoinHandle<()>)> {
+        let (commands, inbox) = unbounded();
+        let committed = Arc::new(AtomicBool::new(true));
+        let noted = Arc::clone(&committed);
+        let opened = open(&store, bucket)?;
+        let thread = thread::Builder::new().name(format!("alkfs-sync-{bucket}"));
+        let thread = thread.spawn(move || {
+            let worker = Worker {
+                inbox,
+                committed: noted,
+                stirred,
+                number: bucket,
+                bucket: opened,
+                store,
+                conversations: BTreeMap::new(),
+                begun: Instant::now(),
+                gather_at: Some(Instant::now()),
+                rest_until: Instant::now(),
+            };
+            worker.run();
+        })?;
+        Ok((
+            Self {
+                commands,
+                committed,
+            },
+            thread,
+        ))
+    }
+
+    /// Returns whether the driver is still there.
+    pub(crate) fn tell(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
+    }
+
+    pub(crate) fn committed(&self) -> bool {
+        self.committed.swap(true, Ordering::AcqRel) || self.tell(Command::Committed)
+    }
+}
+
+fn open(store: &Arc<dyn Store>, bucket: BucketId) -> Result<Bucket> {
+    Bucket::open(Arc::clone(store), bucket, ReplicaId(random()?))
+}
+
+struct Worker {
+    inbox: Receiver<Command>,
+    committed: Arc<AtomicBool>,
+    /// Set when something happened that the status tells of.
+    stirred: Arc<AtomicBool>,
+    store: Arc<dyn Store>,
+    number: BucketId,
+    bucket: Bucket,
+    conversations: BTreeMap<Id, Conversation>,
+    begun: Instant,
+    /// When to look at what was committed.
+    gather_at: Option<Instant>,
+    rest_until: Instant,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let ended = loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => break Error::with_detail(ErrorKind::Cancelled, "the node stops"),
+                Err(e) if e.kind() == ErrorKind::Busy => {
+                    tracing::debug!(bucket = %self.number, "the store is busy: {e}");
+                    self.gather_at.get_or_insert(Instant::now() + BUSY);
+                    thread::sleep(BUSY);
+                }
+                Err(e) => {
+                    tracing::warn!(bucket = %self.number, "synchronisation stops: {e}");
+                    break e;
+                }
+            }
+        };
+        for (_, conversation) in std::mem::take(&mut self.conversations) {
+            let copy = Error::with_detail(ended.kind(), ended.to_string());
+            conversation.end(copy);
+        }
+    }
+
+    /// Does what there is to do, or waits for it. Returns whether to go on.
+    fn turn(&mut self) -> Result<bool> {
+        let first = match self.next_time() {
+            Some(at) => self.inbox.recv_deadline(at),
+            None => self
+                .inbox
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let mut next = match first {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        };
+        let mut left = AT_ONCE;
+        while let Some(command) = next {
+            if !self.obey(command)? {
+                return Ok(false);
+            }
+            left -= 1;
+            next = match left {
+                0 => None,
+                _ => self.inbox.try_recv().ok(),
+            };
+        }
+        if self.gather_at.is_some_and(|at| at <= Instant::now()) {
+            self.gather()?;
+        }
+        self.speak();
+        Ok(true)
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        let timeouts = self.conversations.values();
+        let timeouts = timeouts.filter_map(|c| c.peer.poll_timeout());
+        let timeouts = timeouts.map(|at| {
+            let nanos = u64::try_from(at.0).unwrap_or(0);
+            self.begun + Duration::from_nanos(nanos)
+        });
+        timeouts.chain(self.gather_at).min()
+    }
+
+    /// The time that conversations are given: it never goes back.
+    fn elapsed(&self) -> Timestamp {
+        Timestamp(i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// Returns whether to go on.
+    fn obey(&mut self, command: Command) -> Result<bool> {
+        match command {
+            Command::Open(open) => self.open(open)?,
+            Command::Frame { id, bytes, permit } => {
+                self.hear(id, &bytes);
+                self.stirred.store(true, Ordering::Release);
+                drop(permit);
+            }
+            Command::Room => {}
+            Command::Closed(id) => drop(self.conversations.remove(&id)),
+            Command::Committed => {
+                self.gather_at = Some(self.rest_until.max(Instant::now()));
+            }
+            Command::Progress(answer) => {
+                let _ = answer.send(self.progress()?);
+            }
+            Command::Stop => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn open(&mut self, open: Open) -> Result<()> {
+        self.gather()?;
+        let (role, cover) = match open.terms {
+            OpenTerms::Taker(cover) => (Role::Taker, cover),
+            OpenTerms::Giver { access, branches } => {
+                (Role::Giver, self.cover(access, branches.as_deref())?)
+            }
+        };
+        let (frames, receiver) = mpsc::channel(UNSENT);
+        let crowded = Arc::new(AtomicBool::new(false));
+        let pace = Pace {
+            patience: PATIENCE,
+            ..Pace::default()
+        };
+        let opened = Opened {
+            cover: cover.clone(),
+            frames: receiver,
+            crowded: Arc::clone(&crowded),
+        };
+        if open.opened.send(opened).is_ok() {
+            let conversation = Conversation {
+                peer: Peer::new(pace),
+                terms: Terms::new(cover, role),
+                frames,
+                crowded,
+                ended: Some(open.ended),
+            };
+            self.conversations.insert(open.id, conversation);
+        }
+        Ok(())
+    }
+
+    /// Finds the scopes that a grant covers: those of its branches, and to read those from which
+    /// they inherit.
+    fn cover(&self, access: Access, branches: Option<&[BranchId]>) -> Result<Cover> {
+        let Some(branches) = branches else {
+            return Ok(Cover::All(access));
+        };
+        let txn = self.store.read()?;
+        let inherited = ancestors(&*txn, branches)?;
+        let scopes = self.bucket.scopes().filter_map(|(scope, branch)| {
+            let access = match branches.contains(&branch) {
+                true => access,
+                false if inherited.contains(&branch) => Access::Read,
+                false => return None,
+            };
+            Some((scope, access))
+        });
+        Ok(Cover::Some(scopes.collect()))
+    }
+
+    fn hear(&mut self, id: Id, bytes: &[u8]) {
+        while let Some(conversation) = self.conversations.get_mut(&id) {
+            self.bucket.set_now(now());
+            let heard = conversation.hear(bytes, &mut self.bucket);
+            match heard {
+                Ok(()) => break,
+                // A frame does no harm when it is heard twice.
+                Err(e) if e.kind() == ErrorKind::Busy => thread::sleep(BUSY),
+                Err(e) => {
+                    if let Some(conversation) = self.conversations.remove(&id) {
+                        conversation.end(e);
+                    }
+                }
+            }
+        }
+        self.spread();
+    }
+
+    /// Tells all conversations what scopes got cuts.
+    fn spread(&mut self) {
+        for scope in self.bucket.take_news() {
+            for conversation in self.conversations.values_mut() {
+                conversation.peer.changed(scope);
+            }
+        }
+    }
+
+    fn gather(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        self.committed.store(false, Ordering::Release);
+        let now = now();
+        enlist(&*self.store, self.number, &mut self.bucket, now)?;
+        self.bucket.gather(now)?;
+        let rest = (begun.elapsed() * REST).min(LONGEST_REST);
+        self.rest_until = Instant::now() + rest;
+        self.gather_at = None;
+        self.spread();
+        Ok(())
+    }
+
+    fn speak(&mut self) {
+        let now = self.elapsed();
+        let mut over = Vec::new();
+        for (id, conversation) in &mut self.conversations {
+            if let Err(e) = conversation.speak(now, &mut self.bucket) {
+                over.push((*id, e));
+            }
+        }
+        for (id, e) in over {
+            if e.kind() == ErrorKind::Busy {
+                thread::sleep(BUSY);
+                continue;
+            }
+            if let Some(conversation) = self.conversations.remove(&id) {
+                conversation.end(e);
+            }
+        }
+    }
+
+    fn progress(&mut self) -> Result<BTreeMap<Id, Progress>> {
+        let mut all = BTreeMap::new();
+        for (id, conversation) in &self.conversations {
+            let granted = Granted {
+                bucket: &mut self.bucket,
+                terms: &conversation.terms,
+            };
+            all.insert(*id, progress(&conversation.peer, &granted)?);
+        }
+        Ok(all)
+    }
+}
+
+fn progress(peer: &Peer, replica: &dyn Replica) -> Result<Progress> {
+    let mut progress = Progress {
+        in_step: peer.is_in_step(replica)?,
+        ..Progress::default()
+    };
+    for (scope, ours) in replica.vectors()? {
+        let theirs = peer.knows(scope);
+        let missing = |of: &alknet_fs_core::sync::VersionVector,
+                       at: &alknet_fs_core::sync::VersionVector| {
+            let each = of
+                .iter()
+                .map(|(replica, cut)| cut.saturating_sub(at.get(replica)));
+            each.fold(0u64, u64::saturating_add)
+        };
+        for (count, total) in [
+            (missing(&theirs, &ours), &mut progress.missing_here),
+            (missing(&ours, &theirs), &mut progress.missing_there),
+        ] {
+            total.0 = total.0.saturating_add(count);
+            total.1 += u64::from(count > 0);
+        }
+    }
+    Ok(progress)
+}
+
+impl Conversation {
+    fn hear(&mut self, bytes: &[u8], bucket: &mut Bucket) -> Result<()> {
+        let frame = self.terms.hear(Frame::decode(bytes)?, bucket)?;
+        let terms = &self.terms;
+        self.peer.receive(frame, &mut Granted { bucket, terms })
+    }
+
+    fn speak(&mut self, now: Timestamp, bucket: &mut Bucket) -> Result<()> {
+        let terms = &self.terms;
+        let granted = Granted { bucket, terms };
+        self.peer.timeout(now, &granted)?;
+        loop {
+            let room = match self.frames.try_reserve() {
+                Ok(room) => room,
+                Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
+                Err(mpsc::error::TrySendError::Full(())) => {
+                    self.crowded.store(true, Ordering::Release);
+                    match self.frames.try_reserve() {
+                        Ok(room) => room,
+                        Err(_) => return Ok(()),
+                    }
+                }
+            };
+            match self.peer.poll_transmit(now, &granted)? {
+                Some(frame) => room.send(framed(&frame.encode())),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn end(mut self, why: Error) {
+        if let Some(ended) = self.ended.take() {
+            let _ = ended.send(why);
+        }
+    }
+}
+
+/// Lets branches take part that do not yet.
+fn enlist(store: &dyn Store, bucket: BucketId, of: &mut Bucket, now: Timestamp) -> Result<()> {
+    let known: BTreeSet<BranchId> = of.scopes().map(|(_, branch)| branch).collect();
+    for branch in store.read()?.branches(bucket)? {
+        if !known.contains(&branch.id) {
+            let mut scope = [0; 16];
+            scope.copy_from_slice(&blake3::hash(branch.name.as_bytes()).as_bytes()[..16]);
+            of.add_branch(Scope(scope), branch.id, now)?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds the branches that some inherit from, whatever they show of them.
+fn ancestors(txn: &dyn ReadTxn, branches: &[BranchId]) -> Result<BTreeSet<BranchId>> {
+    let mut found = BTreeSet::new();
+    let mut open = branches.to_vec();
+    while let Some(branch) = open.pop() {
+        for line in txn.lines(branch)? {
+            if let Some(base) = line.base
+                && found.insert(base.branch)
+            {
+                open.push(base.branch);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Tells whether a conversation ended because of this node's own store.
+pub(crate) fn is_own_fault(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Busy
+            | ErrorKind::Io
+            | ErrorKind::NoSpace
+            | ErrorKind::NotAStore
+            | ErrorKind::Cancelled
+    )
+}

@@ -1,0 +1,331 @@
+//! Who may have what of a bucket.
+
+use std::fmt;
+
+use alknet_fs_core::store::BranchId;
+use alknet_fs_core::{Error, Result, Timestamp};
+use iroh::EndpointId;
+use serde::{Deserialize, Serialize};
+
+/// What a grant allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// To see everything, and change nothing.
+    Read,
+    /// To see and change.
+    Write,
+}
+
+impl Access {
+    /// Returns `"read"` or `"write"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub [u8; 16]);
+
+        impl $name {
+            /// Draws a new one.
+            ///
+            /// # Errors
+            /// Where the operating system has no random numbers.
+            pub fn random() -> Result<Self> {
+                random().map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", u128::from_be_bytes(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A bucket, the same on every node that has it: 16 random bytes, drawn when it is first shared.
+    BucketUid;
+    /// A grant.
+    GrantId;
+}
+
+/// What proves that a ticket was given out. Not shown by [`Debug`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub(crate) [u8; 32]);
+
+impl Secret {
+    pub(crate) fn random() -> Result<Self> {
+        random().map(Self)
+    }
+
+    /// Returns the hash that a grant keeps of it.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        *blake3::hash(&self.0).as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| Error::from(std::io::Error::other(e.to_string())))?;
+    Ok(bytes)
+}
+
+/// The most peers that use one grant.
+pub(crate) const MAX_KEYS: usize = 1024;
+
+/// What somebody was given, as the giving node keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// The bucket.
+    pub bucket: BucketUid,
+    /// What it allows.
+    pub access: Access,
+    /// The branches that it covers; none for the whole bucket.
+    pub branches: Option<Vec<BranchId>>,
+    /// When it ends, if ever.
+    pub expires: Option<Timestamp>,
+    /// What the giver called it.
+    pub name: Option<String>,
+    /// When it was given.
+    pub created: Timestamp,
+    /// When it was taken back, if it was.
+    pub revoked: Option<Timestamp>,
+    /// The peers that use it.
+    pub keys: Vec<Key>,
+    /// The hash of the ticket's secret; none once no further peer is let in by the ticket.
+    pub(crate) secret: Option<[u8; 32]>,
+}
+
+/// A peer that uses a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// The peer.
+    pub peer: EndpointId,
+    /// When it first used the grant.
+    pub bound: Timestamp,
+    /// When the grant was taken back from this peer, if it was.
+    pub revoked: Option<Timestamp>,
+}
+
+/// Why a peer is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The peer has no grant of this bucket, or there is no such bucket: it is not told which.
+    Unknown,
+    /// The grant was taken back.
+    Revoked,
+    /// The grant's time is over.
+    Expired,
+    /// No version of the protocol that both know.
+    Version,
+    /// The node has too much to do.
+    Busy,
+    /// What the peer said makes no sense.
+    Malformed,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "it does not know the ticket, or has no such bucket any more",
+            Self::Revoked => "the grant was revoked: ask for a new ticket",
+            Self::Expired => "the grant has expired: ask for a new ticket",
+            Self::Version => {
+                "it speaks another version of the protocol: update the older of the two"
+            }
+            Self::Busy => "it has too much to do; trying again later",
+            Self::Malformed => "it did not understand what was said",
+        })
+    }
+}
+
+impl Refusal {
+    /// Tells whether asking again soon makes no sense.
+    pub(crate) fn is_final(self) -> bool {
+        !matches!(self, Self::Busy)
+    }
+}
+
+impl Grant {
+    /// Returns why the grant is of no use to anybody now, if it is.
+    pub fn over(&self, now: Timestamp) -> Option<Refusal> {
+        if self.revoked.is_some() {
+            return Some(Refusal::Revoked);
+        }
+        let expired = self.expires.is_some_and(|expires| expires <= now);
+        expired.then_some(Refusal::Expired)
+    }
+
+    pub(crate) fn key(&self, peer: EndpointId) -> Option<&Key> {
+        self.keys.iter().find(|key| key.peer == peer)
+    }
+
+    /// Tells whether a secret is that of the ticket, in a time that does not depend on what differs.
+    pub(crate) fn is_opened_by(&self, secret: &Secret) -> bool {
+        let hash = blake3::Hash::from_bytes(secret.hash());
+        self.secret.is_some_and(|ours| hash == ours)
+    }
+}
+
+/// What a peer presents.
+pub(crate) type Presented<'a> = Option<&'a (GrantId, Secret)>;
+
+/// Finds the grant by which a peer is let into a bucket: the widest that it has.
+///
+/// With a ticket whose grant is not bound to the peer yet, that is bound.
+pub(crate) fn admit(
+    grants: &mut [Grant],
+    bucket: BucketUid,
+    peer: EndpointId,
+    presented: Presented<'_>,
+    now: Timestamp,
+) -> Result<Grant, Refusal> {
+    if let Some((id, secret)) = presented
+        && let Some(grant) = grants
+            .iter_mut()
+            .find(|grant| grant.id == *id && grant.bucket == bucket)
+        && grant.key(peer).is_none()
+        && grant.is_opened_by(secret)
+        && grant.over(now).is_none()
+    {
+        if grant.keys.len() >= MAX_KEYS {
+            return Err(Refusal::Busy);
+        }
+        grant.keys.push(Key {
+            peer,
+            bound: now,
+            revoked: None,
+        });
+    }
+    let mut best: Option<&Grant> = None;
+    let mut refusal = Refusal::Unknown;
+    for grant in grants.iter().filter(|grant| grant.bucket == bucket) {
+        let shown = presented.is_some_and(|(id, secret)| {
+            grant.id == *id && grant.key(peer).is_none() && grant.is_opened_by(secret)
+        });
+        let over = match grant.key(peer) {
+            Some(key) if key.revoked.is_some() => Some(Refusal::Revoked),
+            Some(_) => grant.over(now),
+            None if shown => grant.over(now),
+            None => continue,
+        };
+        match over {
+            Some(over) => refusal = over,
+            None => {
+                let width = |grant: &Grant| (grant.branches.is_none(), grant.access);
+                if best.is_none_or(|best| width(grant) > width(best)) {
+                    best = Some(grant);
+                }
+            }
+        }
+    }
+    best.cloned().ok_or(refusal)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests {
+    use super::*;
+
+    const BUCKET: BucketUid = BucketUid([1; 16]);
+    const SECRET: Secret = Secret([9; 32]);
+
+    fn grant(n: u8, access: Access) -> Grant {
+        Grant {
+            id: GrantId([n; 16]),
+            bucket: BUCKET,
+            access,
+            branches: None,
+            expires: Some(Timestamp(100)),
+            name: None,
+            created: Timestamp(1),
+            revoked: None,
+            keys: Vec::new(),
+            secret: Some(SECRET.hash()),
+        }
+    }
+
+    fn peer(n: u8) -> EndpointId {
+        iroh::SecretKey::from_bytes(&[n; 32]).public()
+    }
+
+    fn ask(
+        grants: &mut [Grant],
+        who: u8,
+        ticket: Presented<'_>,
+        at: i64,
+    ) -> Result<GrantId, Refusal> {
+        admit(grants, BUCKET, peer(who), ticket, Timestamp(at)).map(|grant| grant.id)
+    }
+
+    #[test]
+    fn a_ticket_lets_in_once_and_the_key_from_then_on() {
+        let mut grants = [grant(1, Access::Read)];
+        let ticket = Some(&(GrantId([1; 16]), SECRET));
+        assert_eq!(ask(&mut grants, 1, None, 5), Err(Refusal::Unknown));
+        assert_eq!(ask(&mut grants, 1, ticket, 5), Ok(GrantId([1; 16])));
+        assert_eq!(ask(&mut grants, 1, None, 6), Ok(GrantId([1; 16])));
+        assert_eq!(ask(&mut grants, 2, None, 6), Err(Refusal::Unknown));
+        let other = (GrantId([1; 16]), Secret([8; 32]));
+        assert_eq!(ask(&mut grants, 2, Some(&other), 6), Err(Refusal::Unknown));
+        assert_eq!(grants[0].keys.len(), 1);
+    }
+
+    #[test]
+    fn what_is_over_lets_nobody_in() {
+        let mut grants = [grant(1, Access::Read)];
+        let ticket = Some(&(GrantId([1; 16]), SECRET));
+        assert_eq!(ask(&mut grants, 1, ticket, 100), Err(Refusal::Expired));
+        assert!(grants[0].keys.is_empty());
+        ask(&mut grants, 1, ticket, 99).unwrap();
+        assert_eq!(ask(&mut grants, 1, None, 100), Err(Refusal::Expired));
+        grants[0].keys[0].revoked = Some(Timestamp(50));
+        assert_eq!(ask(&mut grants, 1, ticket, 60), Err(Refusal::Revoked));
+        grants[0].revoked = Some(Timestamp(50));
+        assert_eq!(ask(&mut grants, 3, ticket, 60), Err(Refusal::Revoked));
+    }
+
+    #[test]
+    fn the_widest_grant_counts() {
+        let mut grants = [
+            grant(1, Access::Read),
+            grant(2, Access::Write),
+            grant(3, Access::Read),
+        ];
+        for n in 1..=3 {
+            ask(&mut grants, 1, Some(&(GrantId([n; 16]), SECRET)), 5).unwrap();
+        }
+        assert_eq!(ask(&mut grants, 1, None, 6), Ok(GrantId([2; 16])));
+        grants[1].branches = Some(vec![BranchId(1)]);
+        assert_eq!(ask(&mut grants, 1, None, 6), Ok(GrantId([1; 16])));
+        assert_eq!(
+            admit(&mut grants, BucketUid([2; 16]), peer(1), None, Timestamp(6)),
+            Err(Refusal::Unknown)
+        );
+    }
+}

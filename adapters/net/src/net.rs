@@ -1,0 +1,1214 @@
+//! The running node: its endpoint, its connections and its conversations.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use alknet_fs_core::store::{BucketId, Durability, Store};
+use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL};
+use alknet_fs_core::{Error, ErrorKind, Result};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use iroh::endpoint::{BindOpts, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{Builder, presets};
+use iroh::protocol::{AcceptError, ProtocolHandler, Router, RouterBuilder};
+use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cover::{Cover, Role};
+use crate::driver::{Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault};
+use crate::grant::{Access, BucketUid, Grant, Refusal, admit};
+use crate::records::{Joined, Records};
+use crate::status::{Behind, Link, Status};
+use crate::ticket::Addrs;
+use crate::time::{now, until};
+use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lost, Welcome};
+
+/// How long a stream may take to say what it is for, and a stranger's connection to have one that
+/// is let in.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// How long a dialled node may take.
+const DIALLING: Duration = Duration::from_secs(20);
+
+/// How many connections may be open of nodes that are not let in yet.
+const STRANGERS: usize = 64;
+
+/// How many streams a peer may open at a time on a connection.
+const STREAMS: u32 = 256;
+
+/// Two connections that are made within this time are taken for two nodes that dialled each other.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// How long to wait where asking again makes no sense until something changes.
+const REFUSED: Duration = Duration::from_secs(300);
+
+/// A connection or conversation that lasted for this long did work.
+const LASTED: Duration = Duration::from_secs(20);
+
+/// How often other processes are told how it stands, at most.
+const TELLING: Duration = Duration::from_secs(1);
+
+/// Where a node listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bind {
+    /// On every address of the machine.
+    #[default]
+    Everywhere,
+    /// On this machine only.
+    Loopback,
+}
+
+/// By whose help nodes find each other that cannot reach each other directly.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Relays {
+    /// Nobody's: nothing is sent but to the addresses of peers.
+    #[default]
+    None,
+    /// The relays and name servers that n0 runs for everybody.
+    N0,
+    /// These relays.
+    Custom(Vec<RelayUrl>),
+}
+
+/// How a node takes part in the network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetOptions {
+    /// Where it listens.
+    pub bind: Bind,
+    /// The port; none for the one it had last, or a free one.
+    pub port: Option<u16>,
+    /// What relays it uses.
+    pub relays: Relays,
+}
+
+/// A running node. [`stop`](Self::stop) ends it in order; dropping it does not wait.
+#[derive(Debug)]
+pub struct Net {
+    inner: Arc<Inner>,
+    router: Router,
+    watcher: Option<thread::JoinHandle<()>>,
+}
+
+/// Names a conversation: with whom, about what, and who gave the grant.
+type LinkKey = (EndpointId, BucketUid, Role);
+
+#[derive(Debug, Default, Clone)]
+struct LinkState {
+    /// The conversation, if there is one, and what it goes by.
+    live: Option<(u64, BucketId, Access)>,
+    seen: Option<alknet_fs_core::Timestamp>,
+    trouble: Option<String>,
+}
+
+struct Held {
+    connection: Connection,
+    /// Whether this node dialled.
+    dialled: bool,
+    since: Instant,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    endpoint: Endpoint,
+    bind: Bind,
+    records: watch::Sender<Arc<Records>>,
+    drivers: Mutex<HashMap<BucketId, (Driver, Option<thread::JoinHandle<()>>)>>,
+    connections: Mutex<HashMap<EndpointId, Held>>,
+    /// Told when a connection is there.
+    arrived: Notify,
+    conversations: Mutex<HashMap<LinkKey, (u64, CancellationToken)>>,
+    links: Mutex<BTreeMap<LinkKey, LinkState>>,
+    strangers: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    next: AtomicU64,
+    /// Whether something happened that the status tells of.
+    stirred: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("id", &self.endpoint.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a conversation, or the attempt to begin one, ended.
+#[derive(Debug)]
+enum Outcome {
+    /// This side ended it.
+    Over(Code),
+    /// The store or the documents of this side refused.
+    Failed(Error),
+    Lost(Lost),
+    Refused(Refusal),
+}
+
+impl Net {
+    /// Starts a node on the current tokio runtime. `more` adds other protocols to the endpoint.
+    ///
+    /// # Errors
+    /// Those of the store; [`ErrorKind::Io`] where the endpoint cannot listen.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        key: SecretKey,
+        options: &NetOptions,
+        more: impl FnOnce(RouterBuilder) -> RouterBuilder,
+    ) -> Result<Self> {
+        let records = {
+            let store = Arc::clone(&store);
+            blocking(move || Records::load(&*store.read()?)).await?
+        };
+        let endpoint = bind(key, options, records.port).await?;
+        let inner = Arc::new(Inner {
+            store,
+            endpoint: endpoint.clone(),
+            bind: options.bind,
+            records: watch::Sender::new(Arc::new(records)),
+            drivers: Mutex::default(),
+            connections: Mutex::default(),
+            arrived: Notify::new(),
+            conversations: Mutex::default(),
+            links: Mutex::default(),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            next: AtomicU64::new(1),
+            stirred: Arc::new(AtomicBool::new(true)),
+        });
+        inner.remember_addrs().await?;
+        let handler = Handler(Arc::clone(&inner));
+        let router = more(Router::builder(endpoint))
+            .accept(ALPN, handler)
+            .spawn();
+        let watched = Arc::clone(&inner);
+        let watcher = thread::Builder::new()
+            .name("alkfs-sync-commits".to_owned())
+            .spawn(move || watched.watch())?;
+        inner.spawn(Arc::clone(&inner).manage());
+        inner.spawn(Arc::clone(&inner).tell());
+        Ok(Self {
+            inner,
+            router,
+            watcher: Some(watcher),
+        })
+    }
+
+    /// Returns the endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    /// Returns how the node can be reached now.
+    pub fn addr(&self) -> EndpointAddr {
+        addr(&self.inner.endpoint, self.inner.bind)
+    }
+
+    /// Returns how it stands with each peer and bucket, at this moment.
+    pub async fn status(&self) -> Status {
+        self.inner.status().await
+    }
+
+    /// Ends all conversations and connections, and waits until nothing of the node works any more.
+    pub async fn stop(mut self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        // What the other sides are told has to get onto its way.
+        let _ = timeout(Duration::from_secs(2), self.inner.tasks.wait()).await;
+        if let Err(e) = self.router.shutdown().await {
+            tracing::warn!("the endpoint did not stop in order: {e}");
+        }
+        let watcher = self.watcher.take();
+        let drivers = std::mem::take(&mut *self.inner.drivers.lock());
+        let ended = tokio::task::spawn_blocking(move || {
+            for (_, (driver, thread)) in drivers {
+                driver.tell(Command::Stop);
+                let _ = thread.map(thread::JoinHandle::join);
+            }
+            let _ = watcher.map(thread::JoinHandle::join);
+        });
+        let _ = ended.await;
+        let status = self.inner.status().await;
+        if let Err(e) = status.save(&*self.inner.store) {
+            tracing::debug!("the last status was not kept: {e}");
+        }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.inner.stop.cancel();
+        for (driver, _) in self.inner.drivers.lock().values() {
+            driver.tell(Command::Stop);
+        }
+    }
+}
+
+async fn bind(key: SecretKey, options: &NetOptions, last: Option<u16>) -> Result<Endpoint> {
+    let ports = match options.port {
+        Some(port) => vec![port],
+        None => last.into_iter().chain([0]).collect(),
+    };
+    let mut failed = None;
+    for port in ports {
+        let bound = match builder(&key, options, port) {
+            Ok(builder) => builder.bind().await.map_err(|e| e.to_string()),
+            Err(e) => Err(e),
+        };
+        match bound {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(e) => failed = Some((port, e)),
+        }
+    }
+    let (port, why) = failed.unwrap_or_default();
+    let detail = format!("the node cannot listen on port {port}");
+    Err(Error::with_detail(ErrorKind::Io, detail).source(why))
+}
+
+fn builder(key: &SecretKey, options: &NetOptions, port: u16) -> Result<Builder, String> {
+    let transport = QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .build();
+    let builder = match &options.relays {
+        Relays::None => Endpoint::builder(presets::Minimal),
+        Relays::N0 => Endpoint::builder(presets::N0),
+        Relays::Custom(urls) => {
+            Endpoint::builder(presets::Minimal).relay_mode(RelayMode::custom(urls.clone()))
+        }
+    };
+    let builder = builder
+        .secret_key(key.clone())
+        .transport_config(transport)
+        .clear_ip_transports();
+    let (v4, v6) = match options.bind {
+        Bind::Everywhere => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+        Bind::Loopback => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+    };
+    let builder = builder
+        .bind_addr(SocketAddr::from((v4, port)))
+        .map_err(|e| e.to_string())?;
+    // Not every machine has it.
+    let optional = BindOpts::default().set_is_required(false);
+    builder
+        .bind_addr_with_opts(SocketAddr::from((v6, port)), optional)
+        .map_err(|e| e.to_string())
+}
+
+/// Returns how an endpoint can be reached, also by others on the same machine.
+fn addr(endpoint: &Endpoint, bind: Bind) -> EndpointAddr {
+    let mut addr = endpoint.addr();
+    for socket in endpoint.bound_sockets() {
+        let ip = match (socket.ip(), bind) {
+            (ip, _) if !ip.is_unspecified() => ip,
+            (IpAddr::V4(_), _) => Ipv4Addr::LOCALHOST.into(),
+            (IpAddr::V6(_), _) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let socket = SocketAddr::new(ip, socket.port());
+        addr.addrs.insert(TransportAddr::Ip(socket));
+    }
+    addr
+}
+
+/// Runs what blocks on a thread for such work.
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<R> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::new(ErrorKind::Io).source(e)),
+    }
+}
+
+fn backoff(first: Duration) -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(first)
+        .with_max_delay(Duration::from_secs(60))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[derive(Debug)]
+struct Handler(Arc<Inner>);
+
+impl ProtocolHandler for Handler {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        Arc::clone(&self.0).serve(connection, false).await;
+        Ok(())
+    }
+
+    async fn shutdown(&self) {
+        self.0.stop.cancel();
+    }
+}
+
+impl Inner {
+    /// Runs a task until the node stops.
+    fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(task).await });
+    }
+
+    fn records(&self) -> Arc<Records> {
+        Arc::clone(&self.records.borrow())
+    }
+
+    fn call(&self, peer: EndpointId) -> String {
+        self.records().call(peer)
+    }
+
+    /// Changes what the store keeps of the node, where there is anything to change.
+    async fn update(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Records) + Send + 'static,
+    ) -> Result<()> {
+        let this = Arc::clone(self);
+        blocking(move || {
+            let records = Records::update(&*this.store, Durability::Full, |records, _| {
+                change(records);
+                Ok(records.clone())
+            })?;
+            this.records.send_replace(Arc::new(records));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Keeps where the node is, for tickets that are made while it does not run.
+    async fn remember_addrs(self: &Arc<Self>) -> Result<()> {
+        let addrs = Addrs::of(&addr(&self.endpoint, self.bind));
+        let sockets = self.endpoint.bound_sockets();
+        let port = sockets.first().map(SocketAddr::port);
+        let records = self.records();
+        if records.port == port && records.addrs == addrs {
+            return Ok(());
+        }
+        self.update(move |records| {
+            records.port = port;
+            records.addrs = addrs;
+        })
+        .await
+    }
+
+    /// Follows the commits of all processes. Ends when the node stops.
+    fn watch(&self) {
+        let mut seen = 0;
+        let mut stored = None;
+        while !self.stop.is_cancelled() {
+            match self.store.wait_for_commit(seen, Duration::from_millis(200)) {
+                Ok(count) if count == seen => continue,
+                Ok(count) => seen = count,
+                Err(e) => {
+                    tracing::error!("commits are not noticed any more: {e}");
+                    self.stop.cancel();
+                    return;
+                }
+            }
+            if let Err(e) = self.reread(&mut stored) {
+                tracing::warn!("what the store keeps of the node was not read: {e}");
+            }
+            self.drivers
+                .lock()
+                .retain(|_, (driver, _)| driver.committed());
+        }
+    }
+
+    fn reread(&self, stored: &mut Option<Vec<u8>>) -> Result<()> {
+        let txn = self.store.read()?;
+        let bytes = Records::stored(&*txn)?;
+        if bytes == *stored {
+            return Ok(());
+        }
+        if let Some(bytes) = &bytes {
+            let records = Records::decode(bytes)?;
+            self.records.send_if_modified(|current| {
+                let differs = **current != records;
+                if differs {
+                    *current = Arc::new(records);
+                }
+                differs
+            });
+        }
+        *stored = bytes;
+        Ok(())
+    }
+
+    /// Keeps a task for each peer and each joined bucket.
+    async fn manage(self: Arc<Self>) {
+        let mut records = self.records.subscribe();
+        let mut dialled: HashMap<EndpointId, CancellationToken> = HashMap::new();
+        let mut asked: HashMap<LinkKey, (Joined, CancellationToken)> = HashMap::new();
+        loop {
+            let current = Arc::clone(&records.borrow_and_update());
+            let mut wanted: HashSet<EndpointId> = HashSet::new();
+            let mut joined = HashMap::new();
+            for join in &current.joined {
+                wanted.insert(join.peer);
+                joined.insert((join.peer, join.bucket, Role::Taker), join.clone());
+            }
+            for grant in &current.grants {
+                let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
+                let reachable =
+                    |id: &EndpointId| current.peer(*id).is_some_and(|p| !p.addrs.is_empty());
+                if grant.over(now()).is_none() {
+                    wanted.extend(keys.map(|key| key.peer).filter(reachable));
+                }
+            }
+            dialled.retain(|peer, token| wanted.contains(peer) || cancel(token));
+            asked.retain(|key, (join, token)| joined.get(key) == Some(join) || cancel(token));
+            for peer in wanted {
+                dialled.entry(peer).or_insert_with(|| {
+                    let takes = current.joined.iter().any(|join| join.peer == peer);
+                    self.spawn_until(Arc::clone(&self).keep_connected(peer, takes))
+                });
+            }
+            for (key, join) in joined {
+                asked.entry(key).or_insert_with(|| {
+                    let task = Arc::clone(&self).keep_asking(join.clone());
+                    (join, self.spawn_until(task))
+                });
+            }
+            let kept = |(peer, bucket, role): &LinkKey| match role {
+                Role::Taker => asked.contains_key(&(*peer, *bucket, *role)),
+                Role::Giver => current
+                    .grants
+                    .iter()
+                    .any(|grant| grant.bucket == *bucket && grant.key(*peer).is_some()),
+            };
+            self.links.lock().retain(|key, _| kept(key));
+            self.stirred.store(true, Ordering::Release);
+            if records.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Runs a task until the returned token is cancelled, or the node stops.
+    fn spawn_until(
+        self: &Arc<Self>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> CancellationToken {
+        let token = self.stop.child_token();
+        let until = token.clone();
+        self.tasks
+            .spawn(async move { until.run_until_cancelled(task).await });
+        token
+    }
+
+    fn live(&self, peer: EndpointId) -> Option<Connection> {
+        let connections = self.connections.lock();
+        let held = connections.get(&peer)?;
+        let connection = &held.connection;
+        connection
+            .close_reason()
+            .is_none()
+            .then(|| connection.clone())
+    }
+
+    /// Waits for a connection with a peer.
+    async fn connection(&self, peer: EndpointId) -> Connection {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(connection) = self.live(peer) {
+                return connection;
+            }
+            arrived.await;
+        }
+    }
+
+    /// Takes a connection for the one with its peer, unless two nodes dialled each other and the
+    /// other one stays: that which the smaller key dialled.
+    fn register(&self, connection: &Connection, dialled: bool) -> bool {
+        let peer = connection.remote_id();
+        let mut connections = self.connections.lock();
+        if let Some(held) = connections.get(&peer)
+            && held.connection.close_reason().is_none()
+        {
+            let at_once = held.dialled != dialled && held.since.elapsed() < AT_ONCE;
+            if at_once && held.dialled == (self.endpoint.id() < peer) {
+                connection.close(Code::Replaced.into(), b"another connection stays");
+                return false;
+            }
+            let reason = b"another connection takes its place";
+            held.connection.close(Code::Replaced.into(), reason);
+        }
+        let held = Held {
+            connection: connection.clone(),
+            dialled,
+            since: Instant::now(),
+        };
+        connections.insert(peer, held);
+        drop(connections);
+        self.arrived.notify_waiters();
+        true
+    }
+
+    /// Dials a peer again and again for as long as there is no connection.
+    async fn keep_connected(self: Arc<Self>, peer: EndpointId, takes: bool) {
+        // A node that was given something comes by itself; it is dialled where it may have missed
+        // that this one moved.
+        let first = Duration::from_millis(if takes { 200 } else { 3000 });
+        let mut waits = backoff(first);
+        if !takes {
+            let _ = timeout(first, self.connection(peer)).await;
+        }
+        loop {
+            if let Some(connection) = self.live(peer) {
+                let begun = Instant::now();
+                connection.closed().await;
+                if begun.elapsed() > LASTED {
+                    waits = backoff(first);
+                }
+            } else {
+                let why = match self.dial(peer).await {
+                    Ok(()) => continue,
+                    Err(why) => why,
+                };
+                tracing::debug!(peer = %peer.fmt_short(), "not reached: {why}");
+                self.note_unreached(peer, &why);
+            }
+            let wait = waits.next().unwrap_or(REFUSED);
+            let _ = timeout(wait, self.connection(peer)).await;
+        }
+    }
+
+    async fn dial(self: &Arc<Self>, peer: EndpointId) -> Result<(), String> {
+        let records = self.records();
+        let known = records.peer(peer).map(|known| known.addrs.clone());
+        let addr = known.unwrap_or_default().with_id(peer);
+        let dialling = timeout(DIALLING, self.endpoint.connect(addr, ALPN));
+        let connection = match dialling.await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(e)) => return Err(format!("not reachable: {e}")),
+            Err(_) => return Err("not reachable: no answer".to_owned()),
+        };
+        self.spawn(Arc::clone(self).serve(connection.clone(), true));
+        // Registered by the task; until then the connection counts as there.
+        while self.live(peer).is_none() && connection.close_reason().is_none() {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn note_unreached(&self, peer: EndpointId, why: &str) {
+        let mut links = self.links.lock();
+        for join in self.records().joined.iter().filter(|j| j.peer == peer) {
+            let link = links.entry((peer, join.bucket, Role::Taker)).or_default();
+            link.trouble = Some(why.to_owned());
+        }
+        self.stirred.store(true, Ordering::Release);
+    }
+
+    /// Answers the streams of a connection until it is closed.
+    async fn serve(self: Arc<Self>, connection: Connection, dialled: bool) {
+        let peer = connection.remote_id();
+        let mut stranger = None;
+        if !dialled && !self.records().knows(peer) {
+            match Arc::clone(&self.strangers).try_acquire_owned() {
+                Ok(permit) => stranger = Some(permit),
+                Err(_) => {
+                    tracing::warn!(peer = %peer.fmt_short(), "too many unknown nodes connect");
+                    connection.close(Code::Stopping.into(), b"too many connections");
+                    return;
+                }
+            }
+        } else if !self.register(&connection, dialled) {
+            return;
+        }
+        let let_in = Arc::new(Notify::new());
+        let patience = sleep(GREETING);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                stream = connection.accept_bi() => {
+                    let Ok((send, recv)) = stream else { return };
+                    let task = Arc::clone(&self).answer(connection.clone(), send, recv, Arc::clone(&let_in));
+                    self.tasks.spawn(task);
+                }
+                () = let_in.notified(), if stranger.is_some() => {
+                    stranger = None;
+                    if !self.register(&connection, dialled) {
+                        return;
+                    }
+                }
+                () = &mut patience, if stranger.is_some() => {
+                    tracing::info!(peer = %peer.fmt_short(), "an unknown node was not let in in time");
+                    connection.close(Code::Protocol.into(), b"nothing was asked for in time");
+                    return;
+                }
+                () = self.stop.cancelled() => {
+                    // The conversations say first that they end.
+                    let _ = timeout(Duration::from_millis(300), connection.closed()).await;
+                    connection.close(Code::Stopping.into(), b"the node stops");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Answers a stream that a peer opened.
+    async fn answer(
+        self: Arc<Self>,
+        connection: Connection,
+        mut send: SendStream,
+        mut recv: RecvStream,
+        let_in: Arc<Notify>,
+    ) {
+        let peer = connection.remote_id();
+        let question = wire::read(&mut recv, wire::MAX_HELLO);
+        let question = tokio::select! {
+            question = timeout(GREETING, question) => question,
+            () = self.stop.cancelled() => return end(&mut send, &mut recv, Code::Stopping),
+        };
+        let refusal = match question {
+            Ok(Ok(bytes)) => match wire::hello(&bytes) {
+                Ok(hello) => match self.welcome(peer, &hello).await {
+                    Ok(Ok(grant)) => {
+                        let_in.notify_one();
+                        self.give(peer, grant, send, recv).await;
+                        return;
+                    }
+                    Ok(Err(refusal)) => refusal,
+                    Err(e) => {
+                        tracing::warn!(peer = %self.call(peer), "not answered: {e}");
+                        return end(&mut send, &mut recv, Code::Store);
+                    }
+                },
+                Err(refusal) => refusal,
+            },
+            Ok(Err(lost)) => {
+                tracing::info!(peer = %self.call(peer), "a stream began with nonsense: {lost}");
+                return end(&mut send, &mut recv, Code::Protocol);
+            }
+            Err(_) => {
+                tracing::info!(peer = %self.call(peer), "a stream did not say what it is for");
+                return end(&mut send, &mut recv, Code::Protocol);
+            }
+        };
+        tracing::warn!(peer = %self.call(peer), reason = ?refusal, "a peer was refused");
+        let answer = Answer::Refused {
+            reason: refusal,
+            versions: vec![PROTOCOL],
+        };
+        let _ = recv.stop(Code::Protocol.into());
+        if timeout(GREETING, wire::greet(&mut send, &answer))
+            .await
+            .is_ok()
+        {
+            let _ = send.finish();
+            let _ = timeout(GREETING, send.stopped()).await;
+        }
+    }
+
+    /// Finds the grant that lets a peer in, and notes what is new of it.
+    async fn welcome(
+        self: &Arc<Self>,
+        peer: EndpointId,
+        hello: &Hello,
+    ) -> Result<Result<Grant, Refusal>> {
+        if hello.version().is_none() {
+            return Ok(Err(Refusal::Version));
+        }
+        let (bucket, addrs) = (hello.bucket, hello.addrs.clone());
+        let ticket = hello.ticket.clone();
+        let records = self.records();
+        let mut grants = records.grants.clone();
+        let admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
+        let Ok(grant) = admitted else {
+            return Ok(admitted);
+        };
+        let is_new = records.peer(peer).is_none_or(|known| known.addrs != addrs);
+        if grants == records.grants && !is_new {
+            return Ok(Ok(grant));
+        }
+        // What is read may have changed since, so the answer is found again where it is written.
+        let this = Arc::clone(self);
+        blocking(move || {
+            let (answer, records) =
+                Records::update(&*this.store, Durability::Full, |records, _| {
+                    let grants = &mut records.grants;
+                    let answer = admit(grants, bucket, peer, ticket.as_ref(), now());
+                    if answer.is_ok() {
+                        records.peer_mut(peer).addrs = addrs.limited();
+                    }
+                    Ok((answer, records.clone()))
+                })?;
+            this.records.send_replace(Arc::new(records));
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Leads a conversation about what was given to a peer.
+    async fn give(
+        self: &Arc<Self>,
+        peer: EndpointId,
+        grant: Grant,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) {
+        let key = (peer, grant.bucket, Role::Giver);
+        let terms = OpenTerms::Giver {
+            access: grant.access,
+            branches: grant.branches.clone(),
+        };
+        let begun = self.begin(grant.bucket, terms).await;
+        let (id, number, driver, opened, ended) = match begun {
+            Ok(begun) => begun,
+            Err(e) => {
+                tracing::warn!(peer = %self.call(peer), "not answered: {e}");
+                return end(&mut send, &mut recv, Code::Store);
+            }
+        };
+        let scopes = match &opened.cover {
+            Cover::All(_) => None,
+            Cover::Some(scopes) => {
+                let scopes = scopes.iter().map(|(s, a)| (*s, *a == Access::Write));
+                Some(scopes.collect())
+            }
+        };
+        let welcome = Answer::Welcome(Welcome {
+            version: PROTOCOL,
+            access: grant.access,
+            scopes,
+            addrs: Addrs::of(&addr(&self.endpoint, self.bind)),
+        });
+        let greeted = timeout(GREETING, wire::greet(&mut send, &welcome)).await;
+        if !matches!(greeted, Ok(Ok(()))) {
+            driver.tell(Command::Closed(id));
+            return end(&mut send, &mut recv, Code::Protocol);
+        }
+        let live = (id, number, grant.access);
+        let over = self.until_over(peer, grant);
+        let outcome = self
+            .converse(key, live, &driver, opened, ended, (send, recv), over)
+            .await;
+        self.note(key, outcome);
+    }
+
+    /// Waits until a peer's grant is over or another one.
+    async fn until_over(self: &Arc<Self>, peer: EndpointId, grant: Grant) -> Code {
+        let mut records = self.records.subscribe();
+        let same = |other: &Grant| {
+            let terms = |g: &Grant| (g.id, g.access, g.branches.clone());
+            terms(other) == terms(&grant)
+        };
+        loop {
+            let mut grants = records.borrow_and_update().grants.clone();
+            let current = match admit(&mut grants, grant.bucket, peer, None, now()) {
+                Ok(current) if same(&current) => current,
+                Ok(_) => return Code::Changed,
+                Err(Refusal::Revoked) => return Code::Revoked,
+                Err(Refusal::Expired) => return Code::Expired,
+                Err(_) => return Code::Stopping,
+            };
+            let longest = Duration::from_secs(24 * 3600);
+            let left = current.expires.map_or(longest, until).min(longest);
+            tokio::select! {
+                changed = records.changed() => {
+                    if changed.is_err() {
+                        return Code::Stopping;
+                    }
+                }
+                () = sleep(left) => {}
+            }
+        }
+    }
+
+    /// Asks for a joined bucket again and again.
+    async fn keep_asking(self: Arc<Self>, joined: Joined) {
+        let key = (joined.peer, joined.bucket, Role::Taker);
+        let first = Duration::from_millis(200);
+        let mut waits = backoff(first);
+        let mut records = self.records.subscribe();
+        loop {
+            let connection = self.connection(joined.peer).await;
+            let begun = Instant::now();
+            let outcome = self.ask(&connection, &joined).await;
+            if begun.elapsed() > LASTED {
+                waits = backoff(first);
+            }
+            let wait = match &outcome {
+                Outcome::Refused(refusal) if refusal.is_final() => REFUSED,
+                Outcome::Lost(Lost::Ended(Some(code))) if code.is_prompt() => first,
+                _ => waits.next().unwrap_or(REFUSED),
+            };
+            self.note(key, outcome);
+            records.mark_unchanged();
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = records.changed() => sleep(first).await,
+                _ = connection.closed(), if wait == REFUSED => sleep(first).await,
+            }
+        }
+    }
+
+    async fn ask(self: &Arc<Self>, connection: &Connection, joined: &Joined) -> Outcome {
+        let (mut send, mut recv) = match connection.open_bi().await {
+            Ok(stream) => stream,
+            Err(e) => return Outcome::Lost(Lost::Connection(e.to_string())),
+        };
+        let hello = Hello {
+            versions: vec![PROTOCOL],
+            bucket: joined.bucket,
+            ticket: Some((joined.grant, joined.secret.clone())),
+            addrs: Addrs::of(&addr(&self.endpoint, self.bind)),
+        };
+        let greeting = async {
+            wire::greet(&mut send, &hello)
+                .await
+                .map_err(Greeting::Lost)?;
+            wire::hear::<Answer>(&mut recv, wire::MAX_ANSWER).await
+        };
+        let nonsense = |send: &mut SendStream, recv: &mut RecvStream| {
+            end(send, recv, Code::Protocol);
+            Outcome::Lost(Lost::Malformed("it answered with nonsense"))
+        };
+        let welcome = match timeout(DIALLING, greeting).await {
+            Ok(Ok(Answer::Welcome(welcome))) => welcome,
+            Ok(Ok(Answer::Refused { reason, .. })) => return Outcome::Refused(reason),
+            Ok(Err(Greeting::Lost(lost))) => return Outcome::Lost(lost),
+            Ok(Err(Greeting::Version)) => return Outcome::Refused(Refusal::Version),
+            Ok(Err(Greeting::Malformed)) => return nonsense(&mut send, &mut recv),
+            Err(_) => {
+                end(&mut send, &mut recv, Code::Protocol);
+                return Outcome::Lost(Lost::Malformed("it did not answer in time"));
+            }
+        };
+        let Some(cover) = welcome.cover().filter(|_| welcome.version == PROTOCOL) else {
+            return nonsense(&mut send, &mut recv);
+        };
+        let begun = self.begin(joined.bucket, OpenTerms::Taker(cover)).await;
+        let (id, number, driver, opened, ended) = match begun {
+            Ok(begun) => begun,
+            Err(e) => {
+                end(&mut send, &mut recv, Code::Store);
+                return Outcome::Failed(e);
+            }
+        };
+        let (peer, addrs) = (joined.peer, welcome.addrs);
+        let records = self.records();
+        if !addrs.is_empty() && records.peer(peer).is_none_or(|p| p.addrs != addrs) {
+            let addrs = addrs.limited();
+            let noted = self.update(move |records| records.peer_mut(peer).addrs = addrs);
+            if let Err(e) = noted.await {
+                tracing::debug!("where a peer is was not kept: {e}");
+            }
+        }
+        let key = (peer, joined.bucket, Role::Taker);
+        let live = (id, number, welcome.access);
+        // The task that runs this is ended where the joined bucket is given up.
+        let never = std::future::pending();
+        self.converse(key, live, &driver, opened, ended, (send, recv), never)
+            .await
+    }
+
+    /// Begins a conversation with the driver of its bucket.
+    async fn begin(
+        self: &Arc<Self>,
+        bucket: BucketUid,
+        terms: OpenTerms,
+    ) -> Result<(u64, BucketId, Driver, Opened, oneshot::Receiver<Error>)> {
+        let gone = || Error::with_detail(ErrorKind::NotFound, "the bucket was deleted here");
+        let number = self.records().bucket(bucket).ok_or_else(gone)?;
+        let this = Arc::clone(self);
+        let driver = blocking(move || this.driver(number)).await?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (opened_send, opened) = oneshot::channel();
+        let (ended_send, ended) = oneshot::channel();
+        driver.tell(Command::Open(Open {
+            id,
+            terms,
+            opened: opened_send,
+            ended: ended_send,
+        }));
+        let opened = opened.await.map_err(|_| gone())?;
+        Ok((id, number, driver, opened, ended))
+    }
+
+    fn driver(&self, bucket: BucketId) -> Result<Driver> {
+        if self.store.read()?.bucket(bucket)?.is_none() {
+            let why = "the bucket was deleted here";
+            return Err(Error::with_detail(ErrorKind::NotFound, why));
+        }
+        let mut drivers = self.drivers.lock();
+        if let Some((driver, thread)) = drivers.get(&bucket)
+            && thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        {
+            return Ok(driver.clone());
+        }
+        if self.stop.is_cancelled() {
+            return Err(Error::with_detail(ErrorKind::Cancelled, "the node stops"));
+        }
+        let store = Arc::clone(&self.store);
+        let (driver, thread) = Driver::start(store, bucket, Arc::clone(&self.stirred))?;
+        drivers.insert(bucket, (driver.clone(), Some(thread)));
+        Ok(driver)
+    }
+
+    /// Exchanges frames between a stream and the driver, until one of the two or the grant ends it.
+    #[expect(clippy::too_many_arguments, reason = "what a conversation consists of")]
+    async fn converse(
+        &self,
+        key: LinkKey,
+        live: (u64, BucketId, Access),
+        driver: &Driver,
+        opened: Opened,
+        ended: oneshot::Receiver<Error>,
+        (mut send, mut recv): (SendStream, RecvStream),
+        over: impl Future<Output = Code>,
+    ) -> Outcome {
+        let id = live.0;
+        let replaced = self.stop.child_token();
+        let earlier = self
+            .conversations
+            .lock()
+            .insert(key, (id, replaced.clone()));
+        if let Some((_, earlier)) = earlier {
+            earlier.cancel();
+        }
+        {
+            let mut links = self.links.lock();
+            let link = links.entry(key).or_default();
+            link.live = Some(live);
+            link.trouble = None;
+        }
+        self.stirred.store(true, Ordering::Release);
+        tracing::info!(peer = %self.call(key.0), bucket = %key.1, "conversation begins");
+        let _closed = Closed {
+            inner: self,
+            driver,
+            key,
+            id,
+        };
+        let Opened {
+            mut frames,
+            crowded,
+            ..
+        } = opened;
+        let unread = Arc::new(Semaphore::new(UNREAD));
+        let reading = async {
+            loop {
+                let Ok(permit) = Arc::clone(&unread).acquire_owned().await else {
+                    return Lost::Ended(None);
+                };
+                match wire::read(&mut recv, MAX_FRAME).await {
+                    Ok(bytes) => driver.tell(Command::Frame { id, bytes, permit }),
+                    Err(lost) => return lost,
+                };
+            }
+        };
+        let writing = async {
+            while let Some(frame) = frames.recv().await {
+                if let Err(e) = send.write_all(&frame).await {
+                    return Lost::from(e);
+                }
+                if crowded.swap(false, Ordering::AcqRel) {
+                    driver.tell(Command::Room);
+                }
+            }
+            // The driver ended the conversation, and says why by another way.
+            std::future::pending().await
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Outcome::Over(Code::Stopping),
+            () = replaced.cancelled() => Outcome::Over(Code::Replaced),
+            why = ended => Outcome::Failed(why.unwrap_or_else(|_| ErrorKind::Cancelled.into())),
+            code = over => Outcome::Over(code),
+            lost = reading => Outcome::Lost(lost),
+            lost = writing => Outcome::Lost(lost),
+        };
+        let code = match &outcome {
+            Outcome::Over(code) => *code,
+            Outcome::Failed(e) if e.kind() == ErrorKind::Cancelled => Code::Stopping,
+            Outcome::Failed(e) if is_own_fault(e.kind()) => Code::Store,
+            Outcome::Lost(Lost::Ended(_)) => Code::Stopping,
+            _ => Code::Protocol,
+        };
+        end(&mut send, &mut recv, code);
+        outcome
+    }
+
+    /// Keeps and logs how a conversation ended.
+    fn note(&self, key: LinkKey, outcome: Outcome) {
+        let peer = self.call(key.0);
+        let trouble = match outcome {
+            Outcome::Over(code @ (Code::Revoked | Code::Expired)) => {
+                tracing::info!(%peer, "conversation ended: {code}");
+                Some(match code {
+                    Code::Revoked => "the grant was revoked".to_owned(),
+                    _ => "the grant has expired".to_owned(),
+                })
+            }
+            Outcome::Over(_) => None,
+            Outcome::Failed(e) => {
+                tracing::warn!(%peer, "conversation ended: {e}");
+                Some(e.to_string())
+            }
+            Outcome::Lost(lost) => {
+                let quiet = matches!(lost, Lost::Connection(_) | Lost::Ended(None))
+                    || matches!(&lost, Lost::Ended(Some(code)) if code.is_prompt());
+                match quiet {
+                    true => tracing::info!(%peer, "conversation ended: {lost}"),
+                    false => tracing::warn!(%peer, "conversation ended: {lost}"),
+                }
+                Some(format!("{peer}: {lost}"))
+            }
+            Outcome::Refused(refusal) => {
+                tracing::warn!(%peer, "not let in: {refusal}");
+                Some(format!("{peer} does not let this node in: {refusal}"))
+            }
+        };
+        let mut links = self.links.lock();
+        if trouble.is_some() || links.contains_key(&key) {
+            let link = links.entry(key).or_default();
+            if link.live.is_none() {
+                link.trouble = trouble;
+            }
+        }
+        self.stirred.store(true, Ordering::Release);
+    }
+
+    /// Tells other processes how it stands, when that changed.
+    async fn tell(self: Arc<Self>) {
+        let mut told: Option<Vec<Link>> = None;
+        loop {
+            if self.stirred.swap(false, Ordering::AcqRel) {
+                let status = self.status().await;
+                let mut links = status.links.clone();
+                links.iter_mut().for_each(|link| link.seen = None);
+                if told.as_ref() != Some(&links) {
+                    let store = Arc::clone(&self.store);
+                    match blocking(move || status.save(&*store)).await {
+                        Ok(()) => told = Some(links),
+                        Err(e) => tracing::debug!("the status was not kept: {e}"),
+                    }
+                }
+                if let Err(e) = self.remember_addrs().await {
+                    tracing::debug!("where this node is was not kept: {e}");
+                }
+            }
+            sleep(TELLING).await;
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let drivers: Vec<Driver> = {
+            let drivers = self.drivers.lock();
+            drivers.values().map(|(driver, _)| driver.clone()).collect()
+        };
+        let mut progress: BTreeMap<u64, Progress> = BTreeMap::new();
+        for driver in drivers {
+            let (answer, answered) = oneshot::channel();
+            driver.tell(Command::Progress(answer));
+            if let Ok(of) = answered.await {
+                progress.extend(of);
+            }
+        }
+        let now = now();
+        let records = self.records();
+        let mut links = self.links.lock().clone();
+        // Whoever was let in or joined is told of, whether it ever came or not.
+        for join in &records.joined {
+            let key = (join.peer, join.bucket, Role::Taker);
+            links.entry(key).or_default();
+        }
+        for grant in &records.grants {
+            for key in grant.keys.iter().filter(|key| key.revoked.is_none()) {
+                links
+                    .entry((key.peer, grant.bucket, Role::Giver))
+                    .or_default();
+            }
+        }
+        let links = links.into_iter().map(|((peer, bucket, role), link)| {
+            let shared = role == Role::Giver;
+            let progress = link.live.and_then(|(id, ..)| progress.get(&id).copied());
+            let progress = progress.unwrap_or_default();
+            let behind = |(cuts, scopes)| Behind { cuts, scopes };
+            Link {
+                peer,
+                bucket,
+                shared,
+                access: link.live.map_or_else(
+                    || access(&records, peer, bucket, role),
+                    |(.., access)| access,
+                ),
+                connected: link.live.is_some(),
+                seen: link.live.map(|_| now).or(link.seen),
+                in_step: link.live.is_some() && progress.in_step,
+                missing_here: behind(progress.missing_here),
+                missing_there: behind(progress.missing_there),
+                trouble: link.trouble,
+            }
+        });
+        Status {
+            at: now,
+            links: links.collect(),
+        }
+    }
+}
+
+fn access(records: &Records, peer: EndpointId, bucket: BucketUid, role: Role) -> Access {
+    let access = match role {
+        Role::Taker => records
+            .joined
+            .iter()
+            .find(|join| (join.peer, join.bucket) == (peer, bucket))
+            .map(|join| join.access),
+        Role::Giver => admit(&mut records.grants.clone(), bucket, peer, None, now())
+            .ok()
+            .map(|grant| grant.access),
+    };
+    access.unwrap_or(Access::Read)
+}
+
+/// Tells the driver that a conversation is over, also where its task is thrown away.
+struct Closed<'a> {
+    inner: &'a Inner,
+    driver: &'a Driver,
+    key: LinkKey,
+    id: u64,
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.driver.tell(Command::Closed(self.id));
+        let mut conversations = self.inner.conversations.lock();
+        if conversations.get(&self.key).is_some_and(|c| c.0 == self.id) {
+            conversations.remove(&self.key);
+        }
+        drop(conversations);
+        if let Some(link) = self.inner.links.lock().get_mut(&self.key)
+            && link.live.is_some_and(|(id, ..)| id == self.id)
+        {
+            link.live = None;
+            link.seen = Some(now());
+        }
+        self.inner.stirred.store(true, Ordering::Release);
+    }
+}
+
+/// Cancels a task that is no longer wanted; false, for it does not stay in its map.
+fn cancel(token: &CancellationToken) -> bool {
+    token.cancel();
+    false
+}
+
+/// Ends both directions of a stream.
+fn end(send: &mut SendStream, recv: &mut RecvStream, code: Code) {
+    let _ = send.reset(code.into());
+    let _ = recv.stop(code.into());
+}

@@ -1,0 +1,74 @@
+//! What the node tells of its peers, also to other processes.
+
+use alknet_fs_core::store::{Durability, ReadTxn, Store};
+use alknet_fs_core::{Result, Timestamp};
+use iroh::EndpointId;
+use serde::{Deserialize, Serialize};
+
+use crate::grant::{Access, BucketUid};
+
+const SCOPE: &str = "net";
+const STATUS: &str = "status";
+
+/// How much of a bucket one side knows that the other is not known to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Behind {
+    /// Cuts: each is what one node committed at a time.
+    pub cuts: u64,
+    /// The branches that they are of.
+    pub scopes: u64,
+}
+
+/// How it stands with one peer about one bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The peer.
+    pub peer: EndpointId,
+    /// The bucket.
+    pub bucket: BucketUid,
+    /// Whether this node shares the bucket with the peer, rather than having joined it from there.
+    pub shared: bool,
+    /// What the grant between them allows.
+    pub access: Access,
+    /// Whether they converse.
+    pub connected: bool,
+    /// When the peer was last known to be there; while connected, when this was written.
+    pub seen: Option<Timestamp>,
+    /// Whether both are known to know the same of the bucket, as far as the grant covers it.
+    pub in_step: bool,
+    /// What the peer is known to have that is missing here.
+    pub missing_here: Behind,
+    /// What the peer is not known to have.
+    pub missing_there: Behind,
+    /// Why they do not converse, where something went wrong.
+    pub trouble: Option<String>,
+}
+
+/// What a node told last.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// When.
+    pub at: Timestamp,
+    /// Each peer and bucket.
+    pub links: Vec<Link>,
+}
+
+impl Status {
+    /// Reads what the store's node told last, be it running or not.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn load(txn: &dyn ReadTxn) -> Result<Self> {
+        let bytes = txn.value(SCOPE, STATUS)?;
+        // What cannot be read is of another version: it is written anew soon.
+        let status = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok());
+        Ok(status.unwrap_or_default())
+    }
+
+    pub(crate) fn save(&self, store: &dyn Store) -> Result<()> {
+        let bytes = postcard::to_extend(self, Vec::new()).unwrap_or_default();
+        let mut txn = store.write(Durability::Relaxed)?;
+        txn.set_value(SCOPE, STATUS, Some(&bytes))?;
+        txn.commit()
+    }
+}

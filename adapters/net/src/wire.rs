@@ -1,0 +1,267 @@
+//! What goes over a stream: the greeting, and frames behind their lengths.
+
+use std::fmt;
+
+use alknet_fs_core::sync::{MAX_FRAME, MAX_SCOPES, PROTOCOL, Scope};
+use iroh::endpoint::{ReadExactError, RecvStream, SendStream, VarInt};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::cover::Cover;
+use crate::grant::{Access, BucketUid, GrantId, Refusal, Secret};
+use crate::ticket::Addrs;
+
+/// The name of the protocol on a connection.
+pub const ALPN: &[u8] = b"alknet-fs/sync/1";
+
+/// The version of the greeting, its first byte.
+const GREETING: u8 = 1;
+
+/// The longest question that begins a stream, in bytes.
+pub(crate) const MAX_HELLO: usize = 4 << 10;
+
+/// The longest answer to it.
+pub(crate) const MAX_ANSWER: usize = 256 << 10;
+
+/// The versions of the protocol that a peer may list.
+const MAX_VERSIONS: usize = 16;
+
+/// How a bucket is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// The versions of the protocol that the asking side speaks.
+    pub(crate) versions: Vec<u8>,
+    pub(crate) bucket: BucketUid,
+    /// What a ticket says, as long as the answering side may not know the key.
+    pub(crate) ticket: Option<(GrantId, Secret)>,
+    /// Where the asking side can be reached.
+    pub(crate) addrs: Addrs,
+}
+
+impl Hello {
+    /// Returns the newest version that both sides speak.
+    pub(crate) fn version(&self) -> Option<u8> {
+        self.versions.contains(&PROTOCOL).then_some(PROTOCOL)
+    }
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Welcome(Welcome),
+    Refused {
+        reason: Refusal,
+        /// The versions of the protocol that the answering side speaks.
+        versions: Vec<u8>,
+    },
+}
+
+/// The terms of the conversation that follows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) version: u8,
+    pub(crate) access: Access,
+    /// The scopes that the grant covers, in order, and whether they may be written; none for all.
+    pub(crate) scopes: Option<Vec<(Scope, bool)>>,
+    /// Where the answering side can be reached.
+    pub(crate) addrs: Addrs,
+}
+
+impl Welcome {
+    pub(crate) fn cover(&self) -> Option<Cover> {
+        match &self.scopes {
+            None => Some(Cover::All(self.access)),
+            Some(scopes) if scopes.len() > MAX_SCOPES => None,
+            Some(scopes) => {
+                let access = |write: bool| if write { Access::Write } else { Access::Read };
+                let scopes = scopes.iter().map(|(scope, write)| (*scope, access(*write)));
+                Some(Cover::Some(scopes.collect()))
+            }
+        }
+    }
+}
+
+/// How a stream is ended before its time, as the code that it is reset with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// The node stops, or the bucket is no longer shared here.
+    Stopping = 1,
+    /// The grant was taken back.
+    Revoked = 2,
+    /// The grant's time is over.
+    Expired = 3,
+    /// The other side said what it must not say.
+    Protocol = 4,
+    /// The store of the side that ends the stream failed.
+    Store = 5,
+    /// Another stream takes the place of this one.
+    Replaced = 6,
+    /// The grant changed: ask again.
+    Changed = 7,
+}
+
+impl Code {
+    const ALL: [Self; 7] = [
+        Self::Stopping,
+        Self::Revoked,
+        Self::Expired,
+        Self::Protocol,
+        Self::Store,
+        Self::Replaced,
+        Self::Changed,
+    ];
+
+    pub(crate) fn from_wire(code: VarInt) -> Option<Self> {
+        let is = |this: &Self| VarInt::from(*this) == code;
+        Self::ALL.into_iter().find(is)
+    }
+
+    /// Tells whether to come back at once is what the other side expects.
+    pub(crate) fn is_prompt(self) -> bool {
+        matches!(self, Self::Changed | Self::Stopping)
+    }
+}
+
+impl From<Code> for VarInt {
+    fn from(code: Code) -> Self {
+        Self::from_u32(code as u32)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopping => "it stopped",
+            Self::Revoked => "the grant was revoked: ask for a new ticket",
+            Self::Expired => "the grant has expired: ask for a new ticket",
+            Self::Protocol => "it refused what this node sent: update both nodes",
+            Self::Store => "its store failed",
+            Self::Replaced => "another conversation took the place of this one",
+            Self::Changed => "the grant changed",
+        })
+    }
+}
+
+/// Why nothing more comes from a stream.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// The other side ended the stream.
+    Ended(Option<Code>),
+    /// The connection is gone.
+    Connection(String),
+    /// What came is not what may come.
+    Malformed(&'static str),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(Some(code)) => code.fmt(f),
+            Self::Ended(None) => f.write_str("it ended the conversation"),
+            Self::Connection(why) => f.write_str(why),
+            Self::Malformed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<iroh::endpoint::ReadError> for Lost {
+    fn from(error: iroh::endpoint::ReadError) -> Self {
+        match error {
+            iroh::endpoint::ReadError::Reset(code) => Self::Ended(Code::from_wire(code)),
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}
+
+impl From<ReadExactError> for Lost {
+    fn from(error: ReadExactError) -> Self {
+        match error {
+            ReadExactError::ReadError(error) => error.into(),
+            ReadExactError::FinishedEarly(0) => Self::Ended(None),
+            ReadExactError::FinishedEarly(_) => Self::Malformed("the stream ends within a frame"),
+        }
+    }
+}
+
+impl From<iroh::endpoint::WriteError> for Lost {
+    fn from(error: iroh::endpoint::WriteError) -> Self {
+        match error {
+            iroh::endpoint::WriteError::Stopped(code) => Self::Ended(Code::from_wire(code)),
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}
+
+/// Reads what follows its length, at most `max` bytes.
+pub(crate) async fn read(recv: &mut RecvStream, max: usize) -> Result<Vec<u8>, Lost> {
+    let mut length = [0; 4];
+    recv.read_exact(&mut length).await?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length == 0 || length > max {
+        return Err(Lost::Malformed(
+            "a frame is empty or over its longest length",
+        ));
+    }
+    // A length is only a claim: memory grows with what arrives.
+    let mut bytes = Vec::with_capacity(length.min(16 << 10));
+    while bytes.len() < length {
+        let from = bytes.len();
+        bytes.resize((from * 2).clamp(16 << 10, MAX_FRAME).min(length), 0);
+        recv.read_exact(&mut bytes[from..]).await?;
+    }
+    Ok(bytes)
+}
+
+/// Puts the length before what is sent.
+pub(crate) fn framed(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let mut framed = Vec::with_capacity(4 + bytes.len());
+    framed.extend_from_slice(&length.to_le_bytes());
+    framed.extend_from_slice(bytes);
+    framed
+}
+
+/// Says a part of the greeting.
+pub(crate) async fn greet(send: &mut SendStream, what: &impl Serialize) -> Result<(), Lost> {
+    // Writing to memory cannot fail.
+    let bytes = postcard::to_extend(what, vec![GREETING]).unwrap_or_default();
+    Ok(send.write_all(&framed(&bytes)).await?)
+}
+
+/// Hears a part of the greeting.
+pub(crate) async fn hear<T: DeserializeOwned>(
+    recv: &mut RecvStream,
+    max: usize,
+) -> Result<T, Greeting> {
+    let bytes = read(recv, max).await.map_err(Greeting::Lost)?;
+    decode(&bytes)
+}
+
+/// Why a greeting was not understood.
+#[derive(Debug)]
+pub(crate) enum Greeting {
+    Lost(Lost),
+    /// It is of another version.
+    Version,
+    Malformed,
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Greeting> {
+    match bytes.split_first() {
+        Some((&GREETING, bytes)) => match postcard::take_from_bytes(bytes) {
+            Ok((greeting, [])) => Ok(greeting),
+            _ => Err(Greeting::Malformed),
+        },
+        Some(_) => Err(Greeting::Version),
+        None => Err(Greeting::Malformed),
+    }
+}
+
+/// Reads the question that begins a stream, from its bytes without their length.
+pub(crate) fn hello(bytes: &[u8]) -> Result<Hello, Refusal> {
+    match decode::<Hello>(bytes) {
+        Ok(hello) if hello.versions.len() <= MAX_VERSIONS => Ok(hello),
+        Err(Greeting::Version) => Err(Refusal::Version),
+        _ => Err(Refusal::Malformed),
+    }
+}

@@ -1,0 +1,194 @@
+//! Nodes that share, join and converse over loopback.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod common;
+
+use alknet_fs_core::Timestamp;
+use alknet_fs_core::store::Durability;
+use alknet_fs_net::{Access, Offer, Records, Status};
+use common::{Node, now, offer, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_writes_the_other_shows() {
+    let (a, b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("mine"));
+    a.write(on_a, "main", "/from-a");
+    let ticket = a.share(on_a, offer(Access::Write));
+    b.join(on_b, &ticket);
+    b.shows(on_b, "main", &["/from-a"]).await;
+    b.write(on_b, "main", "/from-b");
+    a.shows(on_a, "main", &["/from-a", "/from-b"]).await;
+    a.write(on_a, "main", "/later");
+    b.shows(on_b, "main", &["/from-a", "/from-b", "/later"])
+        .await;
+    a.in_step().await;
+    b.in_step().await;
+    let links = a.links().await;
+    assert_eq!(links.len(), 1);
+    assert!(links[0].shared && links[0].connected && links[0].trouble.is_none());
+    // Other processes see it too.
+    until("a record of the status", async || {
+        let status = Status::load(&*b.store.read().unwrap()).unwrap();
+        status.links.len() == 1 && status.links[0].in_step
+    })
+    .await;
+    for mut node in [a, b] {
+        node.stop().await;
+        let status = Status::load(&*node.store.read().unwrap()).unwrap();
+        assert!(!status.links[0].connected && status.links[0].seen.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_find_each_other_again() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    let ticket = a.share(on_a, offer(Access::Write));
+    b.join(on_b, &ticket);
+    b.in_step().await;
+    a.stop().await;
+    a.write(on_a, "main", "/while-a-was-off");
+    b.write(on_b, "main", "/while-alone");
+    a.run().await;
+    let all = ["/while-a-was-off", "/while-alone"];
+    b.shows(on_b, "main", &all).await;
+    a.shows(on_a, "main", &all).await;
+    b.stop().await;
+    b.write(on_b, "main", "/while-b-was-off");
+    b.run().await;
+    a.shows(
+        on_a,
+        "main",
+        &["/while-a-was-off", "/while-alone", "/while-b-was-off"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_moved_is_found_by_its_own_call() {
+    let (mut a, b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    b.join(on_b, &a.share(on_a, offer(Access::Write)));
+    b.in_step().await;
+    a.stop().await;
+    // Somebody else has its port now.
+    let port = Records::load(&*a.store.read().unwrap()).unwrap().port;
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", port.unwrap())).unwrap();
+    a.run().await;
+    a.write(on_a, "main", "/moved");
+    b.shows(on_b, "main", &["/moved"]).await;
+    drop(socket);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_in_a_row_and_two_that_share_with_each_other() {
+    let nodes = [
+        Node::start().await,
+        Node::start().await,
+        Node::start().await,
+    ];
+    let [a, b, c] = &nodes;
+    let [on_a, on_b, on_c] = [a.bucket("x"), b.bucket("x"), c.bucket("x")];
+    b.join(on_b, &a.share(on_a, offer(Access::Write)));
+    // The same uid goes on.
+    c.join(on_c, &b.share(on_b, offer(Access::Write)));
+    a.join(on_a, &b.share(on_b, offer(Access::Read)));
+    for (n, (node, bucket)) in [(a, on_a), (b, on_b), (c, on_c)].into_iter().enumerate() {
+        node.write(bucket, "main", &format!("/{n}"));
+    }
+    for (node, bucket) in [(a, on_a), (b, on_b), (c, on_c)] {
+        node.shows(bucket, "main", &["/0", "/1", "/2"]).await;
+        node.in_step().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_keeps_what_it_writes() {
+    let (a, b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    a.write(on_a, "main", "/from-a");
+    b.write(on_b, "main", "/before");
+    b.join(on_b, &a.share(on_a, offer(Access::Read)));
+    b.shows(on_b, "main", &["/before", "/from-a"]).await;
+    b.write(on_b, "main", "/after");
+    a.write(on_a, "main", "/more");
+    b.shows(on_b, "main", &["/after", "/before", "/from-a", "/more"])
+        .await;
+    a.in_step().await;
+    b.in_step().await;
+    assert_eq!(a.paths(on_a, "main"), ["/from-a", "/more"]);
+    let links = b.links().await;
+    assert_eq!(links[0].access, Access::Read);
+    assert!(links[0].trouble.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_of_a_branch_covers_just_that() {
+    let (a, b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    for node in [(&a, on_a), (&b, on_b)] {
+        node.0.fork(node.1, "shown");
+        node.0.fork(node.1, "hidden");
+    }
+    a.write(on_a, "main", "/base");
+    a.write(on_a, "shown", "/shown");
+    a.write(on_a, "hidden", "/secret");
+    let offer = Offer {
+        branches: vec!["shown".to_owned()],
+        ..offer(Access::Write)
+    };
+    b.join(on_b, &a.share(on_a, offer));
+    b.shows(on_b, "shown", &["/base", "/shown"]).await;
+    b.write(on_b, "shown", "/back");
+    b.write(on_b, "main", "/mine");
+    b.write(on_b, "hidden", "/mine-too");
+    a.shows(on_a, "shown", &["/back", "/base", "/shown"]).await;
+    a.in_step().await;
+    b.in_step().await;
+    assert_eq!(a.paths(on_a, "main"), ["/base"]);
+    assert_eq!(a.paths(on_a, "hidden"), ["/base", "/secret"]);
+    assert_eq!(b.paths(on_b, "hidden"), ["/base", "/mine", "/mine-too"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_back_or_expires_ends_at_once() {
+    let (a, b, c) = (
+        Node::start().await,
+        Node::start().await,
+        Node::start().await,
+    );
+    let (on_a, on_b, on_c) = (a.bucket("x"), b.bucket("x"), c.bucket("x"));
+    b.join(on_b, &a.share(on_a, offer(Access::Write)));
+    let soon = Timestamp(now().0 + 3_000_000_000);
+    let brief = Offer {
+        expires: Some(soon),
+        ..offer(Access::Write)
+    };
+    c.join(on_c, &a.share(on_a, brief));
+    b.in_step().await;
+    c.in_step().await;
+    until("expired", async || {
+        let links = c.links().await;
+        let trouble = links[0].trouble.as_deref();
+        !links[0].connected && trouble.is_some_and(|why| why.contains("expired"))
+    })
+    .await;
+    assert!(now() >= soon);
+    let peer = b.net().endpoint().id();
+    let revoked = Records::update(&*a.store, Durability::Full, |records, _| {
+        Ok(records.revoke_peer(peer, now()))
+    });
+    assert_eq!(revoked.unwrap(), 1);
+    until("revoked", async || {
+        let links = b.links().await;
+        let trouble = links[0].trouble.as_deref();
+        !links[0].connected && trouble.is_some_and(|why| why.contains("revoked"))
+    })
+    .await;
+    for (node, bucket) in [(&b, on_b), (&c, on_c)] {
+        node.write(bucket, "main", "/too-late");
+    }
+    a.write(on_a, "main", "/own");
+    assert_eq!(a.paths(on_a, "main"), ["/own"]);
+    assert_eq!(b.paths(on_b, "main"), ["/too-late"]);
+}
