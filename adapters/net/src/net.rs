@@ -107,6 +107,9 @@ struct LinkState {
     trouble: Option<String>,
 }
 
+/// A driver with its thread.
+type Running = (Driver, thread::JoinHandle<()>);
+
 struct Held {
     connection: Connection,
     /// Whether this node dialled.
@@ -119,7 +122,7 @@ struct Inner {
     endpoint: Endpoint,
     bind: Bind,
     records: watch::Sender<Arc<Records>>,
-    drivers: Mutex<HashMap<BucketId, (Driver, Option<thread::JoinHandle<()>>)>>,
+    drivers: Mutex<HashMap<BucketId, Running>>,
     connections: Mutex<HashMap<EndpointId, Held>>,
     /// Told when a connection is there.
     arrived: Notify,
@@ -234,7 +237,8 @@ impl Net {
         let ended = tokio::task::spawn_blocking(move || {
             for (_, (driver, thread)) in drivers {
                 driver.tell(Command::Stop);
-                let _ = thread.map(thread::JoinHandle::join);
+                // A thread that panicked has reported that itself.
+                let _ = thread.join();
             }
             let _ = watcher.map(thread::JoinHandle::join);
         });
@@ -256,12 +260,17 @@ impl Drop for Net {
 }
 
 async fn bind(key: SecretKey, options: &NetOptions, last: Option<u16>) -> Result<Endpoint> {
-    let ports = match options.port {
-        Some(port) => vec![port],
-        None => last.into_iter().chain([0]).collect(),
+    let ports = match (options.port, last) {
+        (Some(port), _) => vec![port],
+        // Whoever listened on it before may be about to end.
+        (None, Some(port)) => vec![port, port, port, port, 0],
+        (None, None) => vec![0],
     };
     let mut failed = None;
-    for port in ports {
+    for (n, port) in ports.into_iter().enumerate() {
+        if n > 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
         let bound = match builder(&key, options, port) {
             Ok(builder) => builder.bind().await.map_err(|e| e.to_string()),
             Err(e) => Err(e),
@@ -723,14 +732,21 @@ impl Inner {
         }
         let (bucket, addrs) = (hello.bucket, hello.addrs.clone());
         let ticket = hello.ticket.clone();
-        let records = self.records();
+        let mut records = self.records();
         let mut grants = records.grants.clone();
-        let admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
+        let mut admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
+        if admitted.is_err() {
+            // The grant may have been given just now.
+            let store = Arc::clone(&self.store);
+            records = Arc::new(blocking(move || Records::load(&*store.read()?)).await?);
+            grants.clone_from(&records.grants);
+            admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
+        }
         let Ok(grant) = admitted else {
             return Ok(admitted);
         };
         let is_new = records.peer(peer).is_none_or(|known| known.addrs != addrs);
-        if grants == records.grants && !is_new {
+        if grants == records.grants && !is_new && records == self.records() {
             return Ok(Ok(grant));
         }
         // What is read may have changed since, so the answer is found again where it is written.
@@ -945,7 +961,7 @@ impl Inner {
         }
         let mut drivers = self.drivers.lock();
         if let Some((driver, thread)) = drivers.get(&bucket)
-            && thread.as_ref().is_some_and(|thread| !thread.is_finished())
+            && !thread.is_finished()
         {
             return Ok(driver.clone());
         }
@@ -954,7 +970,7 @@ impl Inner {
         }
         let store = Arc::clone(&self.store);
         let (driver, thread) = Driver::start(store, bucket, Arc::clone(&self.stirred))?;
-        drivers.insert(bucket, (driver.clone(), Some(thread)));
+        drivers.insert(bucket, (driver.clone(), thread));
         Ok(driver)
     }
 

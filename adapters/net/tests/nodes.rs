@@ -73,7 +73,12 @@ async fn a_node_that_moved_is_found_by_its_own_call() {
     a.stop().await;
     // Somebody else has its port now.
     let port = Records::load(&*a.store.read().unwrap()).unwrap().port;
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", port.unwrap())).unwrap();
+    let mut socket = None;
+    until("the port is free", async || {
+        socket = std::net::UdpSocket::bind(("127.0.0.1", port.unwrap())).ok();
+        socket.is_some()
+    })
+    .await;
     a.run().await;
     a.write(on_a, "main", "/moved");
     b.shows(on_b, "main", &["/moved"]).await;

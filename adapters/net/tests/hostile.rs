@@ -1,0 +1,337 @@
+//! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use alknet_fs_core::Timestamp;
+use alknet_fs_core::store::Durability;
+use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector};
+use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, Offer, Records, Ticket};
+use common::{Node, now, offer};
+use iroh::Endpoint;
+use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
+use iroh::endpoint::{RecvStream, SendStream};
+
+const UNKNOWN: u8 = 0;
+const REVOKED: u8 = 1;
+const EXPIRED: u8 = 2;
+const VERSION: u8 = 3;
+const MALFORMED: u8 = 5;
+
+/// The code of a stream that is reset because of what the other side said.
+const PROTOCOL: u32 = 4;
+
+/// Somebody who speaks byte by byte.
+struct Stranger {
+    endpoint: Endpoint,
+    to: EndpointAddr,
+}
+
+impl Stranger {
+    async fn new(to: EndpointAddr) -> Self {
+        let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
+        let builder = builder.bind_addr("127.0.0.1:0").unwrap();
+        let endpoint = builder.bind().await.unwrap();
+        Self { endpoint, to }
+    }
+
+    async fn connect(&self) -> Connection {
+        self.endpoint.connect(self.to.clone(), ALPN).await.unwrap()
+    }
+
+    /// Says bytes behind their length; returns what is answered, or the code of the reset.
+    async fn say(&self, bytes: &[u8]) -> Result<Vec<u8>, u32> {
+        let conn = self.connect().await;
+        let (mut send, mut recv) = conn.open_bi().await.unwrap();
+        say(&mut send, bytes).await;
+        hear(&mut recv).await
+    }
+
+    async fn refused(&self, bytes: &[u8]) -> u8 {
+        let answer = self.say(bytes).await.unwrap();
+        assert_eq!(answer[..2], [1, 1], "refused");
+        answer[2]
+    }
+
+    /// Is let in.
+    async fn welcomed(&self, ticket: &Ticket) -> (Connection, SendStream, RecvStream) {
+        let conn = self.connect().await;
+        let (mut send, mut recv) = conn.open_bi().await.unwrap();
+        say(&mut send, &hello(1, &[1], ticket.bucket, Some(ticket))).await;
+        let answer = hear(&mut recv).await.unwrap();
+        assert_eq!(answer[..2], [1, 0], "welcome");
+        (conn, send, recv)
+    }
+}
+
+async fn say(send: &mut SendStream, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+    // Who is refused early may not get to the end.
+    let _ = send.write_all(&length).await;
+    let _ = send.write_all(bytes).await;
+}
+
+async fn hear(recv: &mut RecvStream) -> Result<Vec<u8>, u32> {
+    let mut length = [0; 4];
+    let code = |error| match error {
+        ReadExactError::ReadError(ReadError::Reset(code)) => {
+            u32::try_from(code.into_inner()).unwrap()
+        }
+        other => panic!("{other}"),
+    };
+    recv.read_exact(&mut length).await.map_err(code)?;
+    let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
+    recv.read_exact(&mut bytes).await.map_err(code)?;
+    Ok(bytes)
+}
+
+/// Hears frames until the stream is reset; returns the code.
+async fn until_reset(recv: &mut RecvStream) -> u32 {
+    loop {
+        if let Err(code) = hear(recv).await {
+            return code;
+        }
+    }
+}
+
+fn hello(format: u8, versions: &[u8], bucket: BucketUid, ticket: Option<&Ticket>) -> Vec<u8> {
+    let ticket = ticket.map(|ticket| (ticket.grant, ticket.secret.clone()));
+    let addrs = (Vec::<std::net::SocketAddr>::new(), Vec::<String>::new());
+    let hello = (versions, bucket, ticket, addrs);
+    postcard::to_extend(&hello, vec![format]).unwrap()
+}
+
+/// A node with a bucket, and what proves afterwards that it still works.
+async fn node() -> (Node, alknet_fs_core::store::BucketId) {
+    let node = Node::start().await;
+    let bucket = node.bucket("work");
+    node.write(bucket, "main", "/here");
+    (node, bucket)
+}
+
+async fn still_works(node: &Node, bucket: alknet_fs_core::store::BucketId) {
+    let other = Node::start().await;
+    let there = other.bucket("work");
+    other.join(there, &node.share(bucket, offer(Access::Write)));
+    other.shows(there, "main", &["/here"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_right_is_told_nothing() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let nowhere = BucketUid([7; 16]);
+    let with = |ticket: &Ticket| hello(1, &[1], ticket.bucket, Some(ticket));
+    let altered = Ticket {
+        secret: node.share(bucket, offer(Access::Write)).secret,
+        ..ticket.clone()
+    };
+    let elsewhere = Ticket {
+        bucket: nowhere,
+        ..ticket.clone()
+    };
+    // All of these look alike from outside.
+    for question in [
+        hello(1, &[1], ticket.bucket, None),
+        hello(1, &[1], nowhere, None),
+        with(&altered),
+        with(&elsewhere),
+    ] {
+        assert_eq!(stranger.refused(&question).await, UNKNOWN);
+    }
+    let past = Offer {
+        expires: Some(Timestamp(now().0 - 1)),
+        ..offer(Access::Write)
+    };
+    let expired = node.share(bucket, past);
+    assert_eq!(stranger.refused(&with(&expired)).await, EXPIRED);
+    let revoked = node.share(bucket, offer(Access::Write));
+    Records::update(&*node.store, Durability::Full, |records, _| {
+        records.revoke_grant(revoked.grant, now())
+    })
+    .unwrap();
+    assert_eq!(stranger.refused(&with(&revoked)).await, UNKNOWN);
+    stranger.welcomed(&ticket).await;
+    // With its own key taken back, the ticket helps nobody any more.
+    let peer = stranger.endpoint.id();
+    Records::update(&*node.store, Durability::Full, |records, _| {
+        Ok(records.revoke_peer(peer, now()))
+    })
+    .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while stranger.refused(&with(&ticket)).await != REVOKED {
+        assert!(Instant::now() < deadline);
+    }
+    let again = Stranger::new(node.net().addr()).await;
+    assert_eq!(again.refused(&with(&ticket)).await, UNKNOWN);
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greeting_that_makes_no_sense_is_refused() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let good = hello(1, &[1], ticket.bucket, Some(&ticket));
+    let version = hello(9, &[1], ticket.bucket, Some(&ticket));
+    assert_eq!(stranger.refused(&version).await, VERSION);
+    let version = hello(1, &[200], ticket.bucket, Some(&ticket));
+    assert_eq!(stranger.refused(&version).await, VERSION);
+    for cut in 1..good.len() {
+        assert_eq!(stranger.refused(&good[..cut]).await, MALFORMED, "{cut}");
+    }
+    let longer = [&good[..], &[0]].concat();
+    assert_eq!(stranger.refused(&longer).await, MALFORMED);
+    let many = hello(1, &[1; 17], ticket.bucket, None);
+    assert_eq!(stranger.refused(&many).await, MALFORMED);
+    assert_eq!(stranger.say(&[]).await, Err(PROTOCOL));
+    assert_eq!(stranger.say(&vec![1; 4097]).await, Err(PROTOCOL));
+    let mut rng = fastrand::Rng::with_seed(1);
+    for _ in 0..100 {
+        let mut bytes = vec![0; rng.usize(1..300)];
+        rng.fill(&mut bytes);
+        bytes[0] = 1;
+        let reason = stranger.refused(&bytes).await;
+        assert!([UNKNOWN, VERSION, MALFORMED].contains(&reason));
+    }
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_nothing_is_sent_away() {
+    let (node, bucket) = node().await;
+    let silent = Stranger::new(node.net().addr()).await;
+    let conn = silent.connect().await;
+    let half = Stranger::new(node.net().addr()).await;
+    let begun = half.connect().await;
+    let (mut send, _recv) = begun.open_bi().await.unwrap();
+    send.write_all(&[200, 0, 0]).await.unwrap();
+    // Meanwhile others are served.
+    still_works(&node, bucket).await;
+    for conn in [conn, begun] {
+        let closed = tokio::time::timeout(Duration::from_secs(20), conn.closed()).await;
+        assert!(matches!(
+            closed,
+            Ok(ConnectionError::ApplicationClosed(close)) if close.error_code.into_inner() == 4
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_make_no_sense_end_the_conversation() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let frames: [Vec<u8>; 5] = [
+        vec![],
+        vec![9, 9, 9],
+        vec![1],
+        vec![1, 77],
+        [
+            &Frame::Summary {
+                digest: [0; 16],
+                answer: true,
+            }
+            .encode()[..],
+            &[0],
+        ]
+        .concat(),
+    ];
+    for frame in frames {
+        let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+        say(&mut send, &frame).await;
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL, "{frame:?}");
+    }
+    // A length that is only a claim.
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    let length = u32::try_from(MAX_FRAME + 1).unwrap();
+    send.write_all(&length.to_le_bytes()).await.unwrap();
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    // A cut that is none.
+    let scope = Scope([0x42; 16]);
+    let cut = Cut {
+        replica: ReplicaId([1; 16]),
+        number: 1,
+        seen: VersionVector::new(),
+        changes: vec![0xff; 100],
+    };
+    let cuts = Frame::Cuts {
+        scope,
+        cuts: vec![cut],
+    };
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    say(&mut send, &cuts.encode()).await;
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    // One that speaks of more than a bucket can have.
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    for page in 0..8u32 {
+        let vectors = (0..4096u32).map(|n| {
+            let mut scope = [0; 16];
+            scope[..8].copy_from_slice(&(u64::from(page) << 32 | u64::from(n)).to_be_bytes());
+            (Scope(scope), VersionVector::new())
+        });
+        let frame = Frame::Vectors {
+            vectors: vectors.collect(),
+            answer: false,
+        };
+        say(&mut send, &frame.encode()).await;
+    }
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_and_writes_is_refused() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Read));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    let cut = Cut {
+        replica: ReplicaId([1; 16]),
+        number: 1,
+        seen: VersionVector::new(),
+        changes: Vec::new(),
+    };
+    let cuts = Frame::Cuts {
+        scope: Scope([1; 16]),
+        cuts: vec![cut],
+    };
+    say(&mut send, &cuts.encode()).await;
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    assert_eq!(node.paths(bucket, "main"), ["/here"]);
+    let links = node.links().await;
+    let trouble = links[0].trouble.as_deref().unwrap();
+    assert!(trouble.contains("grant does not allow"), "{trouble}");
+    still_works(&node, bucket).await;
+}
+
+/// One that reads nothing makes nobody wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_does_not_read_holds_up_nobody() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let (_conn, mut send, _recv) = stranger.welcomed(&ticket).await;
+    let digests = Frame::Digests {
+        from: Scope([0; 16]),
+        to: Scope([0xff; 16]),
+        digests: Vec::new(),
+    };
+    // It asks for everything again and again.
+    let asking = tokio::spawn(async move {
+        loop {
+            say(&mut send, &digests.encode()).await;
+        }
+    });
+    for n in 0..20 {
+        node.write(bucket, "main", &format!("/{n:02}"));
+    }
+    let other = Node::start().await;
+    let there = other.bucket("work");
+    other.join(there, &ticket);
+    common::until("all of it", async || other.paths(there, "main").len() == 21).await;
+    asking.abort();
+}
