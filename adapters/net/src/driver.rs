@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store};
-use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
+use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, VersionVector};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use alknet_fs_sync::Bucket;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -316,6 +316,7 @@ impl Worker {
         let txn = self.store.read()?;
         let inherited = ancestors(&*txn, branches)?;
         let scopes = self.bucket.scopes().filter_map(|(scope, branch)| {
+            let branch = branch?;
             let access = match branches.contains(&branch) {
                 true => access,
                 false if inherited.contains(&branch) => Access::Read,
@@ -357,7 +358,6 @@ impl Worker {
         let begun = Instant::now();
         self.committed.store(false, Ordering::Release);
         let now = now();
-        enlist(&*self.store, self.number, &mut self.bucket, now)?;
         self.bucket.gather(now)?;
         let rest = (begun.elapsed() * REST).min(LONGEST_REST);
         self.rest_until = Instant::now() + rest;
@@ -405,8 +405,7 @@ fn progress(peer: &Peer, replica: &dyn Replica) -> Result<Progress> {
     };
     for (scope, ours) in replica.vectors()? {
         let theirs = peer.knows(scope);
-        let missing = |of: &alknet_fs_core::sync::VersionVector,
-                       at: &alknet_fs_core::sync::VersionVector| {
+        let missing = |of: &VersionVector, at: &VersionVector| {
             let each = of
                 .iter()
                 .map(|(replica, cut)| cut.saturating_sub(at.get(replica)));
@@ -458,19 +457,6 @@ impl Conversation {
             let _ = ended.send(why);
         }
     }
-}
-
-/// Lets branches take part that do not yet.
-fn enlist(store: &dyn Store, bucket: BucketId, of: &mut Bucket, now: Timestamp) -> Result<()> {
-    let known: BTreeSet<BranchId> = of.scopes().map(|(_, branch)| branch).collect();
-    for branch in store.read()?.branches(bucket)? {
-        if !known.contains(&branch.id) {
-            let mut scope = [0; 16];
-            scope.copy_from_slice(&blake3::hash(branch.name.as_bytes()).as_bytes()[..16]);
-            of.add_branch(Scope(scope), branch.id, now)?;
-        }
-    }
-    Ok(())
 }
 
 /// Finds the branches that some inherit from, whatever they show of them.

@@ -256,6 +256,7 @@ async fn frames_that_make_no_sense_end_the_conversation() {
         replica: ReplicaId([1; 16]),
         number: 1,
         seen: VersionVector::new(),
+        more: false,
         changes: vec![0xff; 100],
     };
     let cuts = Frame::Cuts {
@@ -293,6 +294,7 @@ async fn who_may_only_read_and_writes_is_refused() {
         replica: ReplicaId([1; 16]),
         number: 1,
         seen: VersionVector::new(),
+        more: false,
         changes: Vec::new(),
     };
     let cuts = Frame::Cuts {

@@ -131,9 +131,9 @@ async fn who_may_only_read_keeps_what_it_writes() {
 async fn a_grant_of_a_branch_covers_just_that() {
     let (a, b) = (Node::start().await, Node::start().await);
     let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
-    for node in [(&a, on_a), (&b, on_b)] {
-        node.0.fork(node.1, "shown");
-        node.0.fork(node.1, "hidden");
+    a.fork(on_a, "shown");
+    for (node, bucket) in [(&a, on_a), (&b, on_b)] {
+        node.fork(bucket, "hidden");
     }
     a.write(on_a, "main", "/base");
     a.write(on_a, "shown", "/shown");
