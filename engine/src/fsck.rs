@@ -9,6 +9,7 @@ use alknet_fs_core::store::{BucketRecord, Layer, ReadTxn};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{Error, Hash, Result, TreePath};
 
+use crate::content::takes_part;
 use crate::progress::{Progress, Task};
 use crate::store::{Store, now};
 
@@ -59,6 +60,11 @@ pub struct FsckReport {
     pub contents: u64,
     /// Bytes read and compared with their hash.
     pub bytes: u64,
+    /// Contents that are not here and that peers may have, in buckets that take part in
+    /// synchronisation: no damage.
+    pub away: u64,
+    /// Their sizes, in bytes.
+    pub away_bytes: u64,
     /// Files that nothing owns: harmless leftovers of crashes, which garbage collection removes.
     pub orphans: u64,
     /// Their sizes, in bytes.
@@ -202,12 +208,55 @@ impl Store {
                 task.step(*progress)?;
             }
         }
+        let away = away(txn)?;
         for hash in named {
+            if let Some(size) = away.get(&hash) {
+                report.away += 1;
+                report.away_bytes += size;
+                continue;
+            }
             damaged.insert(hash, report.problems.len());
             report.problem(format!("content {hash}"), "referred to, but missing");
         }
         Ok(damaged)
     }
+}
+
+/// Returns the contents that are not here and may be elsewhere, with their sizes: those that only entries
+/// of buckets refer to which take part in synchronisation.
+pub(crate) fn away(txn: &dyn ReadTxn) -> Result<HashMap<Hash, u64>> {
+    let mut away = HashMap::new();
+    let mut own = HashSet::new();
+    for bucket in txn.buckets()? {
+        let takes_part = takes_part(txn, bucket.id)?;
+        txn.missing_contents(bucket.id, &mut |_, _, hash, size| {
+            match takes_part {
+                true => drop(away.insert(hash, size)),
+                false => drop(own.insert(hash)),
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    if away.is_empty() {
+        return Ok(away);
+    }
+    // What sessions and deltas build on has to be here, whoever else has it.
+    own.extend(
+        txn.sessions(None)?
+            .iter()
+            .filter_map(|s| s.base.map(|b| b.0)),
+    );
+    let mut after = None;
+    loop {
+        let records = txn.contents_after(after.as_ref(), 256, false)?;
+        let Some(last) = records.last() else {
+            break;
+        };
+        after = Some(last.hash);
+        own.extend(records.iter().filter_map(|record| record.base));
+    }
+    away.retain(|hash, _| !own.contains(hash));
+    Ok(away)
 }
 
 /// Returns what an error says of a content, which the problem's subject names already.

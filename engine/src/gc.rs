@@ -24,6 +24,7 @@ use alknet_fs_core::store::{
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 use serde::{Deserialize, Serialize};
 
+use crate::content::held::{is_among, promised};
 use crate::progress::{Progress, Task};
 use crate::store::{Inner, Store, locked, now};
 
@@ -611,7 +612,7 @@ struct Content {
     /// When it was marked as unreferenced.
     marked: Option<Timestamp>,
     base: Option<Hash>,
-    /// Referred to by an entry, a session or a pin, not only by deltas.
+    /// Referred to by an entry, a session, a pin or a promise, not only by deltas.
     direct: bool,
     alive: bool,
 }
@@ -653,6 +654,10 @@ impl Marked {
                 }
             }
         })?;
+        let promised = promised(txn)?;
+        for (hash, content) in contents.iter_mut().filter(|_| !promised.is_empty()) {
+            content.direct |= is_among(&promised, hash);
+        }
         let mut todo: Vec<Hash> = contents
             .iter()
             .filter(|(_, content)| content.direct)

@@ -56,8 +56,8 @@ pub use batch::Batch;
 pub use branch::Branch;
 pub use bucket::{BranchInfo, Bucket, TreeRef};
 pub use content::{
-    ContentPolicy, ContentQueue, ContentService, ContentSettings, ContentSource, Fetch, Fetching,
-    Outcome, PROMISE, Priority, Want,
+    ContentPolicy, ContentQueue, ContentService, ContentSettings, ContentSource, EvictReport,
+    Fetch, FetchReport, Fetching, Outcome, PROMISE, Priority, Unfetched, Want,
 };
 pub use file::{File, FileOptions};
 pub use fsck::{FsckOptions, FsckReport, Problem};

@@ -3,6 +3,7 @@
 use alknet_fs_core::Result;
 use alknet_fs_core::store::ContentForm;
 
+use crate::fsck::away;
 use crate::store::Store;
 
 /// What a store holds.
@@ -20,7 +21,11 @@ pub struct Stats {
     pub contents: u64,
     /// Their sizes, in bytes.
     pub content_bytes: u64,
-    /// Of these, kept inside the database.
+    /// Contents that are not here and that peers may have.
+    pub away_contents: u64,
+    /// Their sizes, in bytes.
+    pub away_bytes: u64,
+    /// Of the contents, kept inside the database.
     pub inline_contents: u64,
     /// Of these, kept as files.
     pub file_contents: u64,
@@ -74,6 +79,10 @@ impl Store {
                     ContentForm::Delta => stats.delta_contents += 1,
                 }
             }
+        }
+        for size in away(&*txn)?.into_values() {
+            stats.away_contents += 1;
+            stats.away_bytes += size;
         }
         if let Some(disk) = &self.inner.disk {
             let database = disk.sqlite.stats()?;

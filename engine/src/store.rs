@@ -17,6 +17,7 @@ use hashlink::LruCache;
 use parking_lot::Mutex;
 
 use crate::bucket::Bucket;
+use crate::content::held::Uses;
 use crate::content::{ContentSource, Hub};
 use crate::session::Keeper;
 use crate::view::Seen;
@@ -211,6 +212,8 @@ pub(crate) struct Inner {
     pub(crate) keeper: Keeper,
     /// Who waits for contents that are not here.
     pub(crate) hub: Hub,
+    /// Which contents were read lately.
+    pub(crate) uses: Uses,
     chains: Mutex<HashMap<BranchId, Arc<Chain>>>,
     /// What was seen of the branches read last, each in one state of the store.
     recent: Mutex<LruCache<BranchId, Recent>>,
@@ -238,6 +241,7 @@ impl Store {
                 options,
                 keeper,
                 hub: Hub::default(),
+                uses: Uses::default(),
                 chains: Mutex::default(),
                 recent: Mutex::new(LruCache::new(RECENT_BRANCHES)),
                 uid,

@@ -144,6 +144,10 @@ impl View {
         Ok(Some((view, version)))
     }
 
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     pub(crate) fn with<R>(&self, read: impl FnOnce(&dyn ReadTxn, &Chain) -> R) -> R {
         read(&**self.txn.lock(), &self.chain)
     }
@@ -338,7 +342,11 @@ impl View {
     }
 
     pub(crate) fn find_content(&self, hash: &Hash) -> Result<Option<ContentReader>> {
-        self.with(|txn, _| self.inner.contents.find_cached(txn, hash))
+        let found = self.with(|txn, _| self.inner.contents.find_cached(txn, hash))?;
+        if found.is_some() {
+            self.inner.used(hash);
+        }
+        Ok(found)
     }
 
     /// Opens a content: the one place where all reads through a view meet those that are not here.
@@ -368,7 +376,9 @@ impl View {
         if let Some(task) = within {
             fetching.task = Task::new().cancel_with(task.cancel());
         }
-        self.inner.fetched(&named, &fetching)
+        let content = self.inner.fetched(&named, &fetching)?;
+        self.inner.used(hash);
+        Ok(content)
     }
 
     /// Re-reads a file and checks every byte against its hash.

@@ -5,8 +5,12 @@
 //! [`Inner::fetched`]: from the [`ContentSource`] of this process, or else by way of the process that
 //! has one. Reads of what is here do not come this way.
 
+mod evict;
+mod fetch;
+pub(crate) mod held;
 mod policy;
 mod service;
+mod shards;
 mod source;
 mod wait;
 
@@ -16,6 +20,8 @@ use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 
 use crate::store::Inner;
 
+pub use evict::EvictReport;
+pub use fetch::{FetchReport, Unfetched};
 pub use policy::{ContentPolicy, ContentSettings};
 pub use service::{ContentQueue, ContentService};
 pub use source::{ContentSource, Fetch, Fetching, Outcome, Priority, Want};
@@ -30,11 +36,21 @@ const READS: &str = "alkfs:read";
 /// The queue of what is fetched in the background.
 const WANTED: &str = "alkfs:content";
 
+/// The queue of what processes without a source want evicted.
+const EVICTIONS: &str = "alkfs:evict";
+
+/// The scope of the values that are kept of all buckets' contents, and the name of the store's limit.
+const SCOPE: &str = "content";
+const LIMIT: &str = "limit";
+
 /// The smallest content for which it is worth looking for what it was made from, in bytes.
 const BASE_MIN: u64 = 256 << 10;
 
 /// How many events are looked through for that.
 const BASE_EVENTS: usize = 2048;
+
+/// How often a content is asked for that is said to be here and is not.
+const ATTEMPTS: usize = 3;
 
 /// A content that some entry names.
 #[derive(Debug, Clone, Copy)]
@@ -74,13 +90,16 @@ impl Inner {
         };
         drop(txn);
         let timeout = fetching.timeout.unwrap_or(settings.timeout);
-        self.bring(want, timeout, fetching)?;
-        let _pinned = self.keeper.pinned()?;
-        let found = self.contents.find(&*self.tree.read()?, &named.hash)?;
-        found.ok_or_else(|| {
-            let why = "it was said to have arrived, and has not";
-            unavailable(&named.hash, why)
-        })
+        // What arrived may have been evicted already, where there is little room.
+        for _ in 0..ATTEMPTS {
+            self.bring(want.clone(), timeout, fetching)?;
+            let _pinned = self.keeper.pinned()?;
+            if let Some(found) = self.contents.find(&*self.tree.read()?, &named.hash)? {
+                return Ok(found);
+            }
+        }
+        let why = "it was said to have arrived, and has not";
+        Err(unavailable(&named.hash, why))
     }
 }
 

@@ -4,7 +4,7 @@
 //! is wanted was queued, so a bulk of arriving entries costs their transactions nothing. Jobs of the
 //! queue name some hundred contents each; those that could not be fetched go into a later job.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -15,10 +15,15 @@ use alknet_fs_core::{Cursor, ErrorKind, Event, Hash, Op, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::evict::{Keeping, Request};
+use super::fetch::{Fetched, fetch_from, missing, why_not};
 use super::policy::{self, CURSOR, Wanted};
+use super::source::Told;
 use super::wait::{Hub, Read, Said, encode};
-use super::{ContentSource, Fetch, Fetching, Outcome, Priority, READS, WANTED, Want, takes_part};
-use crate::progress::Cancel;
+use super::{
+    ContentSource, EVICTIONS, Fetching, Outcome, Priority, READS, WANTED, Want, takes_part,
+};
+use crate::progress::{Cancel, Task};
 use crate::session::Alone;
 use crate::store::{Inner, Store, locked};
 
@@ -48,13 +53,16 @@ const JOB_TIME: Duration = Duration::from_secs(600);
 /// How long what is said of a job outlives it, in seconds.
 const SAID_SECONDS: u32 = 60;
 
+/// How often it is said how far a fetch has come.
+const SAY_EVERY: Duration = Duration::from_millis(250);
+
 /// After how many seconds what could not be fetched is tried again: at first, and at most.
 const RETRY_FIRST: u32 = 5;
 const RETRY_MOST: u32 = 3600;
 
 /// A job of the queue [`WANTED`].
 #[derive(Debug, Serialize, Deserialize)]
-enum Wish {
+pub(super) enum Wish {
     /// Look for all that the bucket wants and does not have.
     Scan { bucket: BucketId },
     /// Fetch.
@@ -63,9 +71,15 @@ enum Wish {
         /// How often that has failed.
         tries: u32,
         bytes: u64,
-        wants: Vec<(Hash, u64, Option<Hash>)>,
+        /// Whether somebody waits for it who asked for just that, and hears what becomes of it.
+        #[serde(default)]
+        asked: bool,
+        wants: Wants,
     },
 }
+
+/// Contents with their sizes, and with what they were made from.
+pub(super) type Wants = Vec<(Hash, u64, Option<Hash>)>;
 
 /// What is to be fetched in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -185,13 +199,17 @@ impl ContentService {
     fn start(&mut self) -> Result<()> {
         // Whoever had claimed them is gone: nobody else serves.
         let mut txn = self.shared.inner.tree.write(Durability::Relaxed)?;
-        for queue in [READS, WANTED] {
+        for queue in [READS, WANTED, EVICTIONS] {
             txn.release_jobs(queue)?;
             txn.sweep_jobs(queue)?;
         }
         txn.commit()?;
         self.spawn("reads", |shared| shared.run(Shared::serve_reads))?;
         self.spawn("follow", |shared| shared.run(Shared::follow))?;
+        self.spawn("evict", |shared| {
+            let mut keeping = Keeping::new();
+            shared.run(|shared| shared.tend(&mut keeping));
+        })?;
         for _ in 0..WORKERS {
             self.spawn("wanted", |shared| shared.run(Shared::work))?;
         }
@@ -409,6 +427,12 @@ impl Shared {
             Ok(Wish::Scan { bucket }) => self.scan(&job, bucket),
             Ok(Wish::Fetch {
                 bucket,
+                asked: true,
+                wants,
+                ..
+            }) => self.fetch_asked(&job, bucket, wants),
+            Ok(Wish::Fetch {
+                bucket,
                 tries,
                 wants,
                 ..
@@ -447,52 +471,16 @@ impl Shared {
     }
 
     /// Fetches what a job names; what could not be fetched is queued again for later.
-    fn fetch(
-        &self,
-        job: &Job,
-        bucket: BucketId,
-        tries: u32,
-        wants: Vec<(Hash, u64, Option<Hash>)>,
-    ) -> Result<()> {
+    fn fetch(&self, job: &Job, bucket: BucketId, tries: u32, wants: Wants) -> Result<()> {
         let txn = self.inner.tree.read()?;
         if following(&*txn, bucket)?.is_none() {
             return self.finish(self.write()?, job.id);
         }
-        let mut missing = Vec::new();
-        for (hash, size, base) in wants {
-            if !txn.has_content(&hash)? {
-                missing.push(Want {
-                    bucket,
-                    hash,
-                    size,
-                    base,
-                    priority: Priority::Background,
-                });
-            }
-        }
+        let missing = missing(&*txn, bucket, wants, Priority::Background)?;
         drop(txn);
-        if missing.is_empty() {
-            return self.finish(self.write()?, job.id);
-        }
-        let fetch = Fetch::told(Instant::now() + JOB_TIME, &self.stop, |_| {});
-        thread::scope(|scope| {
-            let (over, ended) = crossbeam_channel::bounded::<()>(0);
-            scope.spawn(move || {
-                while let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
-                    ended.recv_timeout(RENEW_EVERY)
-                {
-                    if let Err(error) = self.renew(job.id) {
-                        tracing::debug!(%error, "a claim could not be renewed");
-                    }
-                }
-            });
-            self.source.fetch(&missing, &fetch);
-            drop(over);
-        });
-        if self.stop.is_cancelled() {
+        let Some(outcomes) = self.fetch_missing(job, &missing, |_| {}) else {
             return Ok(());
-        }
-        let outcomes = fetch.outcomes(missing.len());
+        };
         let mut txn = self.write()?;
         let mut again = Wishes::new(bucket, tries + 1);
         for (want, outcome) in missing.iter().zip(outcomes) {
@@ -512,6 +500,115 @@ impl Shared {
         self.finish(txn, job.id)
     }
 
+    /// Fetches what a job names for the process that waits for it, and says how that goes.
+    fn fetch_asked(&self, job: &Job, bucket: BucketId, wants: Wants) -> Result<()> {
+        let missing = missing(&*self.inner.tree.read()?, bucket, wants, Priority::Read)?;
+        let so_far = Mutex::new((Fetched::default(), Instant::now()));
+        let say = |fetched: &Fetched| {
+            let mut txn = self.write()?;
+            txn.set_job_result(job.id, &encode(fetched)?, SAID_SECONDS)?;
+            txn.commit()
+        };
+        let tell = |told: Told| {
+            let mut so_far = so_far.lock();
+            let (fetched, said) = &mut *so_far;
+            if let Told::Done(at, Outcome::Here { .. }) = told {
+                fetched.contents += 1;
+                fetched.bytes += missing.get(at).map_or(0, |want| want.size);
+            }
+            if said.elapsed() > SAY_EVERY {
+                *said = Instant::now();
+                if let Err(error) = say(fetched) {
+                    tracing::debug!(%error, "progress could not be told");
+                }
+            }
+        };
+        let Some(outcomes) = self.fetch_missing(job, &missing, tell) else {
+            return Ok(());
+        };
+        let mut fetched = Fetched {
+            done: true,
+            ..Fetched::default()
+        };
+        let mut txn = self.write()?;
+        for (want, outcome) in missing.iter().zip(outcomes) {
+            if txn.has_content(&want.hash)? {
+                fetched.contents += 1;
+                fetched.bytes += want.size;
+            } else {
+                fetched.failed.push((want.hash, why_not(&outcome)));
+            }
+        }
+        txn.set_job_result(job.id, &encode(&fetched)?, SAID_SECONDS)?;
+        self.finish(txn, job.id)
+    }
+
+    /// Asks the source, and keeps the claim meanwhile; nothing where the service ends.
+    fn fetch_missing(
+        &self,
+        job: &Job,
+        missing: &[Want],
+        tell: impl Fn(Told) + Send,
+    ) -> Option<Vec<Outcome>> {
+        if missing.is_empty() {
+            return Some(Vec::new());
+        }
+        let outcomes = thread::scope(|scope| {
+            let (over, ended) = crossbeam_channel::bounded::<()>(0);
+            scope.spawn(move || {
+                while let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
+                    ended.recv_timeout(RENEW_EVERY)
+                {
+                    if let Err(error) = self.renew(job.id) {
+                        tracing::debug!(%error, "a claim could not be renewed");
+                    }
+                }
+            });
+            let fetched = fetch_from(&*self.source, missing, JOB_TIME, &self.stop, tell);
+            drop(over);
+            fetched
+        });
+        let arrived = missing.iter().zip(&outcomes);
+        let arrived = arrived.filter(|(_, outcome)| matches!(outcome, Outcome::Here { .. }));
+        self.inner
+            .hub
+            .add_arrived(arrived.map(|(want, _)| want.size).sum());
+        let mut from: HashMap<&str, Vec<Hash>> = HashMap::new();
+        for (want, outcome) in missing.iter().zip(&outcomes) {
+            if let Outcome::Here { from: Some(peer) } = outcome {
+                from.entry(peer).or_default().push(want.hash);
+            }
+        }
+        for (peer, hashes) in from {
+            if let Err(error) = self.inner.note_holders(peer, &hashes, true) {
+                tracing::debug!(%error, "who has what could not be noted");
+            }
+        }
+        (!self.stop.is_cancelled()).then_some(outcomes)
+    }
+
+    /// Evicts what others ask for, and what is beyond the store's limit.
+    fn tend(&self, keeping: &mut Keeping) -> Result<bool> {
+        let task = Task::new().cancel_with(&self.stop);
+        for job in self.claim(EVICTIONS, 1)? {
+            let answer = match serde_json::from_str(&job.payload) {
+                Ok(Request { to_bytes }) => self
+                    .inner
+                    .evict_with(&*self.source, to_bytes, Duration::ZERO, &task)
+                    .map_err(|e| e.to_string()),
+                Err(e) => Err(e.to_string()),
+            };
+            let mut txn = self.write()?;
+            txn.set_job_result(job.id, &encode(&answer)?, SAID_SECONDS)?;
+            self.finish(txn, job.id)?;
+        }
+        match keeping.keep(&self.inner, &*self.source, &task) {
+            // Whoever collects garbage makes room too.
+            Err(e) if e.is_locked() || e.is_cancelled() => Ok(false),
+            kept => kept.map(|()| false),
+        }
+    }
+
     fn renew(&self, job: JobId) -> Result<()> {
         let mut txn = self.write()?;
         txn.renew_job(job, &self.worker, CLAIM_SECONDS)?;
@@ -520,26 +617,36 @@ impl Shared {
 }
 
 /// Collects what is wanted into jobs.
-struct Wishes {
+pub(super) struct Wishes {
     bucket: BucketId,
     tries: u32,
+    asked: bool,
     bytes: u64,
-    wants: Vec<(Hash, u64, Option<Hash>)>,
+    wants: Wants,
     done: Vec<Wish>,
 }
 
 impl Wishes {
+    /// Collects what somebody waits for.
+    pub(super) fn asked(bucket: BucketId) -> Self {
+        Self {
+            asked: true,
+            ..Self::new(bucket, 0)
+        }
+    }
+
     fn new(bucket: BucketId, tries: u32) -> Self {
         Self {
             bucket,
             tries,
+            asked: false,
             bytes: 0,
             wants: Vec::new(),
             done: Vec::new(),
         }
     }
 
-    fn add(&mut self, hash: Hash, size: u64, base: Option<Hash>) {
+    pub(super) fn add(&mut self, hash: Hash, size: u64, base: Option<Hash>) {
         if self.wants.len() >= JOB_WANTS || self.bytes.saturating_add(size) > JOB_BYTES {
             self.cut();
         }
@@ -555,11 +662,12 @@ impl Wishes {
             bucket: self.bucket,
             tries: self.tries,
             bytes: std::mem::take(&mut self.bytes),
+            asked: self.asked,
             wants: std::mem::take(&mut self.wants),
         });
     }
 
-    fn close(mut self) -> Vec<Wish> {
+    pub(super) fn close(mut self) -> Vec<Wish> {
         self.cut();
         self.done
     }

@@ -1,6 +1,7 @@
 //! Who can be asked for contents.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::Hash;
@@ -74,16 +75,21 @@ pub trait ContentSource: Send + Sync {
     /// [`PROMISE`](super::PROMISE), however much they would like to evict them: contents are removed
     /// here on the strength of the answer.
     ///
-    /// Returns, for each hash, the peers that said so in answer to this call, until the deadline.
+    /// Returns, for each hash, the peers that said so in answer to this call, until the deadline. A
+    /// peer answers by [`Store::promise_contents`](crate::Store::promise_contents).
     fn holders(&self, bucket: BucketId, hashes: &[Hash], deadline: Instant) -> Vec<Vec<String>>;
 }
 
-/// One call of [`ContentSource::fetch`]: until when, and what becomes of it.
-pub struct Fetch {
+/// One call of [`ContentSource::fetch`]: until when, and what becomes of it. Clones stand for the same
+/// call.
+#[derive(Clone)]
+pub struct Fetch(Arc<Inner>);
+
+struct Inner {
     deadline: Instant,
     cancel: Cancel,
     state: Mutex<State>,
-    tell: Box<dyn Fn(Told<'_>) + Send + Sync>,
+    tell: Box<dyn Fn(Told) + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -93,10 +99,10 @@ struct State {
 }
 
 /// What a source says of a want, by its place.
-pub(crate) enum Told<'a> {
-    Asking(usize, &'a str),
+pub(crate) enum Told {
+    Asking(usize, String),
     Bytes(usize, u64),
-    Done(usize, &'a Outcome),
+    Done(usize, Outcome),
 }
 
 impl Fetch {
@@ -109,66 +115,66 @@ impl Fetch {
     pub(crate) fn told(
         deadline: Instant,
         cancel: &Cancel,
-        tell: impl Fn(Told<'_>) + Send + Sync + 'static,
+        tell: impl Fn(Told) + Send + Sync + 'static,
     ) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             deadline,
             cancel: cancel.clone(),
             state: Mutex::default(),
             tell: Box::new(tell),
-        }
+        }))
     }
 
     /// Returns until when there is time.
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        self.0.deadline
     }
 
     /// Returns the switch by which the call is cancelled.
     pub fn cancel(&self) -> &Cancel {
-        &self.cancel
+        &self.0.cancel
     }
 
     /// Tells whether there is nothing left to wait for: the call was cancelled, or its time is over.
     pub fn is_over(&self) -> bool {
-        self.cancel.is_cancelled() || Instant::now() >= self.deadline
+        self.0.cancel.is_cancelled() || Instant::now() >= self.0.deadline
     }
 
     /// Says that a peer is being asked for the want at a place.
     pub fn asking(&self, want: usize, peer: &str) {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         let asked = state.asked.entry(want).or_default();
         if !asked.iter().any(|other| other == peer) {
             asked.push(peer.to_owned());
         }
         drop(state);
-        (self.tell)(Told::Asking(want, peer));
+        (self.0.tell)(Told::Asking(want, peer.to_owned()));
     }
 
     /// Says how many bytes of the want at a place have arrived.
     pub fn arrived(&self, want: usize, bytes: u64) {
-        (self.tell)(Told::Bytes(want, bytes));
+        (self.0.tell)(Told::Bytes(want, bytes));
     }
 
     /// Says what has become of the want at a place. Only the first word counts.
     pub fn done(&self, want: usize, outcome: Outcome) {
-        let mut state = self.state.lock();
+        let mut state = self.0.state.lock();
         if state.done.contains_key(&want) {
             return;
         }
         state.done.insert(want, outcome.clone());
         drop(state);
-        (self.tell)(Told::Done(want, &outcome));
+        (self.0.tell)(Told::Done(want, outcome));
     }
 
     /// Returns what was said of the first `wants` wants; of which nothing was, they have failed.
     pub fn outcomes(&self, wants: usize) -> Vec<Outcome> {
-        let state = self.state.lock();
+        let state = self.0.state.lock();
         let outcome = |want| match state.done.get(&want) {
             Some(outcome) => outcome.clone(),
             None => Outcome::Failed {
                 asked: state.asked.get(&want).cloned().unwrap_or_default(),
-                why: match self.cancel.is_cancelled() {
+                why: match self.0.cancel.is_cancelled() {
                     true => "it was cancelled".to_owned(),
                     false => "it took too long".to_owned(),
                 },
@@ -181,7 +187,7 @@ impl Fetch {
 impl std::fmt::Debug for Fetch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fetch")
-            .field("deadline", &self.deadline)
+            .field("deadline", &self.0.deadline)
             .finish_non_exhaustive()
     }
 }

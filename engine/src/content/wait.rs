@@ -2,17 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::store::{Durability, JobId, JobOptions};
-use alknet_fs_core::{Hash, Result};
+use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
+use super::fetch::why_not;
 use super::source::Told;
 use super::{ContentSource, Fetch, Fetching, Outcome, READS, Want, unavailable};
-use crate::progress::Cancel;
+use crate::progress::{Cancel, Task};
 use crate::store::Inner;
 
 /// How many calls of the source run at a time.
@@ -24,6 +26,9 @@ const TOGETHER: usize = 64;
 /// How soon a waiting call notices that it was cancelled.
 const CANCELLED: Duration = Duration::from_millis(50);
 
+/// How much longer than those who wait a call of the source may take.
+const LATER: Duration = Duration::from_secs(1);
+
 /// How long a call waits for a process to come that runs a node.
 const NODE: Duration = Duration::from_secs(2);
 
@@ -31,6 +36,8 @@ const NODE: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(crate) struct Hub {
     source: Mutex<Option<Arc<dyn ContentSource>>>,
+    /// The bytes that came here since somebody last asked.
+    arrived: Arc<AtomicU64>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -72,15 +79,15 @@ pub(super) struct Said {
 }
 
 impl Said {
-    pub(super) fn hear(&mut self, told: &Told<'_>) {
+    pub(super) fn hear(&mut self, told: Told) {
         match told {
             Told::Asking(_, peer) => {
-                if !self.asked.iter().any(|other| other == peer) {
-                    self.asked.push((*peer).to_owned());
+                if !self.asked.contains(&peer) {
+                    self.asked.push(peer);
                 }
             }
-            Told::Bytes(_, bytes) => self.bytes = *bytes,
-            Told::Done(_, outcome) => self.outcome = Some((*outcome).clone()),
+            Told::Bytes(_, bytes) => self.bytes = bytes,
+            Told::Done(_, outcome) => self.outcome = Some(outcome),
         }
     }
 }
@@ -92,6 +99,14 @@ impl Hub {
 
     pub(crate) fn set_source(&self, source: Option<Arc<dyn ContentSource>>) {
         *self.source.lock() = source;
+    }
+
+    pub(super) fn add_arrived(&self, bytes: u64) {
+        self.arrived.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_arrived(&self) -> u64 {
+        self.arrived.swap(0, Ordering::Relaxed)
     }
 
     /// Joins those who wait for a content, or asks for it as the first.
@@ -109,7 +124,8 @@ impl Hub {
             return Arc::clone(flight);
         }
         let flight = Arc::new(Flight {
-            deadline,
+            // Whoever waits gives up first, and knows best what to say of it.
+            deadline: deadline + LATER,
             state: Mutex::new(FlightState {
                 waiting: 1,
                 ..FlightState::default()
@@ -121,16 +137,17 @@ impl Hub {
         shared.queue.push_back(Arc::clone(&flight));
         if shared.threads < THREADS {
             let (own, source) = (Arc::clone(&self.shared), Arc::clone(source));
+            let arrived = Arc::clone(&self.arrived);
             let spawned = thread::Builder::new()
                 .name("alknet-fs-fetch".to_owned())
-                .spawn(move || ask(&own, &*source));
+                .spawn(move || ask(&own, &arrived, &*source));
             match spawned {
                 Ok(_) => shared.threads += 1,
                 Err(error) if shared.threads == 0 => {
                     let asked = Vec::new();
                     let why = format!("no thread can be started: {error}");
                     shared.queue.clear();
-                    flight.say(&Told::Done(0, &Outcome::Failed { asked, why }));
+                    flight.say(Told::Done(0, Outcome::Failed { asked, why }));
                     shared.flights.remove(&flight.want.hash);
                 }
                 Err(error) => tracing::warn!(%error, "fetching with fewer threads"),
@@ -198,7 +215,7 @@ impl Shared {
 }
 
 impl Flight {
-    fn say(&self, told: &Told<'_>) {
+    fn say(&self, told: Told) {
         self.state.lock().said.hear(told);
         self.changed.notify_all();
     }
@@ -228,7 +245,7 @@ impl Asking<'_> {
             shared.forget(&flight);
             let open = flight.state.lock().said.outcome.is_none();
             if open {
-                flight.say(&Told::Done(0, &outcome));
+                flight.say(Told::Done(0, outcome));
             }
         }
     }
@@ -250,7 +267,7 @@ impl Drop for Asking<'_> {
 }
 
 /// Asks for what is queued, until nothing is.
-fn ask(shared: &Arc<Mutex<Shared>>, source: &dyn ContentSource) {
+fn ask(shared: &Arc<Mutex<Shared>>, arrived: &AtomicU64, source: &dyn ContentSource) {
     loop {
         let mut queued = shared.lock();
         let count = queued.queue.len().min(TOGETHER);
@@ -281,17 +298,23 @@ fn ask(shared: &Arc<Mutex<Shared>>, source: &dyn ContentSource) {
         let wants: Vec<_> = flights.iter().map(|flight| flight.want.clone()).collect();
         let (told, hub) = (flights.clone(), Arc::clone(shared));
         let fetch = Fetch::told(deadline, &call.cancel, move |say| {
-            let (Told::Asking(at, _) | Told::Bytes(at, _) | Told::Done(at, _)) = say;
-            if let Some(flight) = told.get(at) {
+            let (Told::Asking(at, _) | Told::Bytes(at, _) | Told::Done(at, _)) = &say;
+            if let Some(flight) = told.get(*at) {
                 if matches!(say, Told::Done(..)) {
                     hub.lock().forget(flight);
                 }
-                flight.say(&say);
+                flight.say(say);
             }
         });
         let mut asking = Asking { shared, flights };
         source.fetch(&wants, &fetch);
-        asking.close(fetch.outcomes(wants.len()));
+        let outcomes = fetch.outcomes(wants.len());
+        for (want, outcome) in wants.iter().zip(&outcomes) {
+            if matches!(outcome, Outcome::Here { .. }) {
+                arrived.fetch_add(want.size, Ordering::Relaxed);
+            }
+        }
+        asking.close(outcomes);
     }
 }
 
@@ -345,9 +368,8 @@ impl Inner {
         timeout: Duration,
         fetching: &Fetching,
     ) -> Result<()> {
-        let no_node = "no process of this store runs a node that could fetch it";
         if self.disk.is_none() {
-            return Err(unavailable(&want.hash, no_node));
+            return Err(unavailable(&want.hash, NO_NODE));
         }
         let job = self.queue_read(want, timeout)?;
         let waited = self.wait_for_job(job, want, deadline, fetching);
@@ -361,7 +383,7 @@ impl Inner {
             Waited::Here => Ok(()),
             Waited::Said(said) => conclude(want, &said, timeout),
             Waited::Late(said) => Err(late(want, &said, timeout)),
-            Waited::NoNode => Err(unavailable(&want.hash, no_node)),
+            Waited::NoNode => Err(unavailable(&want.hash, NO_NODE)),
         }
     }
 
@@ -423,6 +445,49 @@ impl Inner {
     }
 }
 
+const NO_NODE: &str = "no process of this store runs a node that could fetch it";
+
+impl Inner {
+    /// Queues a request for the process with a source, and waits for its answer.
+    pub(super) fn ask_node(
+        &self,
+        queue: &str,
+        request: &str,
+        options: &JobOptions,
+        task: &Task,
+    ) -> Result<String> {
+        let no_node = "no process of this store runs a node: start one with `alkfs node`";
+        let no_node = || Error::with_detail(ErrorKind::ContentUnavailable, no_node);
+        if self.disk.is_none() {
+            return Err(no_node());
+        }
+        let mut txn = self.tree.write(Durability::Relaxed)?;
+        let job = txn.enqueue(queue, request, options)?;
+        txn.commit()?;
+        let grace = Instant::now() + NODE;
+        let mut seen = 0;
+        let mut wait = || {
+            loop {
+                if let Some(answer) = self.tree.read()?.job_result(job)? {
+                    return Ok(answer);
+                }
+                task.cancel().check()?;
+                if Instant::now() >= grace && !self.keeper.is_serving()? {
+                    return Err(no_node());
+                }
+                seen = self.tree.wait_for_commit(seen, CANCELLED)?;
+            }
+        };
+        let answer = wait();
+        if answer.is_err() {
+            let mut txn = self.tree.write(Durability::Relaxed)?;
+            txn.cancel_job(job)?;
+            txn.commit()?;
+        }
+        answer
+    }
+}
+
 /// A job of the queue [`READS`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Read {
@@ -439,31 +504,18 @@ enum Waited {
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|e| alknet_fs_core::Error::new(alknet_fs_core::ErrorKind::Io).source(e))
+    serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Io).source(e))
 }
 
 fn conclude(want: &Want, said: &Said, timeout: Duration) -> Result<()> {
-    let why = match &said.outcome {
-        Some(Outcome::Here { .. }) => return Ok(()),
-        Some(Outcome::Nobody { asked }) if asked.is_empty() => {
-            "no peer is connected that could be asked for it".to_owned()
-        }
-        Some(Outcome::Nobody { asked }) => {
-            format!("nobody who was asked has it ({})", asked.join(", "))
-        }
-        Some(Outcome::Failed { asked, why }) if asked.is_empty() => {
-            format!("it could not be fetched: {why}")
-        }
-        Some(Outcome::Failed { asked, why }) => {
-            format!("it could not be fetched from {}: {why}", asked.join(", "))
-        }
-        None => return Err(late(want, said, timeout)),
-    };
-    Err(unavailable(&want.hash, &why))
+    match &said.outcome {
+        Some(Outcome::Here { .. }) => Ok(()),
+        Some(outcome) => Err(unavailable(&want.hash, &why_not(outcome))),
+        None => Err(late(want, said, timeout)),
+    }
 }
 
-fn late(want: &Want, said: &Said, timeout: Duration) -> alknet_fs_core::Error {
+fn late(want: &Want, said: &Said, timeout: Duration) -> Error {
     let asked = match said.asked.is_empty() {
         true => "nobody answered".to_owned(),
         false => format!("asked: {}", said.asked.join(", ")),

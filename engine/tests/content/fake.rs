@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alknet_fs::{
     Branch, BucketId, ContentSource, Durability, Fetch, Hash, Options, Outcome, PutMode, SetAttrs,
@@ -41,6 +41,8 @@ pub(crate) struct Fake {
     changed: Condvar,
     /// Each call's wants.
     pub(crate) calls: Mutex<Vec<Vec<Want>>>,
+    /// What never comes.
+    pub(crate) never: Mutex<HashSet<Hash>>,
     /// What peers say they hold and keep.
     pub(crate) held: Mutex<HashSet<Hash>>,
     pub(crate) asked_for_holders: AtomicUsize,
@@ -55,6 +57,7 @@ impl Fake {
             manner: Mutex::new(Manner::Honest),
             changed: Condvar::new(),
             calls: Mutex::default(),
+            never: Mutex::default(),
             held: Mutex::default(),
             asked_for_holders: AtomicUsize::new(0),
             into: SqliteStore::open(into, alknet_fs_sqlite::Options::default()).unwrap(),
@@ -83,9 +86,11 @@ impl Fake {
             return false;
         };
         let prepared = self.contents.prepare_bytes(bytes).unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = Timestamp(now.as_nanos() as i64);
         let mut txn = self.into.write(Durability::Relaxed).unwrap();
         self.contents
-            .commit(&mut *txn, &mut [prepared], Timestamp(1))
+            .commit(&mut *txn, &mut [prepared], now)
             .unwrap();
         txn.commit().unwrap();
         true
@@ -98,13 +103,15 @@ impl ContentSource for Fake {
         for (at, want) in wants.iter().enumerate() {
             fetch.asking(at, "alice");
             let mut manner = self.manner.lock();
-            while *manner == Manner::Hangs && !fetch.is_over() {
+            let stuck = self.never.lock().contains(&want.hash);
+            while (stuck || *manner == Manner::Hangs) && !fetch.is_over() {
                 let soon = Instant::now() + Duration::from_millis(5);
                 self.changed.wait_until(&mut manner, soon);
             }
             let manner = *manner;
             let asked = vec!["alice".to_owned()];
             let outcome = match manner {
+                _ if stuck => continue,
                 Manner::Honest if self.bring(want) => Outcome::Here {
                     from: Some("alice".to_owned()),
                 },

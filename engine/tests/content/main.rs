@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod background;
+mod evict;
 mod fake;
 mod reads;
