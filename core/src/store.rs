@@ -348,7 +348,7 @@ pub trait Store: Send + Sync {
     /// Begins the write transaction, waiting for any other to end.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) when the wait exceeds the store's busy timeout.
+    /// [`ErrorKind::Busy`] when the wait exceeds the store's busy timeout.
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>>;
 
     /// Blocks until a commit may have happened since `seen` was returned, or the timeout passed.
@@ -374,7 +374,7 @@ pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFl
 /// A consistent view of a store.
 ///
 /// Scans deliver names in the order of their UTF-8 bytes. Implementations return
-/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) where a row does not decode.
+/// [`ErrorKind::Corrupt`] where a row does not decode.
 pub trait ReadTxn: Send {
     /// Returns the state that the next read would see, at the price of no system call; nothing where
     /// that cannot be told, as within most transactions. See [`Store::glance`].
@@ -523,7 +523,7 @@ pub trait ReadTxn: Send {
     /// Returns up to `limit` log records' worth of events after a cursor, of one bucket or of all.
     ///
     /// # Errors
-    /// [`ErrorKind::Lagged`](crate::ErrorKind::Lagged) where events after the cursor were pruned;
+    /// [`ErrorKind::Lagged`] where events after the cursor were pruned;
     /// the message names the oldest cursor that works.
     fn events(&self, bucket: Option<BucketId>, after: Cursor, limit: usize) -> Result<Vec<Event>>;
     /// Returns the cursor of the newest event, or where it was when it was pruned.
@@ -648,8 +648,8 @@ pub trait WriteTxn: ReadTxn {
     /// Adds a schedule, or replaces the one of that name.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where `when` does not parse;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where the store has no scheduler.
+    /// [`ErrorKind::InvalidInput`] where `when` does not parse;
+    /// [`ErrorKind::Unsupported`] where the store has no scheduler.
     fn set_schedule(&mut self, name: &str, when: &str, payload: &str) -> Result<()>;
     /// Removes a schedule; returns whether there was one. A run that has begun goes on.
     fn remove_schedule(&mut self, name: &str) -> Result<bool>;
