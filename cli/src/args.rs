@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use alknet_fs::{Error, ErrorKind, TreeRef};
+use alknet_fs::{ContentPolicy, Error, ErrorKind, TreeRef};
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Makes the part of a help text that shows how a command is used.
@@ -47,6 +47,10 @@ const GROUPS: &[(&str, &[&str])] = &[
         &["branch", "snapshot", "diff", "share-check", "bucket"],
     ),
     ("Changes", &["log", "watch", "sessions"]),
+    (
+        "Contents that are elsewhere",
+        &["fetch", "pin", "unpin", "evict", "policy"],
+    ),
     ("The store", &["mkfs", "fsck", "gc", "stats"]),
     ("More", &["demo", "completions", "help"]),
 ];
@@ -304,6 +308,59 @@ pub(crate) enum Command {
         "alkfs sessions clean"
     ))]
     Sessions(SessionsCommand),
+    /// Fetch contents that are not here from peers; the exit status is 1 where some cannot be had
+    #[command(
+        after_help = examples!(
+            "alkfs fetch /docs /notes.txt"
+            "alkfs --branch main@v1 fetch /"
+            "alkfs fetch --all               # of all branches and snapshots of the bucket"
+        ),
+        long_about = "Fetch contents that are not here from peers; the exit status is 1 where some \
+            cannot be had.\n\nThe process that runs the node (`alkfs node`) does the work. Reading a \
+            file fetches what it needs by itself; `alkfs pin` and `alkfs policy eager` fetch what \
+            comes in the background."
+    )]
+    Fetch(Fetch),
+    /// Keep paths here: fetch their contents in the background, and never evict them
+    #[command(
+        after_help = examples!(
+            "alkfs pin                       # list the pins"
+            "alkfs pin /docs                 # with all below it"
+            "alkfs pin '*.md' '/src/**/*.rs'"
+        ),
+        long_about = "Keep paths here: fetch their contents in the background, and never evict \
+            them.\n\nA pin is a path, with all below it, or a pattern, in all branches and snapshots \
+            of the bucket: * and ? stop at \"/\", ** does not, and a pattern without a \"/\" matches \
+            names at any depth."
+    )]
+    Pin(Pin),
+    /// Take pins off; what is here stays until it is evicted
+    #[command(after_help = examples!(
+        "alkfs unpin /docs"
+        "alkfs unpin '*.md'"
+    ))]
+    Unpin(Unpin),
+    /// Make room: remove contents that a peer holds, those first that were not read for longest
+    #[command(
+        after_help = examples!(
+            "alkfs evict                     # down to the cache limit"
+            "alkfs evict --to-bytes 10G"
+            "alkfs evict --to-bytes 0        # all that may go"
+        ),
+        long_about = "Make room: remove contents that a peer holds, those first that were not read \
+            for longest.\n\nThe process that runs the node (`alkfs node`) asks the peers first; what \
+            is only here stays, and so does what is pinned, in use, or in a bucket that is eager or \
+            not shared. What went is fetched again when it is read."
+    )]
+    Evict(Evict),
+    /// Show or set when contents are fetched, how long reads wait, and how much is kept
+    #[command(after_help = examples!(
+        "alkfs policy                    # show it, and what waits to be fetched"
+        "alkfs policy eager              # fetch all that comes, in the background"
+        "alkfs policy on-read --timeout 2m"
+        "alkfs policy --cache-limit 50G  # of the whole store; \"none\" for no limit"
+    ))]
+    Policy(Policy),
     /// Check the store; the exit status is 1 where something is wrong
     #[command(after_help = examples!(
         "alkfs fsck                      # read and verify everything"
@@ -789,6 +846,54 @@ pub(crate) struct Gc {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Fetch {
+    /// The files or directories to fetch
+    #[arg(required_unless_present = "all")]
+    pub(crate) path: Vec<String>,
+    /// Fetch all that the bucket's branches and snapshots show
+    #[arg(long, conflicts_with = "path")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pin {
+    /// The paths or patterns to pin; none lists the pins
+    pub(crate) pattern: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Unpin {
+    /// The paths or patterns, as they were pinned
+    #[arg(required = true)]
+    pub(crate) pattern: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Evict {
+    /// Down to how many bytes of contents; K, M and G multiply [default: the cache limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) to_bytes: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Policy {
+    /// Fetch contents when they are read ("on-read"), or all that comes ("eager")
+    #[arg(value_parser = parse_policy, value_name = "eager|on-read")]
+    pub(crate) policy: Option<ContentPolicy>,
+    /// How long reads wait for a content, in seconds or such as "2m"
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// How many bytes of contents the store, all buckets together, may hold; K, M and G multiply, and
+    /// "none" is no limit
+    #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
+    pub(crate) cache_limit: Option<Limit>,
+}
+
+/// A limit in bytes, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<u64>);
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct ShareCheck {
     /// The branches or snapshots to compare [default: all branches]
     #[arg(value_name = "BRANCH")]
@@ -895,6 +1000,19 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is too large"))
 }
 
+fn parse_limit(text: &str) -> Result<Limit, String> {
+    match text {
+        "none" => Ok(Limit(None)),
+        size => parse_size(size).map(|size| Limit(Some(size))),
+    }
+}
+
+fn parse_policy(text: &str) -> Result<ContentPolicy, String> {
+    let all = [ContentPolicy::Eager, ContentPolicy::OnRead];
+    let found = all.into_iter().find(|policy| policy.name() == text);
+    found.ok_or_else(|| "a policy is \"eager\" or \"on-read\"".to_owned())
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || {
         "a time is a number of seconds, or such as \"90s\", \"10m\", \"1h 30m\", \"7d\" or \"2w\""
@@ -956,6 +1074,9 @@ mod tests {
         for bad in ["5", "9..3", "a..b", "99999999999G.."] {
             assert!(parse_range(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_limit("2K"), Ok(Limit(Some(2048))));
+        assert_eq!(parse_limit("none"), Ok(Limit(None)));
+        assert!(parse_limit("much").is_err() && parse_policy("lazy").is_err());
         assert_eq!(parse_duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
         let days = |n: u64| Ok(Duration::from_secs(n * 24 * 60 * 60));

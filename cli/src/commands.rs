@@ -1,6 +1,7 @@
 //! The commands, by group.
 
 mod branches;
+mod content;
 mod demo;
 mod files;
 mod history;
@@ -37,6 +38,11 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Log(args) => history::log(app, &args),
         Command::Watch(args) => history::watch(app, &args),
         Command::Sessions(command) => sessions::run(app, command),
+        Command::Fetch(args) => content::fetch(app, &args),
+        Command::Pin(args) => content::pin(app, &args),
+        Command::Unpin(args) => content::unpin(app, &args),
+        Command::Evict(args) => content::evict(app, &args),
+        Command::Policy(args) => content::policy(app, &args),
         Command::Fsck(args) => upkeep::fsck(app, &args),
         Command::Gc(args) => upkeep::gc(app, &args),
         Command::Stats => upkeep::stats(app),

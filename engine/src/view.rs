@@ -7,13 +7,13 @@ use std::sync::Arc;
 use alknet_fs_content::ContentReader;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::event::glob_set;
-use alknet_fs_core::store::{BranchId, ReadTxn, Version};
+use alknet_fs_core::store::{BranchId, ContentForm, ReadTxn, Version};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{DirEntry, Entry, Error, ErrorKind, Hash, Node, Result, TreePath};
 use hashlink::LruCache;
 use parking_lot::Mutex;
 
-use crate::content::{Fetching, Named};
+use crate::content::{Fetching, Named, takes_part};
 use crate::progress::Task;
 use crate::reader::Reader;
 use crate::store::{Inner, IntoPath};
@@ -327,6 +327,33 @@ impl View {
         };
         let content = self.content(&hash, entry.size())?;
         Ok((path, entry, Reader::new(content)))
+    }
+
+    /// Tells how the content of a file is kept; nothing where it is not here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IsADirectory`], and as [`stat`](Self::stat).
+    pub fn content_form(&self, path: impl IntoPath) -> Result<Option<ContentForm>> {
+        let path = path.into_path()?;
+        let form = || {
+            let (hash, size) = self.file_at(&path)?;
+            let found = self.with(|txn, _| self.inner.contents.find(txn, &hash))?;
+            match found {
+                Some(content) => Ok(Some(content.form())),
+                None => self.away(&hash, size).map(|()| None),
+            }
+        };
+        form().map_err(|e: Error| e.op("stat").path(path))
+    }
+
+    /// Makes sure that a content which was not found may be elsewhere.
+    fn away(&self, hash: &Hash, size: u64) -> Result<()> {
+        let bucket = self.chain.bucket();
+        match self.with(|txn, _| takes_part(txn, bucket))? {
+            true => Ok(()),
+            // Says what is wrong.
+            false => self.fetched(hash, size, None).map(drop),
+        }
     }
 
     /// Opens a content by its hash, whatever path it has.

@@ -338,7 +338,8 @@ pub(crate) fn stat(app: &App, args: &Stat) -> Result<()> {
         };
         let mut record = EntryRecord::new(&path, &entry);
         if entry.is_file() {
-            record.form = Some(view.open(&path)?.form());
+            record.form = view.content_form(&path)?;
+            record.here = Some(record.form.is_some());
         }
         app.out.record(&record)?;
         let mut table = Table::new(&[]);
@@ -363,8 +364,10 @@ pub(crate) fn stat(app: &App, args: &Stat) -> Result<()> {
         if let Some(hash) = entry.hash() {
             line("hash", hash.to_hex());
         }
-        if let Some(form) = record.form {
-            line("kept", form_text(form).to_owned());
+        match (record.form, record.here) {
+            (Some(form), _) => line("kept", form_text(form).to_owned()),
+            (None, Some(_)) => line("kept", "not here".to_owned()),
+            (None, None) => {}
         }
         if i > 0 {
             app.out.line("")?;

@@ -21,6 +21,9 @@ pub(crate) struct EntryRecord<'a> {
     hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<&'a str>,
+    /// Whether the content is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) here: Option<bool>,
     /// How the content is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) form: Option<ContentForm>,
@@ -39,6 +42,7 @@ impl<'a> EntryRecord<'a> {
             ctime: rfc3339(entry.attrs.ctime),
             hash: entry.hash().map(|hash| hash.to_hex()),
             target: entry.target(),
+            here: None,
             form: None,
         }
     }

@@ -54,6 +54,8 @@ struct FsckRecord {
     entries: u64,
     contents: u64,
     bytes: u64,
+    away: u64,
+    away_bytes: u64,
     orphans: u64,
     orphan_bytes: u64,
     problems: usize,
@@ -93,6 +95,8 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
         entries: report.entries,
         contents: report.contents,
         bytes: report.bytes,
+        away: report.away,
+        away_bytes: report.away_bytes,
         orphans: report.orphans,
         orphan_bytes: report.orphan_bytes,
         problems: report.problems.len(),
@@ -111,6 +115,13 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
         }
     };
     app.out.done(&record, format_args!("{verdict}: {looked}"))?;
+    if report.away > 0 {
+        let contents = count(report.away, "content is", "contents are");
+        let bytes = size(report.away_bytes);
+        app.out.note(format_args!(
+            "{contents} not here ({bytes}), and can be fetched from peers: see `alkfs fetch`"
+        ));
+    }
     if report.orphans > 0 {
         let files = count(report.orphans, "leftover file", "leftover files");
         let bytes = size(report.orphan_bytes);
@@ -282,6 +293,8 @@ struct StatsRecord {
     inline_contents: u64,
     file_contents: u64,
     delta_contents: u64,
+    away_contents: u64,
+    away_bytes: u64,
     database_bytes: u64,
     free_bytes: u64,
     wal_bytes: u64,
@@ -302,6 +315,8 @@ pub(crate) fn stats(app: &App) -> Result<()> {
         inline_contents: stats.inline_contents,
         file_contents: stats.file_contents,
         delta_contents: stats.delta_contents,
+        away_contents: stats.away_contents,
+        away_bytes: stats.away_bytes,
         database_bytes: stats.database_bytes,
         free_bytes: stats.free_bytes,
         wal_bytes: stats.wal_bytes,
@@ -331,6 +346,13 @@ pub(crate) fn stats(app: &App) -> Result<()> {
     line("contents", number(stats.contents), forms);
     let once = "each content once, in full".to_owned();
     line("size", size(stats.content_bytes), once);
+    if stats.away_contents > 0 {
+        let away = format!(
+            "{} more contents, which peers have",
+            number(stats.away_contents)
+        );
+        line("not here", size(stats.away_bytes), away);
+    }
     let parts = format!(
         "database {}, log {}, files {}, staged {}",
         size(stats.database_bytes),

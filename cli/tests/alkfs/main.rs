@@ -4,6 +4,7 @@
 
 mod bench;
 mod branches;
+mod content;
 mod demo;
 mod files;
 mod history;
