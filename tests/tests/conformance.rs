@@ -48,6 +48,8 @@ conformance! {
     contents_are_added_once_and_paged_by_hash
     referenced_contents_are_all_visited
     marks_as_unreferenced_go_with_what_they_mark
+    missing_contents_are_those_that_rows_name_and_nobody_added
+    held_contents_are_those_of_sessions_and_of_pins_that_last
     sessions_are_listed_from_the_oldest
     session_operations_keep_their_order
     a_read_stays_as_it_began
@@ -862,6 +864,69 @@ fn marks_as_unreferenced_go_with_what_they_mark(store: &dyn Store) {
     assert_eq!(marks(), []);
     let txn = store.read().unwrap();
     assert_eq!(txn.unreferenced_since(&one).unwrap(), None);
+}
+
+fn missing_contents_are_those_that_rows_name_and_nobody_added(store: &dyn Store) {
+    let id = bucket(store, "t");
+    let other = bucket(store, "other");
+    put_all(store, id, layer(1, 1), &["/a", "/b"]);
+    put_all(store, id, layer(1, 2), &["/c", "/x/d", "/x/e"]);
+    put_all(store, other, layer(2, 1), &["/elsewhere"]);
+    write(store, |t| {
+        t.put_row(
+            id,
+            "/",
+            "link",
+            layer(1, 2),
+            &Row {
+                entry: None,
+                base: None,
+            },
+        )?;
+        let size = 1_u64.to_le_bytes();
+        t.add_content(&content(&size, ContentForm::Inline, None))
+            .map(drop)
+    });
+    let txn = store.read().unwrap();
+    let mut found = Vec::new();
+    let mut visit = |parent: &str, name: &str, hash, size: u64| {
+        assert_eq!(hash, Hash::of(&size.to_le_bytes()));
+        found.push((format!("{parent}:{name}"), size));
+        Ok(ControlFlow::Continue(()))
+    };
+    txn.missing_contents(id, &mut visit).unwrap();
+    found.sort();
+    let wanted = [("/:a", 0), ("/:c", 0), ("/x:e", 2)];
+    assert_eq!(found, wanted.map(|(path, size)| (path.to_owned(), size)));
+    let mut visits = 0;
+    txn.missing_contents(id, &mut |_, _, _, _| {
+        visits += 1;
+        Ok(ControlFlow::Break(()))
+    })
+    .unwrap();
+    assert_eq!(visits, 1);
+}
+
+fn held_contents_are_those_of_sessions_and_of_pins_that_last(store: &dyn Store) {
+    let id = bucket(store, "t");
+    let main = branch(store, id, "main");
+    put_all(store, id, layer(1, 1), &["/a"]);
+    write(store, |t| {
+        t.add_session(&session(main, "x"))?;
+        for (bytes, until) in [(&b"short"[..], 30), (b"long", 31)] {
+            t.add_content(&content(bytes, ContentForm::Inline, None))?;
+            t.pin_content(&Hash::of(bytes), Timestamp(until))?;
+        }
+        Ok(())
+    });
+    let txn = store.read().unwrap();
+    let mut found = Vec::new();
+    txn.held_contents(Timestamp(30), &mut |hash| found.push(hash))
+        .unwrap();
+    found.sort();
+    let mut wanted = [&b"base"[..], b"long"].map(Hash::of);
+    wanted.sort();
+    assert_eq!(found, wanted);
 }
 
 fn sessions_are_listed_from_the_oldest(store: &dyn Store) {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Change, Commit, Cursor, Op};
 use alknet_fs_core::store::{
-    BranchId, BucketId, ContentForm, ContentRecord, Durability, Epoch, Layer, LineBase, LineRecord,
-    LockOutcome, ReadTxn, Retention, Row, SessionOp, SessionRecord, SnapshotRecord, Staging, Store,
+    BranchId, BucketId, ContentForm, ContentRecord, Durability, Epoch, Job, JobId, JobOptions,
+    Layer, LineBase, LineRecord, LockOutcome, ReadTxn, Retention, Row, SessionOp, SessionRecord,
+    SnapshotRecord, Staging, Store,
 };
 use alknet_fs_core::{ErrorKind, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
@@ -1042,4 +1043,97 @@ mod opening {
             }
         }
     }
+}
+
+fn jobs(store: &SqliteStore, queue: &str) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    let txn = store.read().unwrap();
+    txn.jobs(queue, &mut |job| jobs.push(job)).unwrap();
+    jobs
+}
+
+fn is_due(store: &SqliteStore, queue: &str) -> bool {
+    store.read().unwrap().has_due_job(queue).unwrap()
+}
+
+#[test]
+fn a_job_waits_until_it_is_done_or_cancelled() {
+    let (dir, store) = new_store();
+    assert!(!is_due(&store, "q"));
+    let mut txn = store.write(Durability::Full).unwrap();
+    let usual = JobOptions::default();
+    let first = txn.enqueue("q", "first", &usual).unwrap();
+    let urgent = JobOptions {
+        priority: 3,
+        ..usual
+    };
+    let second = txn.enqueue("q", "second", &urgent).unwrap();
+    let late = JobOptions {
+        delay: 1000,
+        ..usual
+    };
+    let third = txn.enqueue("q", "third", &late).unwrap();
+    txn.enqueue("other", "else", &usual).unwrap();
+    txn.commit().unwrap();
+    assert!(is_due(&store, "q"));
+    let claim = |limit| {
+        let mut txn = store.write(Durability::Full).unwrap();
+        let claimed = txn.claim_jobs("q", "worker", limit, 600).unwrap();
+        txn.commit().unwrap();
+        let claimed = claimed.into_iter().map(|job| (job.id, job.payload));
+        claimed.collect::<Vec<_>>()
+    };
+    assert_eq!(claim(1), [(second, "second".to_owned())]);
+    assert_eq!(claim(9), [(first, "first".to_owned())]);
+    assert_eq!(claim(9), []);
+    assert!(!is_due(&store, "q"));
+    let claimed: Vec<_> = jobs(&store, "q").iter().map(|job| job.claimed).collect();
+    assert_eq!(claimed, [true, true, false]);
+    // What a worker that died had claimed is there for the next one, in another process too.
+    drop(store);
+    let store = open(&dir);
+    let mut txn = store.write(Durability::Full).unwrap();
+    txn.release_jobs("q").unwrap();
+    txn.hurry_jobs("q").unwrap();
+    let again = txn.claim_jobs("q", "next", 9, 600).unwrap();
+    assert_eq!(again.len(), 3);
+    assert!(!txn.renew_job(first, "worker", 600).unwrap());
+    assert!(txn.renew_job(first, "next", 600).unwrap());
+    // Only who has claimed a job ends it.
+    txn.finish_jobs(&[first, second], "worker").unwrap();
+    txn.finish_jobs(&[second], "next").unwrap();
+    txn.cancel_job(third).unwrap();
+    txn.commit().unwrap();
+    let left: Vec<_> = jobs(&store, "q").iter().map(|job| job.id).collect();
+    assert_eq!(left, [first]);
+    assert_eq!(jobs(&store, "other").len(), 1);
+}
+
+#[test]
+fn what_is_said_of_a_job_is_there_until_it_lapses() {
+    let (_dir, store) = new_store();
+    let result = |job| store.read().unwrap().job_result(job).unwrap();
+    let mut txn = store.write(Durability::Full).unwrap();
+    let job = txn.enqueue("q", "x", &JobOptions::default()).unwrap();
+    txn.set_job_result(job, "half", 600).unwrap();
+    txn.set_job_result(job, "all", 600).unwrap();
+    txn.commit().unwrap();
+    assert_eq!(result(job).as_deref(), Some("all"));
+    assert_eq!(result(JobId(job.0 + 1)), None);
+    let mut txn = store.write(Durability::Full).unwrap();
+    let expired = JobOptions {
+        expires: Some(0),
+        ..JobOptions::default()
+    };
+    txn.enqueue("q", "late", &expired).unwrap();
+    txn.sweep_jobs("q").unwrap();
+    assert_eq!(txn.claim_jobs("q", "w", 9, 60).unwrap().len(), 1);
+    txn.commit().unwrap();
+    assert_eq!(result(job).as_deref(), Some("all"));
+    assert_eq!(jobs(&store, "q").len(), 1);
+    // Nothing of it stays.
+    let conn = rusqlite::Connection::open(store.dir().join("store.db")).unwrap();
+    let sql = "SELECT count(*) FROM _honker_dead";
+    let dead: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(dead, 0);
 }
