@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -260,10 +261,12 @@ impl Shared {
     fn run(self: &Arc<Self>, mut work: impl FnMut(&Arc<Self>) -> Result<bool>) {
         let mut seen = 0;
         while !self.stop.is_cancelled() {
-            match work(self) {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "contents cannot be fetched at this time"),
+            // What a source does must not end what comes after it.
+            match panic::catch_unwind(AssertUnwindSafe(|| work(self))) {
+                Ok(Ok(true)) => continue,
+                Ok(Ok(false)) => {}
+                Err(_) => tracing::error!("a fetch panicked, and is tried again later"),
+                Ok(Err(error)) => tracing::warn!(%error, "contents cannot be fetched at this time"),
             }
             match self.inner.tree.wait_for_commit(seen, STEP) {
                 Ok(now) => seen = now,
