@@ -417,3 +417,27 @@ async fn a_base_that_may_not_be_read_is_not_compared_with() {
     pair.assert_read(&bytes);
     pair.router.shutdown().await.unwrap();
 }
+
+/// Not a check: `cargo test --release -- --ignored --nocapture speed` prints how fast it is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn speed() {
+    let pair = Pair::new().await;
+    for round in 0..4 {
+        let bytes = painted(256 << 20, round);
+        let want = pair.put(&bytes);
+        let since = Instant::now();
+        let (mut first, mut last) = (None, Duration::ZERO);
+        let fetch = pair.fetcher.fetch(&pair.conn, vec![want], |progress| {
+            if let Progress::Received { .. } = progress {
+                last = since.elapsed();
+                first.get_or_insert(last);
+            }
+        });
+        assert!(fetch.await[0].1.is_here());
+        println!(
+            "256 MiB: first {first:.3?}, last {last:.3?}, durable {:.3?}",
+            since.elapsed()
+        );
+    }
+}

@@ -6,9 +6,11 @@
 //! far as a restart of the machine allows: what was written before the process died, or what was
 //! synced before the power was lost. A complete one becomes a content by renaming its file.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
@@ -38,6 +40,8 @@ const SLOTS_MAX: usize = 8;
 /// How often, and for how long each time, a file that has an owner is waited for.
 const LOOKS: u32 = 3;
 const LOOK: Duration = Duration::from_millis(1);
+/// How many nodes wait to be written.
+const NODES_MAX: usize = 1024;
 /// How many bytes arrive between two syncs.
 const CHECKPOINT: u64 = 32 << 20;
 
@@ -396,8 +400,48 @@ pub struct Partial {
     groups: Ranges,
     /// Groups that the journal does not have yet.
     fresh: Ranges,
+    /// Nodes that are not written yet, by their places.
+    nodes: BTreeMap<u64, Cv>,
     unsynced: u64,
     journal: Option<Journal>,
+    checkpoint: Checkpoint,
+}
+
+/// A sync that runs while more arrives.
+#[derive(Debug, Default)]
+struct Checkpoint(Option<JoinHandle<io::Result<u64>>>);
+
+impl Checkpoint {
+    /// Begins to sync files, of which the journal has so many records.
+    fn begin(&mut self, files: [Arc<dyn FileHandle>; 3], records: u64) -> io::Result<()> {
+        let sync = move || {
+            files.iter().try_for_each(|file| file.sync_data())?;
+            Ok(records)
+        };
+        let builder = std::thread::Builder::new().name("alkfs-sync".to_owned());
+        self.0 = Some(builder.spawn(sync)?);
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.0.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Waits for its end; returns how many records are true on the disk now.
+    fn end(&mut self) -> io::Result<Option<u64>> {
+        let thread = self.0.take().map(JoinHandle::join);
+        let ended = thread.map(|e| e.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        ended.transpose()
+    }
+}
+
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        // The thread holds the files, which another may want to own next.
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -413,6 +457,7 @@ struct Journal {
 const RECORD_LEN: usize = 32;
 const START: u64 = u64::from_le_bytes(*b"alkfspt1");
 const GROUPS: u64 = 1;
+/// What the records before it say is on the disk, or what so many records from the start on say.
 const SYNCED: u64 = 2;
 const BOOT: u64 = 3;
 
@@ -505,7 +550,9 @@ impl Partial {
             },
             groups: Ranges::default(),
             fresh: Ranges::default(),
+            nodes: BTreeMap::new(),
             unsynced: 0,
+            checkpoint: Checkpoint::default(),
             journal: None,
         }
     }
@@ -528,7 +575,9 @@ impl Partial {
             },
             groups: Ranges::default(),
             fresh: Ranges::default(),
+            nodes: BTreeMap::new(),
             unsynced: 0,
+            checkpoint: Checkpoint::default(),
             journal: Some(Journal {
                 files: files.clone(),
                 name: name.to_owned(),
@@ -585,7 +634,9 @@ impl Partial {
             },
             groups,
             fresh: Ranges::default(),
+            nodes: BTreeMap::new(),
             unsynced: 0,
+            checkpoint: Checkpoint::default(),
             journal: Some(Journal {
                 files: files.clone(),
                 name: name.to_owned(),
@@ -641,6 +692,7 @@ impl Partial {
     }
 
     /// Takes a parent: the first chunk below it, the first of its right child, and its children.
+    /// Readers see it after [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where it does not follow from the hash; what the operating system
@@ -658,13 +710,28 @@ impl Partial {
             return Ok(());
         }
         let places = children.map(|child| self.place_of(&child));
-        if places[0] + 1 == places[1] {
-            let both = [left, right].concat();
-            self.reader.tree.write_all_at(&both, places[0] * CV_LEN)?;
-        } else {
-            self.reader.tree.write_all_at(&left, places[0] * CV_LEN)?;
-            self.reader.tree.write_all_at(&right, places[1] * CV_LEN)?;
+        self.nodes.extend([(places[0], left), (places[1], right)]);
+        if self.nodes.len() >= NODES_MAX {
+            self.write_nodes()?;
         }
+        Ok(())
+    }
+
+    /// Writes the nodes that wait, neighbours at once.
+    fn write_nodes(&mut self) -> Result<()> {
+        let mut run = Vec::with_capacity(self.nodes.len() * CV_LEN as usize);
+        let mut start = 0;
+        for (&place, node) in &self.nodes {
+            let end = start + run.len() as u64 / CV_LEN;
+            if place != end {
+                self.reader.tree.write_all_at(&run, start * CV_LEN)?;
+                run.clear();
+                start = place;
+            }
+            run.extend_from_slice(node);
+        }
+        self.reader.tree.write_all_at(&run, start * CV_LEN)?;
+        self.nodes.clear();
         Ok(())
     }
 
@@ -706,14 +773,39 @@ impl Partial {
     /// # Errors
     /// What the operating system reports.
     pub fn flush(&mut self) -> Result<()> {
+        self.write_nodes()?;
         if let Some(journal) = &mut self.journal {
             for range in &self.fresh.0 {
                 journal.add(encode(GROUPS, range.start, range.end))?;
             }
         }
         self.fresh.0.clear();
-        if self.unsynced >= CHECKPOINT && !self.is_complete() {
-            self.sync()?;
+        if self.checkpoint.is_done() {
+            self.end_checkpoint()?;
+        }
+        if self.unsynced >= CHECKPOINT && !self.is_complete() && self.checkpoint.0.is_none() {
+            self.begin_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn begin_checkpoint(&mut self) -> Result<()> {
+        if let Some(journal) = &self.journal {
+            let files = [&self.reader.tree, &self.reader.data, &journal.log].map(Arc::clone);
+            let records = journal.len / RECORD_LEN as u64;
+            self.checkpoint.begin(files, records)?;
+        }
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    fn end_checkpoint(&mut self) -> Result<()> {
+        if let (Some(records), Some(journal)) = (self.checkpoint.end()?, &mut self.journal) {
+            journal.add(encode(SYNCED, records, 0))?;
+            if !journal.is_named {
+                journal.files.sync_dir(Area::Staging)?;
+                journal.is_named = true;
+            }
         }
         Ok(())
     }
@@ -723,6 +815,8 @@ impl Partial {
     /// # Errors
     /// What the operating system reports.
     pub fn sync(&mut self) -> Result<()> {
+        self.write_nodes()?;
+        self.end_checkpoint()?;
         if let Some(journal) = &mut self.journal {
             self.reader.tree.sync_data()?;
             self.reader.data.sync_data()?;
@@ -820,8 +914,12 @@ fn read_journal(
     let last = records.iter().rev().find(|r| r.0 == BOOT);
     let lost_power = last.map_or(boot, |r| r.1) != files.boot() || files.boot() == 0;
     if lost_power {
-        let durable = records.iter().rposition(|r| matches!(r.0, SYNCED | BOOT));
-        records.truncate(durable.map_or(1, |at| at + 1));
+        let durable = records.iter().enumerate().map(|(at, r)| match *r {
+            (SYNCED, 0, _) | (BOOT, ..) => at + 1,
+            (SYNCED, before, _) => at.min(usize::try_from(before).unwrap_or(at)),
+            _ => 1,
+        });
+        records.truncate(durable.max().unwrap_or(1));
     }
     Ok(((started_size == size).then_some(records), lost_power))
 }

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use alknet_fs_content::hash_tree::{TreeHasher, subtree};
 use alknet_fs_content::partial::{Expected, Partial, Verifier, chunk_count};
 use alknet_fs_content::{Area, Config, Fault, Files, SimFiles};
@@ -209,6 +211,42 @@ fn what_was_synced_outlives_a_power_cut_and_the_rest_a_crash() {
         assert!(is_gone(&bench));
         assert_eq!(bench.contents.usage().unwrap().staged, 0);
     }
+}
+
+#[test]
+fn a_sync_beside_what_arrives_covers_what_came_before_it() {
+    let bytes = painted(48 << 20, 4);
+    let hash = Hash::of(&bytes);
+    let size = bytes.len() as u64;
+    let (bench, files) = Bench::sim(Config::default());
+    files.power_cut();
+    let mut partial = Partial::open(&bench.contents, hash, size).unwrap();
+    let log = files.open(Area::Staging, &format!("r{hash}-{size}-0.log"));
+    let log = log.unwrap();
+    send(&mut partial, &stream(&bytes, &|group| group < 2100)).unwrap();
+    send(
+        &mut partial,
+        &stream(&bytes, &|group| (2500..2600).contains(&group)),
+    )
+    .unwrap();
+    // Its first record, two of groups, and one of the sync.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while log.size().unwrap() < 4 * 32 {
+        assert!(Instant::now() < deadline, "no sync");
+        partial.flush().unwrap();
+    }
+    drop(partial);
+    log.sync_data().unwrap();
+    files.power_cut();
+    let partial = Partial::find(&bench.contents, hash, size).unwrap().unwrap();
+    assert_eq!(
+        partial.groups().as_slice(),
+        std::slice::from_ref(&(0..2100))
+    );
+    drop(partial);
+    files.restart();
+    assert_eq!(receive(&bench, &bytes).unwrap(), size - 2100 * 16_384);
+    bench.verify(&hash).unwrap();
 }
 
 #[test]

@@ -22,10 +22,13 @@ use super::frames::{
     self, Answer, Ask, HAS_MAX, NODES_MAX, Question, RANGES_MAX, WANTS_MAX, malformed, put,
 };
 use super::large::{Ranges, Stop, ToEntry, ToMemory, ask, in_time, receive};
-use super::serve::changed_max;
+use super::serve::{STREAMS_MAX, changed_max};
 use crate::BlobStore;
 use crate::shared::{Begun, Entry, Held, Shared, State};
 
+/// How many large contents come at once, by all fetches of a fetcher: fewer than the streams of a
+/// connection that a peer answers.
+const LARGE_MAX: usize = STREAMS_MAX - 4;
 /// How many bytes of small contents wait to be committed.
 const COMMITTING: usize = 8 << 20;
 /// How many of them.
@@ -115,6 +118,7 @@ impl Default for FetchOptions {
 pub struct Fetcher {
     shared: Arc<Shared>,
     options: FetchOptions,
+    large: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Fetcher {
@@ -170,8 +174,11 @@ impl Fetcher {
 
     /// Fetches into a store, with options.
     pub fn with_options(blobs: &BlobStore, options: FetchOptions) -> Self {
-        let shared = blobs.shared.clone();
-        Self { shared, options }
+        Self {
+            shared: blobs.shared.clone(),
+            options,
+            large: Arc::new(Semaphore::new(LARGE_MAX)),
+        }
     }
 
     /// Fetches contents over a connection that speaks [`ALPN`](super::ALPN), the first ones first;
@@ -222,6 +229,7 @@ impl Fetcher {
         let task = || Task {
             shared: self.shared.clone(),
             options: self.options.clone(),
+            room: self.large.clone(),
             conn: conn.clone(),
             wants: wants.clone(),
             events: events.clone(),
@@ -400,6 +408,7 @@ struct Committing {
 struct Task {
     shared: Arc<Shared>,
     options: FetchOptions,
+    room: Arc<Semaphore>,
     conn: Connection,
     wants: Arc<[Want]>,
     events: Events,
@@ -549,6 +558,11 @@ impl Task {
 
     /// Fetches a large content.
     async fn large(mut self, at: usize, how: How) {
+        let room = self.room.clone();
+        let _room = tokio::select! {
+            room = room.acquire() => room,
+            _ = self.stop.changed() => return,
+        };
         let outcome = match how {
             How::Changed(groups) => self.changed(at, Some(groups)).await,
             How::Compare => self.changed(at, None).await,

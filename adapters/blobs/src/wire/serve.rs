@@ -25,7 +25,7 @@ use crate::encode::{Encoder, Source};
 use crate::shared::Shared;
 
 /// How many streams of a connection are answered at once; others wait.
-const STREAMS_MAX: usize = 16;
+pub(super) const STREAMS_MAX: usize = 16;
 /// For how long a stream may ask nothing, or take nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// About how much of a stream is in memory.
@@ -366,11 +366,15 @@ fn of_peer<T>(error: Error) -> Served<T> {
 }
 
 async fn transmit(send: &mut SendStream, bytes: Vec<u8>) -> Served<()> {
-    if bytes.is_empty() {
-        return Ok(());
+    let mut bytes = [Bytes::from(bytes)];
+    let mut left = match bytes[0].is_empty() {
+        true => &mut [][..],
+        false => &mut bytes[..],
+    };
+    while !left.is_empty() {
+        let sent = tokio::time::timeout(PATIENCE, send.write_many_chunks(&mut left)).await;
+        sent.map_err(too_slow)?.map_err(io::Error::from)?;
     }
-    let sent = tokio::time::timeout(PATIENCE, send.write_chunk(Bytes::from(bytes))).await;
-    sent.map_err(too_slow)?.map_err(io::Error::from)?;
     Ok(())
 }
 
