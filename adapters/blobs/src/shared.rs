@@ -464,7 +464,7 @@ impl Shared {
         held.flat_map(|held| held.0.lock().clone()).collect()
     }
 
-    fn try_commit(&self, prepared: &mut [Prepared]) -> Result<()> {
+    pub(crate) fn try_commit(&self, prepared: &mut [Prepared]) -> Result<()> {
         let mut txn = self.store.write(self.options.durability)?;
         let now = now();
         self.contents.commit(&mut *txn, prepared, now)?;

@@ -112,10 +112,15 @@ fn put_all(node: &Node, contents: &[Vec<u8>]) -> Vec<Want> {
 async fn contents_of_all_sizes_travel() {
     let pair = Pair::new().await;
     let (small, group) = (SMALL_MAX as usize, 16 * 1024);
+    let nothing = Want {
+        hash: Hash::EMPTY,
+        size: 0,
+        base: None,
+    };
     let mut contents = Vec::new();
     for size in [
-        0,
         1,
+        2,
         group,
         small - 1,
         small,
@@ -136,7 +141,7 @@ async fn contents_of_all_sizes_travel() {
         size: 1 << 20,
         base: None,
     };
-    wants.extend([nowhere, nowhere_large, wants[3]]);
+    wants.extend([nowhere, nowhere_large, wants[3], nothing]);
     let mut ended = Vec::new();
     let mut most = HashMap::new();
     let outcomes = pair
@@ -157,6 +162,7 @@ async fn contents_of_all_sizes_travel() {
     for (hash, outcome) in &outcomes {
         let is_somewhere = ![nowhere.hash, nowhere_large.hash].contains(hash);
         match outcome {
+            Outcome::Present => assert_eq!(*hash, Hash::EMPTY),
             Outcome::Fetched => assert!(is_somewhere),
             Outcome::Missing => assert!(!is_somewhere),
             other => panic!("{hash}: {other:?}"),
@@ -165,7 +171,7 @@ async fn contents_of_all_sizes_travel() {
     }
     let largest = wants[7];
     assert_eq!(most.get(&largest.hash), Some(&largest.size));
-    for bytes in &contents {
+    for bytes in contents.iter().chain([&Vec::new()]) {
         pair.assert_read(bytes);
     }
     assert_eq!(pair.to.contents.usage().unwrap().staged, 0);

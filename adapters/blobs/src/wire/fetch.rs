@@ -347,6 +347,10 @@ fn sort(shared: &Shared, wants: &[Want]) -> Result<Vec<How>> {
         here
     };
     shared.pin(&here)?;
+    if wants.iter().any(|want| want.hash == Hash::EMPTY) && !here.contains(&Hash::EMPTY) {
+        // Everybody has it.
+        shared.try_commit(&mut [shared.contents.prepare_bytes(Vec::new())?])?;
+    }
     let delta_min = shared.contents.config().delta_min;
     let txn = shared.store.read()?;
     let mut sorted = Vec::with_capacity(wants.len());
