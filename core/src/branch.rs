@@ -222,14 +222,16 @@ pub fn freeze_with(
     Ok(epoch)
 }
 
-/// Gives a branch another base. Its own rows do not show any more.
-pub fn rebase(txn: &mut dyn WriteTxn, id: BranchId, base: Option<LineBase>) -> Result<()> {
-    let start = Epoch(freeze(txn, id)?.0 + 1);
+/// Gives a branch another base. Its own rows do not show any more. Returns the last epoch that shows
+/// them.
+pub fn rebase(txn: &mut dyn WriteTxn, id: BranchId, base: Option<LineBase>) -> Result<Epoch> {
+    let before = freeze(txn, id)?;
     txn.add_line(&LineRecord {
         branch: id,
-        start,
+        start: Epoch(before.0 + 1),
         base,
-    })
+    })?;
+    Ok(before)
 }
 
 /// Gives a name to an epoch of a branch.

@@ -142,10 +142,10 @@ impl Registers for Open<'_> {
 }
 
 /// What cuts did to a branch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Applied {
-    /// What changed in what the branch shows.
-    pub changes: Vec<Change>,
+    /// What changed in what the branch shows; nothing where it has to be shown anew over its base.
+    pub changes: Option<Vec<Change>>,
     /// Whether something was said about the branch itself or its snapshots.
     pub about: bool,
 }
@@ -367,7 +367,10 @@ impl Branch {
     ) -> Result<Applied> {
         let mut log = self.place.log(txn)?;
         let mut written = BTreeSet::new();
-        let mut applied = Applied::default();
+        let mut applied = Applied {
+            changes: Some(Vec::new()),
+            about: false,
+        };
         for cut in cuts {
             // Refused now rather than when the last of its group has come.
             let changes = changes_of(cut)?;
@@ -422,8 +425,7 @@ impl Branch {
         Ok(about)
     }
 
-    /// Makes a branch show all that its registers say, whatever it showed before. Returns what changed
-    /// in it.
+    /// Makes a branch that holds nothing show all that its registers say. Returns what changed in it.
     ///
     /// # Errors
     /// Those of the store.
@@ -434,7 +436,8 @@ impl Branch {
         now: Timestamp,
     ) -> Result<Vec<Change>> {
         let paths = self.paths(txn)?;
-        self.show(txn, chain, paths, now)
+        let shown = self.show(txn, chain, paths, now)?;
+        shown.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a new branch holds something"))
     }
 
     /// Returns every path of which anything was ever said.
@@ -461,7 +464,7 @@ impl Branch {
         chain: &Chain,
         paths: BTreeSet<TreePath>,
         now: Timestamp,
-    ) -> Result<Vec<Change>> {
+    ) -> Result<Option<Vec<Change>>> {
         let mut rows = BTreeMap::new();
         let registers = self.registers(txn);
         for path in paths {

@@ -143,8 +143,14 @@ impl Bucket {
             Some(since) => Found::after(txn, self.bucket, &branches, since)?,
             None => Found::First,
         };
+        self.collect(txn, &branches, &found, self.record.epoch, now)?;
+        if found.of_branches() || self.record.unsettled {
+            // A name may have become free, and a branch that nobody uses any more may go.
+            let context = context(now, self.replica());
+            self.record.unsettled = !self.settle(txn, &context)?;
+        }
         self.record.gathered = Some(txn.last_cursor()?);
-        self.collect(txn, &branches, &found, self.record.epoch, now)
+        Ok(())
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -246,15 +252,8 @@ impl Bucket {
         cuts: &[Cut],
         now: Timestamp,
     ) -> Result<()> {
-        let author = cuts
-            .last()
-            .map_or_else(String::new, |c| c.replica.to_string());
-        let context = Context {
-            now,
-            author,
-            uid: 0,
-            gid: 0,
-        };
+        let author = cuts.last().map_or(self.replica(), |cut| cut.replica);
+        let context = context(now, author);
         let shown = self.scopes.entry(scope).or_default().branch;
         let chain = shown.map(|id| Chain::load(txn, id, None)).transpose()?;
         let mut clock = self.clock();
@@ -263,7 +262,10 @@ impl Bucket {
         self.set_clock(&clock);
         self.news.insert(scope);
         if let Some(chain) = &chain {
-            self.publish(txn, chain.branch_name(), applied.changes, &context)?;
+            match applied.changes {
+                Some(changes) => self.publish(txn, chain.branch_name(), changes, &context)?,
+                None => self.show_anew(txn, scope, chain.branch(), chain.base(), &context)?,
+            }
         }
         if applied.about || chain.is_none() || self.record.unsettled {
             self.record.unsettled = !self.settle(txn, &context)?;
@@ -289,6 +291,15 @@ impl Bucket {
             changes,
         };
         txn.publish(self.bucket, &commit).map(drop)
+    }
+}
+
+fn context(now: Timestamp, author: ReplicaId) -> Context {
+    Context {
+        now,
+        author: author.to_string(),
+        uid: 0,
+        gid: 0,
     }
 }
 

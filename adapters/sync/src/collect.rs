@@ -7,9 +7,7 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, Epoch, ReadTxn, SnapshotRecord, WriteTxn,
 };
-use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, is_there,
-};
+use alknet_fs_core::sync::{About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope};
 use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
 
 use crate::bucket::{Bucket, Shown, ShownSnapshot};
@@ -87,7 +85,7 @@ impl Found {
         }
     }
 
-    fn of_branches(&self) -> bool {
+    pub(crate) fn of_branches(&self) -> bool {
         match self {
             Self::First | Self::Unknown => true,
             Self::Changes { of_branches, .. } => *of_branches,
@@ -291,14 +289,8 @@ impl Bucket {
             let first = parent.is_none().then(Scope::of_first_branch);
             let others = (0..).map(|n| Scope::of_branch(&branch.name, parent.as_ref(), n));
             for scope in first.into_iter().chain(others) {
-                let shown = self.scopes.get(&scope);
-                if shown.is_some_and(|shown| shown.branch.is_some()) {
-                    continue;
-                }
-                // One that cannot be shown yet is the same branch; one that was deleted is not.
-                let documents = self.documents(scope);
-                let (about, applied) = (documents.about(txn)?, documents.applied(txn)?);
-                if !about.is_empty() && !is_there(&about, &applied) {
+                // One that was deleted, or cannot be shown yet, is another branch.
+                if self.scopes.contains_key(&scope) {
                     continue;
                 }
                 let shown = Shown {

@@ -7,7 +7,8 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
 use alknet_fs_core::store::{BranchId, Epoch, LineBase, ReadTxn, Row, SnapshotRecord, WriteTxn};
 use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, Moment, Parent, Scope, Stamp, earlier, is_there,
+    About, AboutBranch, AboutSnapshot, Moment, Parent, Scope, Stamp, changes_between, earlier,
+    is_there,
 };
 use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
 
@@ -218,21 +219,16 @@ impl Bucket {
             }
         };
         let shown = self.scopes.entry(scope).or_default();
-        let line = base.map(|(branch, at)| LineBase {
-            branch,
-            at,
-            stays_live: false,
-        });
-        let id = match shown.branch {
-            Some(_) if shown.base == base => return Ok(true),
+        match shown.branch {
+            Some(_) if shown.base == base => Ok(true),
             Some(id) if base.is_none_or(|(parent, _)| parent < id) => {
-                branch::rebase(txn, id, line)?;
-                id
+                self.show_anew(txn, scope, id, base, context)?;
+                Ok(true)
             }
             // A branch is younger than what it is based on.
             Some(id) => {
                 self.remove_branch(txn, scope, id, context)?;
-                return Ok(false);
+                Ok(false)
             }
             None => {
                 let is_free = txn.branch_named(self.bucket, &about.name)?.is_none();
@@ -240,25 +236,40 @@ impl Bucket {
                     true => about.name.clone(),
                     false => with_suffix(&about.name, &scope.to_string()),
                 };
-                let id = branch::add(txn, self.bucket, &name, line, None, context)?.id;
-                self.scopes.insert(
-                    scope,
-                    Shown {
-                        branch: Some(id),
-                        name,
-                        ..Shown::default()
-                    },
-                );
-                id
+                let id = branch::add(txn, self.bucket, &name, line(base), None, context)?.id;
+                let chain = Chain::load(txn, id, None)?;
+                let shown = Shown {
+                    branch: Some(id),
+                    name,
+                    base,
+                    ..Shown::default()
+                };
+                self.scopes.insert(scope, shown);
+                let changes = self.documents(scope).show_all(txn, &chain, context.now)?;
+                self.publish(txn, chain.branch_name(), changes, context)?;
+                Ok(true)
             }
-        };
-        let chain = Chain::load(txn, id, None)?;
+        }
+    }
+
+    /// Shows a branch anew over a base.
+    pub(crate) fn show_anew(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scope: Scope,
+        id: BranchId,
+        base: Option<(BranchId, Option<Epoch>)>,
+        context: &Context,
+    ) -> Result<()> {
+        let before = branch::rebase(txn, id, line(base))?;
         if let Some(shown) = self.scopes.get_mut(&scope) {
             shown.base = base;
         }
-        let changes = self.documents(scope).show_all(txn, &chain, context.now)?;
-        self.publish(txn, chain.branch_name(), changes, context)?;
-        Ok(true)
+        let chain = Chain::load(txn, id, None)?;
+        self.documents(scope).show_all(txn, &chain, context.now)?;
+        let before = Chain::load(txn, id, Some(before))?;
+        let changes = changes_between(txn, &before, &chain)?;
+        self.publish(txn, chain.branch_name(), changes, context)
     }
 
     fn settle_snapshots(
@@ -348,6 +359,10 @@ impl Bucket {
         };
         let epoch = branch::freeze_with(txn, branch, &rows)?;
         self.keep_moment(txn, scope, epoch, moment)?;
+        if let (false, Some(present)) = (rows.is_empty(), present) {
+            // The epoch's rows lie over the present, which is frozen too.
+            self.keep_moment(txn, scope, Epoch(epoch.0 - 1), &present)?;
+        }
         Ok(Some(epoch))
     }
 
@@ -390,6 +405,14 @@ impl Bucket {
         }
         earlier(txn, chain, &layers, &paths, now)
     }
+}
+
+fn line(base: Option<(BranchId, Option<Epoch>)>) -> Option<LineBase> {
+    base.map(|(branch, at)| LineBase {
+        branch,
+        at,
+        stays_live: false,
+    })
 }
 
 /// Appends a short suffix to a name that somebody else has.

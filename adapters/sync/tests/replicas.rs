@@ -6,9 +6,10 @@
 
 mod common;
 
+use alknet_fs_core::branch;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{BranchId, BucketId, Durability, Store, WriteTxn};
+use alknet_fs_core::store::{BranchId, BucketId, Durability, LineBase, Store, WriteTxn};
 use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, VersionVector};
 use alknet_fs_core::{Change, Commit, Cursor, Timestamp};
 use alknet_fs_sync::Branch;
@@ -81,13 +82,23 @@ impl Node {
             let applied = documents
                 .apply(&mut *txn, Some(&chain), &cuts, &mut self.clock, now)
                 .unwrap();
+            let changes = applied.changes.unwrap_or_else(|| {
+                let base = chain.base().map(|(branch, at)| LineBase {
+                    branch,
+                    at,
+                    stays_live: false,
+                });
+                branch::rebase(&mut *txn, chain.branch(), base).unwrap();
+                let chain = Chain::load(&*txn, chain.branch(), None).unwrap();
+                documents.show_all(&mut *txn, &chain, now).unwrap()
+            });
             // Watchers here hear of it; it is not gathered as if it had been written here.
             let commit = Commit {
                 at: now,
                 author: "peer".to_owned(),
                 branch: chain.branch_name().to_owned(),
                 session: None,
-                changes: applied.changes,
+                changes,
             };
             if !commit.changes.is_empty() {
                 txn.publish(self.bucket, &commit).unwrap();

@@ -7,6 +7,7 @@ use super::clock::Clock;
 use super::project::{Registers, project};
 use super::register::{Removed, State, Value};
 use crate::chain::Chain;
+use crate::diff::{Difference, diff};
 use crate::entry::{Entry, Kind, Timestamp};
 use crate::error::Result;
 use crate::event::{Change, Op};
@@ -206,8 +207,9 @@ fn below(
     Ok(())
 }
 
-/// Makes the branch hold rows that registers were [projected](super::project) to, and nothing of its
-/// own where they say that it shows what it inherits. Returns what changed in what it shows.
+/// Makes the branch hold rows that registers were [projected](super::project) to. Returns what changed
+/// in what it shows; nothing, and changes nothing, where it is to show what it inherits and holds
+/// something over it, which may be part of a snapshot: then it has to be shown anew over its base.
 ///
 /// # Errors
 /// Those of the store.
@@ -216,49 +218,74 @@ pub fn show(
     chain: &Chain,
     rows: BTreeMap<TreePath, Option<Row>>,
     now: Timestamp,
-) -> Result<Vec<Change>> {
-    let mut before = BTreeMap::new();
+) -> Result<Option<Vec<Change>>> {
+    let mut new = Vec::with_capacity(rows.len());
     for (path, row) in rows {
         let own = own_row(txn, chain, &path)?;
-        let Some(row) = row.or(match own {
-            // The row may be part of a snapshot: over it comes what it hid.
-            Some(_) => Some(Row {
-                entry: chain.inherited(txn, &path)?.and_then(|row| row.entry),
-                base: None,
-            }),
-            None => None,
-        }) else {
+        let Some(row) = row else {
+            if own.is_some() {
+                return Ok(None);
+            }
             continue;
         };
         let id = |row: &Row| row.entry.as_ref().map(Entry::id);
         if own.is_some_and(|own| own.entry.is_some() && id(&own) == id(&row)) {
             continue;
         }
-        before.insert(path.clone(), chain.lookup(txn, &path)?);
+        let before = chain.lookup(txn, &path)?;
+        new.push((path, before, row));
+    }
+    let mut changed = Vec::with_capacity(new.len());
+    for (path, before, row) in new {
         set_row(txn, chain, &path, row, now)?;
+        changed.push((path, before));
     }
     let mut changes = Vec::new();
-    for (path, before) in before {
+    for (path, before) in changed {
         let after = chain.lookup(txn, &path)?;
-        let op = match (&before, &after) {
-            (None, None) => continue,
-            (None, Some(_)) => Op::Create,
-            (Some(_), None) => Op::Remove,
-            (Some(before), Some(after)) if before.id() == after.id() => continue,
-            (Some(before), Some(after)) if before.node == after.node => Op::Attributes,
-            (Some(_), Some(_)) => Op::Modify,
-        };
-        let size = after.as_ref().filter(|entry| entry.is_file());
-        changes.push(Change {
-            kind: after.as_ref().or(before.as_ref()).map(Entry::kind),
-            old: before.as_ref().and_then(Entry::hash),
-            new: after.as_ref().and_then(Entry::hash),
-            size: size.map(Entry::size),
-            path: Some(path),
-            ..Change::new(op)
-        });
+        changes.extend(change(path, before, after));
+    }
+    Ok(Some(changes))
+}
+
+/// Returns what changed from one chain to another of the same branch.
+///
+/// # Errors
+/// Those of the store.
+pub fn changes_between(txn: &dyn ReadTxn, before: &Chain, after: &Chain) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for (path, difference) in diff(txn, before, after, &TreePath::root())? {
+        match difference {
+            Difference::Added { new } => changes.extend(change(path, None, Some(new))),
+            Difference::Deleted { old } => changes.extend(change(path, Some(old), None)),
+            Difference::Modified { old, new } => changes.extend(change(path, Some(old), Some(new))),
+            Difference::Renamed { from, old, new } => {
+                changes.extend(change(from, Some(old), None));
+                changes.extend(change(path, None, Some(new)));
+            }
+        }
     }
     Ok(changes)
+}
+
+fn change(path: TreePath, before: Option<Entry>, after: Option<Entry>) -> Option<Change> {
+    let op = match (&before, &after) {
+        (None, None) => return None,
+        (None, Some(_)) => Op::Create,
+        (Some(_), None) => Op::Remove,
+        (Some(before), Some(after)) if before.id() == after.id() => return None,
+        (Some(before), Some(after)) if before.node == after.node => Op::Attributes,
+        (Some(_), Some(_)) => Op::Modify,
+    };
+    let size = after.as_ref().filter(|entry| entry.is_file());
+    Some(Change {
+        kind: after.as_ref().or(before.as_ref()).map(Entry::kind),
+        old: before.as_ref().and_then(Entry::hash),
+        new: after.as_ref().and_then(Entry::hash),
+        size: size.map(Entry::size),
+        path: Some(path),
+        ..Change::new(op)
+    })
 }
 
 /// Returns the rows that a branch needs over what it shows now to show what it did at another time.
