@@ -8,7 +8,8 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, Row, WriteTxn};
 use alknet_fs_core::sync::{
     About, AboutBranch, AboutSnapshot, AboutState, Clock, Cut, Key, MAX_FRAME, Projected,
-    Registers, ReplicaId, Scope, Value, VersionVector, affected, outgoing, project, show,
+    Registers, ReplicaId, Scope, Value, VersionVector, affected, hide_below, outgoing, project,
+    show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
 use automerge::ChangeHash;
@@ -436,7 +437,11 @@ impl Branch {
         now: Timestamp,
     ) -> Result<Vec<Change>> {
         let paths = self.paths(txn)?;
-        let shown = self.show(txn, chain, paths, now)?;
+        let shown = self.show(txn, chain, paths.clone(), now)?;
+        if let Some((base, Some(at))) = chain.base() {
+            let base = Chain::load(txn, base, Some(at))?;
+            hide_below(txn, chain, &base, &paths)?;
+        }
         shown.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a new branch holds something"))
     }
 

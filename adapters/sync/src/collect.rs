@@ -364,7 +364,7 @@ impl Bucket {
 
     fn tell_branch(
         &mut self,
-        txn: &dyn ReadTxn,
+        txn: &mut dyn WriteTxn,
         round: &mut Round<'_>,
         scope: Scope,
         record: &BranchRecord,
@@ -379,6 +379,16 @@ impl Bucket {
         let Some(parent) = self.parent(txn, Some(scope), base)? else {
             return Ok(None);
         };
+        if let (
+            Some((_, Some(epoch))),
+            Some(Parent {
+                scope,
+                at: Some(at),
+            }),
+        ) = (base, &parent)
+        {
+            self.keep_moment(txn, *scope, epoch, at)?;
+        }
         if let Some(shown) = self.scopes.get_mut(&scope) {
             record.name.clone_into(&mut shown.name);
             shown.base = base;
