@@ -30,6 +30,8 @@ mod content;
 mod file;
 mod fsck;
 mod gc;
+#[cfg(feature = "sync")]
+pub mod node;
 mod progress;
 mod reader;
 mod session;

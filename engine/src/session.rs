@@ -1037,6 +1037,10 @@ const VIEWS: &str = "views";
 /// The lock file of the process that fetches contents for all others.
 const SERVING: &str = "serving";
 
+/// The lock file that the process takes alone which runs the store's node.
+#[cfg(feature = "sync")]
+const NODE: &str = "node";
+
 /// The lock file that a garbage collection takes alone.
 const COLLECTING: &str = "gc";
 
@@ -1149,6 +1153,47 @@ impl Keeper {
     /// where another one does.
     pub(crate) fn serving(&self) -> Result<Option<Alone>> {
         try_alone(self.lock_file(SERVING)?)
+    }
+
+    /// Makes this process the one that runs the store's node while the result lives; where another one
+    /// does, returns what that calls itself.
+    #[cfg(feature = "sync")]
+    pub(crate) fn running_node(&self, owner: &str) -> Result<std::result::Result<Alone, String>> {
+        let name = self
+            .dir
+            .as_ref()
+            .map(|dir| dir.join(format!("{NODE}.owner")));
+        for _ in 0..10 {
+            if let Some(alone) = try_alone(self.lock_file(NODE)?)? {
+                if let Some(name) = name {
+                    fs::write(name, owner)?;
+                }
+                return Ok(Ok(alone));
+            }
+            // Somebody may only be looking whether one runs.
+            thread::sleep(Duration::from_millis(10));
+        }
+        let owner = name.and_then(|name| fs::read_to_string(name).ok());
+        Ok(Err(owner.unwrap_or_else(|| "another process".to_owned())))
+    }
+
+    /// Returns what the process calls itself that runs the store's node, if one does.
+    #[cfg(feature = "sync")]
+    pub(crate) fn node_owner(&self) -> Result<Option<String>> {
+        let Some(dir) = &self.dir else {
+            return Ok(None);
+        };
+        match File::open(dir.join(NODE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e.into()),
+            Ok(file) => match file.try_lock_shared() {
+                Ok(()) => return Ok(None),
+                Err(TryLockError::Error(e)) => return Err(e.into()),
+                Err(TryLockError::WouldBlock) => {}
+            },
+        }
+        let owner = fs::read_to_string(dir.join(format!("{NODE}.owner"))).ok();
+        Ok(Some(owner.unwrap_or_else(|| "another process".to_owned())))
     }
 
     /// Keeps views from being opened while the result lives; nothing where some are open.

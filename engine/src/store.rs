@@ -382,7 +382,7 @@ impl Store {
         self.inner.hub.set_source(source);
     }
 
-    fn bucket_handle(&self, id: BucketId) -> Bucket {
+    pub(crate) fn bucket_handle(&self, id: BucketId) -> Bucket {
         Bucket {
             inner: Arc::clone(&self.inner),
             id,

@@ -16,7 +16,7 @@ mod time;
 mod wire;
 
 pub use grant::{Access, BucketUid, Grant, GrantId, Key, Refusal, Secret};
-pub use net::{Bind, Net, NetOptions, Relays};
+pub use net::{Bind, Net, NetOptions, Relays, reserve};
 pub use records::{Joined, Known, Offer, Records, secret_key, share};
 pub use status::{Behind, Link, Status};
 pub use ticket::Ticket;

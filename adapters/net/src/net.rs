@@ -134,6 +134,8 @@ struct Inner {
     next: AtomicU64,
     /// Whether something happened that the status tells of.
     stirred: Arc<AtomicBool>,
+    /// How many conversations there were.
+    begun: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -189,6 +191,7 @@ impl Net {
             tasks: TaskTracker::new(),
             next: AtomicU64::new(1),
             stirred: Arc::new(AtomicBool::new(true)),
+            begun: watch::Sender::new(0),
         });
         inner.remember_addrs().await?;
         let handler = Handler(Arc::clone(&inner));
@@ -221,6 +224,21 @@ impl Net {
     /// Returns how it stands with each peer and bucket, at this moment.
     pub async fn status(&self) -> Status {
         self.inner.status().await
+    }
+
+    /// Returns what changes whenever a conversation with a peer begins.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.inner.begun.subscribe()
+    }
+
+    /// Returns the peers that converse with this node about a bucket now.
+    pub fn peers_on(&self, bucket: BucketUid) -> Vec<EndpointId> {
+        let links = self.inner.links.lock();
+        let live = links.iter().filter(|(_, link)| link.live.is_some());
+        let on = live.filter(|((_, of, _), _)| *of == bucket);
+        let mut peers: Vec<_> = on.map(|((peer, ..), _)| *peer).collect();
+        peers.dedup();
+        peers
     }
 
     /// Ends all conversations and connections, and waits until nothing of the node works any more.
@@ -312,6 +330,27 @@ fn builder(key: &SecretKey, options: &NetOptions, port: u16) -> Result<Builder, 
     builder
         .bind_addr_with_opts(SocketAddr::from((v6, port)), optional)
         .map_err(|e| e.to_string())
+}
+
+/// Finds out where a node that does not run will be reached, and keeps that: its port is its own from
+/// now on.
+///
+/// # Errors
+/// As [`Net::start`].
+pub async fn reserve(store: Arc<dyn Store>, key: SecretKey, options: &NetOptions) -> Result<()> {
+    let read = Arc::clone(&store);
+    let records = blocking(move || Records::load(&*read.read()?)).await?;
+    let endpoint = bind(key, options, records.port).await?;
+    let addrs = Addrs::of(&addr(&endpoint, options.bind));
+    let port = endpoint.bound_sockets().first().map(SocketAddr::port);
+    endpoint.close().await;
+    blocking(move || {
+        Records::update(&*store, Durability::Full, |records, _| {
+            (records.port, records.addrs) = (port, addrs);
+            Ok(())
+        })
+    })
+    .await
 }
 
 /// Returns how an endpoint can be reached, also by others on the same machine.
@@ -1001,6 +1040,7 @@ impl Inner {
             link.live = Some(live);
             link.trouble = None;
         }
+        self.begun.send_modify(|count| *count += 1);
         self.stirred.store(true, Ordering::Release);
         tracing::info!(peer = %self.call(key.0), bucket = %key.1, "conversation begins");
         let _closed = Closed {

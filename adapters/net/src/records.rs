@@ -75,7 +75,27 @@ pub struct Offer {
     pub name: Option<String>,
 }
 
+impl Known {
+    /// Returns how the node can be reached, as far as it said.
+    pub fn addr(&self) -> EndpointAddr {
+        self.addrs.with_id(self.id)
+    }
+}
+
 impl Records {
+    /// Returns where this store's node was reached when it last ran, if it ever did.
+    pub fn addr(&self, id: EndpointId) -> Option<EndpointAddr> {
+        (!self.addrs.is_empty()).then(|| self.addrs.with_id(id))
+    }
+
+    /// Finds the grants by which a peer is let in at a time, of any bucket.
+    pub fn grants_of(&self, peer: EndpointId, now: Timestamp) -> impl Iterator<Item = &Grant> {
+        self.grants.iter().filter(move |grant| {
+            let key = grant.key(peer).filter(|key| key.revoked.is_none());
+            key.is_some() && grant.over(now).is_none()
+        })
+    }
+
     /// Reads what a store keeps.
     ///
     /// # Errors

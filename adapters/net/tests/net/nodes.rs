@@ -1,12 +1,9 @@
 //! Nodes that share, join and converse over loopback.
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-mod common;
-
+use crate::common::{Node, now, offer, until};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
 use alknet_fs_net::{Access, Offer, Records, Status};
-use common::{Node, now, offer, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_writes_the_other_shows() {

@@ -1,15 +1,12 @@
 //! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
-#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
+use crate::common::{Node, now, offer};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
 use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector};
 use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, Offer, Records, Ticket};
-use common::{Node, now, offer};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
 use iroh::endpoint::{RecvStream, SendStream};
@@ -334,6 +331,6 @@ async fn a_peer_that_does_not_read_holds_up_nobody() {
     let other = Node::start().await;
     let there = other.bucket("work");
     other.join(there, &ticket);
-    common::until("all of it", async || other.paths(there, "main").len() == 21).await;
+    crate::common::until("all of it", async || other.paths(there, "main").len() == 21).await;
     asking.abort();
 }

@@ -1,0 +1,282 @@
+//! The node: what keeps a store's shared buckets the same as those of its peers.
+//!
+//! What is shared and joined is kept in the store, so that any process of the store can change and
+//! see it ([`Store::share`], [`Store::join`], [`Store::peers`], [`Store::sync_status`]); one process at a
+//! time runs the [`Node`], which follows.
+
+mod contents;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alknet_fs_blobs::BlobStore;
+use alknet_fs_blobs::wire::{self, ContentProtocol};
+use alknet_fs_core::{Error, ErrorKind, Result};
+use alknet_fs_net::{Net, NetOptions, secret_key};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Mutex;
+
+use crate::content::ContentService;
+use crate::session::Alone;
+use crate::store::{Store, locked};
+use contents::{Readers, Source};
+
+pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
+pub use records::{
+    GrantInfo, JoinInfo, JoinOptions, MissingContents, PeerInfo, PeerStatus, ShareOptions,
+    SyncStatus,
+};
+
+/// How a node takes part in the network. By default it listens on every address of the machine and
+/// sends nothing but to its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeOptions {
+    net: NetOptions,
+}
+
+impl NodeOptions {
+    /// Creates the default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets where the node listens.
+    #[must_use]
+    pub fn bind(mut self, bind: Bind) -> Self {
+        self.net.bind = bind;
+        self
+    }
+
+    /// Sets the port that the node listens on, for UDP. By default it is a free one, and from then on
+    /// the same again.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.net.port = Some(port);
+        self
+    }
+
+    /// Sets by whose help peers are reached that cannot be reached directly: by default nobody's.
+    #[must_use]
+    pub fn relays(mut self, relays: Relays) -> Self {
+        self.net.relays = relays;
+        self
+    }
+}
+
+/// A running node. One process of a store runs it, for all.
+///
+/// It works in threads of its own until it is stopped or dropped.
+///
+/// ```
+/// use alknet_fs::Store;
+/// use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, ShareOptions};
+///
+/// # fn main() -> alknet_fs::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let (here, there) = (Store::create(dir.path().join("a"))?, Store::create(dir.path().join("b"))?);
+/// let options = NodeOptions::new().bind(Bind::Loopback);
+/// let nodes = [Node::start(&here, &options)?, Node::start(&there, &options)?];
+///
+/// let ticket = here.share("default", &ShareOptions::new())?;
+/// let joined = there.join(&ticket, &JoinOptions::new().name("from-here"))?;
+/// here.bucket("default")?.main()?.write("/hello.txt", "hello")?;
+/// # let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+/// while joined.main()?.read("/hello.txt").is_err() {
+///     std::thread::sleep(std::time::Duration::from_millis(10));
+/// #   assert!(std::time::Instant::now() < deadline);
+/// }
+/// for node in nodes {
+///     node.stop();
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Node {
+    store: Store,
+    /// Nothing once it was stopped.
+    running: Option<Running>,
+}
+
+struct Running {
+    runtime: Runtime,
+    net: Arc<Mutex<Option<Net>>>,
+    id: String,
+    service: Option<Arc<ContentService>>,
+    _alone: Alone,
+}
+
+impl Node {
+    /// Starts the store's node.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] where another process runs it, which the error names; [`ErrorKind::Io`]
+    /// where it cannot listen; [`ErrorKind::Unsupported`] for a store in memory.
+    pub fn start(store: &Store, options: &NodeOptions) -> Result<Self> {
+        Self::begin(store, options).map_err(|e| e.op("start node"))
+    }
+
+    fn begin(store: &Store, options: &NodeOptions) -> Result<Self> {
+        let inner = &store.inner;
+        if inner.disk.is_none() {
+            let why = "a store in memory has no node";
+            return Err(Error::with_detail(ErrorKind::Unsupported, why));
+        }
+        let owner = format!("process {} of {}", std::process::id(), inner.options.author);
+        let alone = match inner.keeper.running_node(&owner)? {
+            Ok(alone) => alone,
+            Err(owner) => {
+                let detail = format!("{owner} runs the node of this store: stop that one first");
+                return Err(locked(detail));
+            }
+        };
+        let key = secret_key(&*inner.tree)?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("alkfs-node")
+            .enable_all()
+            .build()?;
+        let (tree, contents) = (Arc::clone(&inner.tree), inner.contents.clone());
+        let (readers, net) = (Readers::new(Arc::clone(&tree)), options.net.clone());
+        let access = Arc::new(readers.clone());
+        let started = on(&runtime, async move {
+            let blobs = BlobStore::spawn(Arc::clone(&tree), contents, Default::default())?;
+            let protocol = ContentProtocol::new(&blobs, access);
+            let more = |router: iroh::protocol::RouterBuilder| router.accept(wire::ALPN, protocol);
+            let net = Net::start(tree, key, &net, more).await?;
+            Ok::<_, Error>((net, blobs))
+        });
+        let (net, blobs) = match started {
+            Some(Ok(started)) => started,
+            failed => {
+                runtime.shutdown_background();
+                return Err(match failed {
+                    Some(Err(e)) => e,
+                    _ => Error::with_detail(ErrorKind::Io, "the node did not start"),
+                });
+            }
+        };
+        let id = net.endpoint().id().to_string();
+        let endpoint = net.endpoint().clone();
+        let mut arrivals = net.arrivals();
+        let net = Arc::new(Mutex::new(Some(net)));
+        let source = Source::new(
+            readers,
+            runtime.handle().clone(),
+            Arc::clone(&net),
+            endpoint,
+            &blobs,
+        );
+        let mut node = Self {
+            store: store.clone(),
+            running: Some(Running {
+                runtime,
+                net,
+                id,
+                service: None,
+                _alone: alone,
+            }),
+        };
+        let looking = source.clone();
+        let service = Arc::new(store.serve_contents(Arc::new(source))?);
+        let told = Arc::downgrade(&service);
+        if let Some(running) = &mut node.running {
+            running.service = Some(service);
+            running.runtime.spawn(looking.look());
+            running.runtime.spawn(async move {
+                while arrivals.changed().await.is_ok() {
+                    let told = told.clone();
+                    let retried = tokio::task::spawn_blocking(move || match told.upgrade() {
+                        Some(service) => service.retry(),
+                        None => Ok(()),
+                    });
+                    if let Ok(Err(e)) = retried.await {
+                        tracing::warn!("contents are not asked for again: {e}");
+                    }
+                }
+            });
+        }
+        Ok(node)
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the node's key, by which peers tell it from others.
+    pub fn id(&self) -> &str {
+        self.running.as_ref().map_or("", |running| &running.id)
+    }
+
+    /// Tells how it stands with each peer and bucket at this moment. [`Store::sync_status`] tells what
+    /// any process may know of it, up to a second later.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn status(&self) -> Result<SyncStatus> {
+        let status = self.running.as_ref().and_then(|running| {
+            let net = Arc::clone(&running.net);
+            on(&running.runtime, async move {
+                match &*net.lock().await {
+                    Some(net) => Some(net.status().await),
+                    None => None,
+                }
+            })
+            .flatten()
+        });
+        records::status(&self.store, status)
+    }
+
+    /// Stops the node: tells the peers, and waits until nothing of it works any more.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        // Its threads end with it.
+        drop(running.service.take());
+        let net = Arc::clone(&running.net);
+        on(&running.runtime, async move {
+            let net = net.lock().await.take();
+            if let Some(net) = net {
+                net.stop().await;
+            }
+        });
+        // The runtime may be dropped from within another one, where nothing may block.
+        running.runtime.shutdown_background();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("store", &self.store)
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long anything may take that somebody waits for at the node's threads.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Runs a future on a runtime from a thread that may belong to another one.
+fn on<R: Send + 'static>(
+    runtime: &Runtime,
+    future: impl Future<Output = R> + Send + 'static,
+) -> Option<R> {
+    let (send, receive) = crossbeam_channel::bounded(1);
+    runtime.spawn(async move {
+        let _ = send.send(future.await);
+    });
+    receive.recv_timeout(LONGEST).ok()
+}

@@ -1,0 +1,511 @@
+//! Sharing, joining, and telling how it stands: what any process of a store may do.
+
+use std::time::Duration;
+
+use alknet_fs_core::branch;
+use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
+use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
+use alknet_fs_net::{
+    Access, Behind, EndpointAddr, Grant, GrantId, NetOptions, Offer, Records, Status, Ticket,
+    reserve, secret_key,
+};
+
+use crate::bucket::Bucket;
+use crate::store::{Store, now};
+
+/// What to share of a bucket: by default all of it, to read and to write, for good.
+#[derive(Debug, Clone, Default)]
+pub struct ShareOptions {
+    read_only: bool,
+    branches: Vec<String>,
+    expires: Option<Duration>,
+    name: Option<String>,
+}
+
+impl ShareOptions {
+    /// Creates the default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets who joins only read.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Shares a branch rather than the whole bucket; with several calls, several. The branches that it
+    /// inherits from can be read.
+    #[must_use]
+    pub fn branch(mut self, name: impl Into<String>) -> Self {
+        self.branches.push(name.into());
+        self
+    }
+
+    /// Ends the grant after a time: who joined is let in no longer.
+    #[must_use]
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.expires = Some(time);
+        self
+    }
+
+    /// Sets what to call the grant, so that it is told from others.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+/// How to join.
+#[derive(Debug, Clone, Default)]
+pub struct JoinOptions {
+    name: Option<String>,
+    merge: bool,
+}
+
+impl JoinOptions {
+    /// Creates the default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets what to call the bucket here; by default what it is called where it is shared.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Lets a bucket of that name, which is there already and was never shared, become the one that is
+    /// joined: all that both hold is merged.
+    #[must_use]
+    pub fn merge(mut self, merge: bool) -> Self {
+        self.merge = merge;
+        self
+    }
+}
+
+/// Something that was given to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantInfo {
+    /// Its id.
+    pub id: GrantId,
+    /// The bucket's name; nothing where the bucket was deleted.
+    pub bucket: Option<String>,
+    /// What it allows.
+    pub access: Access,
+    /// The names of the branches that it covers; none for the whole bucket.
+    pub branches: Vec<String>,
+    /// What it is called.
+    pub name: Option<String>,
+    /// When it was given.
+    pub created: Timestamp,
+    /// When it ends, if ever.
+    pub expires: Option<Timestamp>,
+    /// When it was taken back, if it was.
+    pub revoked: Option<Timestamp>,
+    /// The keys of the peers that use it.
+    pub peers: Vec<String>,
+}
+
+/// Something that was joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinInfo {
+    /// The bucket's name; nothing where the bucket was deleted.
+    pub bucket: Option<String>,
+    /// What is allowed.
+    pub access: Access,
+    /// The names of the branches that it is for; none for the whole bucket.
+    pub branches: Vec<String>,
+    /// When it was joined.
+    pub since: Timestamp,
+    /// When the grant ends, if ever.
+    pub expires: Option<Timestamp>,
+}
+
+/// A node that this one shares with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its key.
+    pub id: String,
+    /// What it is called here.
+    pub name: Option<String>,
+    /// What it was given and not taken from it again.
+    pub grants: Vec<GrantInfo>,
+    /// What was joined from it.
+    pub joined: Vec<JoinInfo>,
+}
+
+/// How many contents are missing on a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MissingContents {
+    /// Their number.
+    pub contents: u64,
+    /// The sum of their sizes in bytes.
+    pub bytes: u64,
+}
+
+/// How it stands with one peer about one bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer's key.
+    pub peer: String,
+    /// What the peer is called here.
+    pub name: Option<String>,
+    /// The bucket's name here; nothing where it was deleted.
+    pub bucket: Option<String>,
+    /// Whether this store shares the bucket with the peer, rather than having joined it from there.
+    pub shared: bool,
+    /// What the grant between them allows.
+    pub access: Access,
+    /// Whether they are connected.
+    pub connected: bool,
+    /// When the peer was last known to be there.
+    pub seen: Option<Timestamp>,
+    /// Whether both are known to know the same of the bucket, contents aside.
+    pub in_step: bool,
+    /// Metadata that the peer is known to have and this store has not.
+    pub missing_here: Behind,
+    /// Metadata that the peer is not known to have.
+    pub missing_there: Behind,
+    /// Contents that the bucket names and this store does not hold.
+    pub contents_here: MissingContents,
+    /// Contents of the bucket that the peer does not hold; nothing where that is not known.
+    pub contents_there: Option<MissingContents>,
+    /// Whether the peer has all that this store has of the bucket, contents included, and the other way
+    /// round.
+    pub synced: bool,
+    /// What keeps them apart, and what to do about it.
+    pub trouble: Option<String>,
+}
+
+/// How it stands with all peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// The process that runs the node, if one does.
+    pub running: Option<String>,
+    /// The key of this store's node; nothing where it never shared, joined or ran.
+    pub id: Option<String>,
+    /// When the node last told of it.
+    pub at: Option<Timestamp>,
+    /// Each peer and bucket.
+    pub peers: Vec<PeerStatus>,
+}
+
+fn name_of(txn: &dyn ReadTxn, bucket: Option<BucketId>) -> Result<Option<String>> {
+    let Some(id) = bucket else { return Ok(None) };
+    Ok(txn.bucket(id)?.map(|bucket| bucket.name))
+}
+
+fn grant_info(txn: &dyn ReadTxn, records: &Records, grant: &Grant) -> Result<GrantInfo> {
+    let branches = grant.branches.as_deref().unwrap_or_default();
+    let peers = grant.keys.iter().filter(|key| key.revoked.is_none());
+    Ok(GrantInfo {
+        id: grant.id,
+        bucket: name_of(txn, records.bucket(grant.bucket))?,
+        access: grant.access,
+        branches: Records::branch_names(txn, branches)?,
+        name: grant.name.clone(),
+        created: grant.created,
+        expires: grant.expires,
+        revoked: grant.revoked,
+        peers: peers.map(|key| key.peer.to_string()).collect(),
+    })
+}
+
+impl Store {
+    /// Shares a bucket: returns the ticket that lets in whoever has it. Its text is
+    /// [`to_string`](ToString::to_string).
+    ///
+    /// The node need not run; who joins waits until it does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for the bucket or a branch.
+    pub fn share(&self, bucket: &str, options: &ShareOptions) -> Result<Ticket> {
+        let share = || {
+            let id = self.bucket(bucket)?.id();
+            let addr = self.node_addr()?;
+            let expires = options.expires.map(|time| {
+                let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+                Timestamp(now().0.saturating_add(nanos))
+            });
+            let offer = Offer {
+                access: if options.read_only {
+                    Access::Read
+                } else {
+                    Access::Write
+                },
+                branches: options.branches.clone(),
+                expires,
+                name: options.name.clone(),
+            };
+            alknet_fs_net::share(&*self.inner.tree, id, offer, addr, now())
+        };
+        share().map_err(|e: Error| e.op("share").path(bucket))
+    }
+
+    /// Returns where this store's node is, or will be once it runs.
+    fn node_addr(&self) -> Result<EndpointAddr> {
+        let key = secret_key(&*self.inner.tree)?;
+        let load = || Records::load(&*self.inner.tree.read()?);
+        if let Some(addr) = load()?.addr(key.public()) {
+            return Ok(addr);
+        }
+        let tree = std::sync::Arc::clone(&self.inner.tree);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let id = key.public();
+        let reserved = super::on(&runtime, async move {
+            reserve(tree, key, &NetOptions::default()).await
+        });
+        runtime.shutdown_background();
+        reserved.unwrap_or_else(|| Err(ErrorKind::Io.into()))?;
+        Ok(load()?.addr(id).unwrap_or_else(|| id.into()))
+    }
+
+    /// Joins a bucket by a ticket: makes it here, and keeps it the same as where it is shared for as
+    /// long as the node runs.
+    ///
+    /// Joining again is harmless, and how a newer ticket for the same bucket is used.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] where another bucket has the name, with what to do;
+    /// [`ErrorKind::InvalidInput`] for a ticket of this store or one that has expired.
+    pub fn join(&self, ticket: &Ticket, options: &JoinOptions) -> Result<Bucket> {
+        let joined = self.join_in(ticket, options);
+        let id = joined.map_err(|e| e.op("join").path(&ticket.name))?;
+        Ok(self.bucket_handle(id))
+    }
+
+    fn join_in(&self, ticket: &Ticket, options: &JoinOptions) -> Result<BucketId> {
+        let invalid = |why: &str| Error::with_detail(ErrorKind::InvalidInput, why);
+        if secret_key(&*self.inner.tree)?.public() == ticket.addr.id {
+            return Err(invalid(
+                "this store gave out the ticket: join it from another",
+            ));
+        }
+        if ticket.expires.is_some_and(|expires| expires <= now()) {
+            return Err(invalid("the ticket has expired: ask for a new one"));
+        }
+        let context = self.inner.context();
+        Records::update(&*self.inner.tree, Durability::Full, |records, txn| {
+            let taken = |why: String| Err(Error::with_detail(ErrorKind::AlreadyExists, why));
+            let wanted = options.name.as_deref().unwrap_or(&ticket.name);
+            let known = match records.bucket(ticket.bucket) {
+                Some(id) => txn.bucket(id)?,
+                None => None,
+            };
+            let bucket = match (known, txn.bucket_named(wanted)?) {
+                (Some(known), _) => {
+                    if options
+                        .name
+                        .as_ref()
+                        .is_some_and(|name| *name != known.name)
+                    {
+                        return taken(format!(
+                            "the bucket is here already, as {}: rename that, or join without a name",
+                            known.name
+                        ));
+                    }
+                    known.id
+                }
+                (None, Some(other)) if records.uid(other.id).is_some() => {
+                    return taken(format!(
+                        "{wanted} is a bucket that is shared with others: give the joined one another name"
+                    ));
+                }
+                (None, Some(other)) if options.merge => other.id,
+                (None, Some(_)) => {
+                    return taken(format!(
+                        "there is a bucket {wanted} already: give the joined one another name, or merge the two"
+                    ));
+                }
+                (None, None) => branch::create_bucket(txn, wanted, &context)?.0.id,
+            };
+            // A bucket of that uid that was deleted here comes again.
+            records
+                .buckets
+                .retain(|(id, uid)| *uid != ticket.bucket || *id == bucket);
+            records.join(bucket, ticket, now())?;
+            Ok(bucket)
+        })
+    }
+
+    /// Ends what was joined of a bucket. The bucket stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the bucket does not exist or was not joined.
+    pub fn leave(&self, bucket: &str) -> Result<()> {
+        let leave = || {
+            let id = self.bucket(bucket)?.id();
+            Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+                let uid = records.uid(id);
+                let before = records.joined.len();
+                records.joined.retain(|joined| Some(joined.bucket) != uid);
+                if records.joined.len() == before {
+                    let why = "the bucket was not joined from anywhere";
+                    return Err(Error::with_detail(ErrorKind::NotFound, why));
+                }
+                Ok(())
+            })
+        };
+        leave().map_err(|e: Error| e.op("leave").path(bucket))
+    }
+
+    /// Returns everything that was given out, from the oldest, used or not.
+    pub fn grants(&self) -> Result<Vec<GrantInfo>> {
+        let txn = self.inner.tree.read()?;
+        let records = Records::load(&*txn)?;
+        let grants = records.grants.iter();
+        grants
+            .map(|grant| grant_info(&*txn, &records, grant))
+            .collect()
+    }
+
+    /// Returns the nodes that this one has to do with.
+    pub fn peers(&self) -> Result<Vec<PeerInfo>> {
+        let txn = self.inner.tree.read()?;
+        let records = Records::load(&*txn)?;
+        let mut peers = Vec::new();
+        for known in &records.peers {
+            let grants = records.grants_of(known.id, now());
+            let grants = grants.map(|grant| grant_info(&*txn, &records, grant));
+            let mut joined = Vec::new();
+            for join in records.joined.iter().filter(|join| join.peer == known.id) {
+                joined.push(JoinInfo {
+                    bucket: name_of(&*txn, records.bucket(join.bucket))?,
+                    access: join.access,
+                    branches: join.branches.clone(),
+                    since: join.since,
+                    expires: join.expires,
+                });
+            }
+            peers.push(PeerInfo {
+                id: known.id.to_string(),
+                name: known.name.clone(),
+                grants: grants.collect::<Result<_>>()?,
+                joined,
+            });
+        }
+        Ok(peers)
+    }
+
+    /// Gives a peer a name, which is used from then on wherever it is told of. `who` is its present
+    /// name, its key, or the beginning of its key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::AlreadyExists`] where another peer has the name;
+    /// [`ErrorKind::InvalidInput`].
+    pub fn name_peer(&self, who: &str, name: &str) -> Result<()> {
+        let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+            branch::check_label("peer", name)?;
+            let id = records.find_peer(who)?;
+            let has_name = |name: &str, other: Option<&str>| other == Some(name);
+            let mut others = records.peers.iter().filter(|peer| peer.id != id);
+            if others.any(|peer| has_name(name, peer.name.as_deref())) {
+                let why = "another peer has that name";
+                return Err(Error::with_detail(ErrorKind::AlreadyExists, why).path(name));
+            }
+            let mut peers = records.peers.iter_mut();
+            if let Some(peer) = peers.find(|peer| peer.id == id) {
+                peer.name = Some(name.to_owned());
+            }
+            Ok(())
+        });
+        update.map_err(|e| e.op("name peer"))
+    }
+
+    /// Takes everything back that a peer was given: it is let in no longer, from this moment on. The
+    /// tickets that it used let nobody new in any more, since it could come again with another key;
+    /// who else used them is not touched. Returns how many grants it had.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidInput`] where several peers match.
+    pub fn revoke_peer(&self, who: &str) -> Result<usize> {
+        let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+            let id = records.find_peer(who)?;
+            Ok(records.revoke_peer(id, now()))
+        });
+        update.map_err(|e| e.op("revoke"))
+    }
+
+    /// Takes a grant back from everybody who uses it; its ticket is worth nothing any more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn revoke_grant(&self, id: GrantId) -> Result<()> {
+        let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+            records.revoke_grant(id, now())
+        });
+        update.map_err(|e| e.op("revoke"))
+    }
+
+    /// Tells how it stands with each peer and bucket, whichever process runs the node.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn sync_status(&self) -> Result<SyncStatus> {
+        status(self, None)
+    }
+}
+
+/// Tells how it stands: as the node says at this moment, or as it said last.
+pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> {
+    let running = store.inner.keeper.node_owner()?;
+    let txn = store.inner.tree.read()?;
+    let records = Records::load(&*txn)?;
+    let told = match live {
+        Some(live) => live,
+        None => Status::load(&*txn)?,
+    };
+    let mut peers = Vec::new();
+    for link in told.links {
+        let bucket = records.bucket(link.bucket);
+        let mut contents_here = MissingContents::default();
+        if let Some(bucket) = bucket {
+            let mut seen = std::collections::HashSet::new();
+            txn.missing_contents(bucket, &mut |_, _, hash, size| {
+                if seen.insert(hash) {
+                    contents_here.contents += 1;
+                    contents_here.bytes += size;
+                }
+                Ok(std::ops::ControlFlow::Continue(()))
+            })?;
+        }
+        let connected = link.connected && running.is_some();
+        let in_step = link.in_step && connected;
+        let contents_there =
+            super::contents::missing_there(&*txn, link.peer, link.bucket)?.filter(|_| connected);
+        let none = Some(MissingContents::default());
+        peers.push(PeerStatus {
+            peer: link.peer.to_string(),
+            name: records.peer(link.peer).and_then(|peer| peer.name.clone()),
+            bucket: name_of(&*txn, bucket)?,
+            shared: link.shared,
+            access: link.access,
+            connected,
+            seen: link.seen,
+            in_step,
+            missing_here: link.missing_here,
+            missing_there: link.missing_there,
+            contents_here,
+            contents_there,
+            synced: in_step && Some(contents_here) == none && contents_there == none,
+            trouble: link.trouble,
+        });
+    }
+    let key = match running.is_some() || records != Records::default() {
+        true => Some(secret_key(&*store.inner.tree)?.public().to_string()),
+        false => None,
+    };
+    Ok(SyncStatus {
+        running,
+        id: key,
+        at: (told.at != Timestamp(0)).then_some(told.at),
+        peers,
+    })
+}

@@ -1,0 +1,353 @@
+//! Nodes of stores on this machine: what is written on one is read on the others.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use alknet_fs::node::{Access, Bind, JoinOptions, Node, NodeOptions, ShareOptions, SyncStatus};
+use alknet_fs::{Bucket, ErrorKind, Fetching, Store, TreeRef};
+use tempfile::TempDir;
+
+fn node(store: &Store) -> Node {
+    Node::start(store, &NodeOptions::new().bind(Bind::Loopback)).unwrap()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+struct Side {
+    store: Store,
+    node: Node,
+    bucket: Bucket,
+    _dir: TempDir,
+}
+
+impl Side {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path().join("store")).unwrap();
+        Self {
+            node: node(&store),
+            bucket: store.bucket("default").unwrap(),
+            store,
+            _dir: dir,
+        }
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        self.bucket.main().unwrap().write(path, text).unwrap();
+    }
+
+    fn has(&self, branch: &str, path: &str) -> bool {
+        let branch = self.bucket.branch(branch);
+        branch.is_ok_and(|branch| branch.stat(path).is_ok())
+    }
+
+    fn reads(&self, branch: &str, path: &str, text: &str) {
+        until(path, || {
+            let branch = self.bucket.branch(branch);
+            branch.is_ok_and(|b| b.read(path).is_ok_and(|bytes| bytes == text.as_bytes()))
+        });
+    }
+
+    fn synced(&self) {
+        until("synced", || {
+            let status = self.node.status().unwrap();
+            !status.peers.is_empty() && status.peers.iter().all(|peer| peer.synced)
+        });
+    }
+}
+
+/// Two nodes, of which the second joined the first's bucket.
+fn pair() -> [Side; 2] {
+    let (a, mut b) = (Side::new(), Side::new());
+    let ticket = a.store.share("default", &ShareOptions::new()).unwrap();
+    let named = JoinOptions::new().name("joined");
+    b.bucket = b.store.join(&ticket, &named).unwrap();
+    [a, b]
+}
+
+#[test]
+fn sync_node_a_write_visible_on_node_b() {
+    let [a, b] = pair();
+    a.write("/hello.txt", "hello");
+    b.reads("main", "/hello.txt", "hello");
+    b.write("/answer.txt", "and back");
+    a.reads("main", "/answer.txt", "and back");
+    a.synced();
+    b.synced();
+}
+
+#[test]
+fn sync_concurrent_writes_different_paths_converge() {
+    let [a, b] = pair();
+    for n in 0..20 {
+        a.write(&format!("/a{n}"), "of a");
+        b.write(&format!("/b{n}"), "of b");
+    }
+    for side in [&a, &b] {
+        for n in 0..20 {
+            side.reads("main", &format!("/a{n}"), "of a");
+            side.reads("main", &format!("/b{n}"), "of b");
+        }
+    }
+}
+
+#[test]
+fn sync_concurrent_writes_same_path_lww() {
+    let [a, mut b] = pair();
+    a.write("/both", "first");
+    b.reads("main", "/both", "first");
+    b.synced();
+    // Neither knows of the other's.
+    b.node.stop();
+    a.write("/both", "of a");
+    b.bucket
+        .main()
+        .unwrap()
+        .write("/both", "of b, later")
+        .unwrap();
+    b.node = node(&b.store);
+    for side in [&a, &b] {
+        side.reads("main", "/both", "of b, later");
+    }
+}
+
+#[test]
+fn sync_branch_inheritance_across_nodes() {
+    let [a, b] = pair();
+    a.write("/base", "base");
+    let main = "main".parse::<TreeRef>().unwrap();
+    a.bucket.fork(&main, "child").unwrap();
+    let child = a.bucket.branch("child").unwrap();
+    child.write("/own", "own").unwrap();
+    b.reads("child", "/base", "base");
+    b.reads("child", "/own", "own");
+    assert!(!b.has("main", "/own"));
+    // Later writes to the parent show through there too.
+    b.write("/later", "later");
+    a.reads("child", "/later", "later");
+    // What the child overrides and removes is its own.
+    child.write("/base", "changed").unwrap();
+    child.remove("/later").unwrap();
+    b.reads("child", "/base", "changed");
+    until("the removal", || !b.has("child", "/later"));
+    b.reads("main", "/base", "base");
+    b.reads("main", "/later", "later");
+}
+
+#[test]
+fn content_separate_from_metadata_sync() {
+    let [a, b] = pair();
+    let text = "not small".repeat(50_000);
+    a.write("/large", &text);
+    until("the entry", || b.has("main", "/large"));
+    let entry = b.bucket.main().unwrap().stat("/large").unwrap();
+    assert_eq!(entry.size(), text.len() as u64);
+    // The entry is here and the content is not.
+    let impatient = Fetching::new().timeout(Duration::ZERO);
+    let main = b.bucket.main().unwrap();
+    let error = main.fetching(&impatient).read("/large").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
+    until("what is missing is told of", || {
+        let status = b.node.status().unwrap();
+        let peer = &status.peers[0];
+        peer.in_step && peer.contents_here.contents == 1 && !peer.synced
+    });
+    until("what is missing there is told of", || {
+        let status = a.node.status().unwrap();
+        let there = status.peers[0].contents_there;
+        there.is_some_and(|there| there.bytes == text.len() as u64)
+    });
+    // Reading brings it.
+    assert!(main.read("/large").unwrap() == text.as_bytes());
+    assert!(main.fetching(&impatient).read("/large").is_ok());
+    a.synced();
+    b.synced();
+}
+
+#[test]
+fn two_nodes_that_never_met_create_the_same_branch_and_see_both() {
+    let (a, mut b) = (Side::new(), Side::new());
+    for (side, name) in [(&a, "a"), (&b, "b")] {
+        side.write(&format!("/{name}"), name);
+        let main = "main".parse::<TreeRef>().unwrap();
+        let branch = side.bucket.fork(&main, "feature").unwrap();
+        branch.write(format!("/feature-{name}"), name).unwrap();
+        branch.write("/shared", name).unwrap();
+    }
+    let ticket = a.store.share("default", &ShareOptions::new()).unwrap();
+    let error = b.store.join(&ticket, &JoinOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("merge"), "{error}");
+    let merge = JoinOptions::new().merge(true);
+    b.bucket = b.store.join(&ticket, &merge).unwrap();
+    for side in [&a, &b] {
+        side.reads("main", "/a", "a");
+        side.reads("main", "/b", "b");
+        side.reads("feature", "/feature-a", "a");
+        side.reads("feature", "/feature-b", "b");
+        assert_eq!(side.bucket.branches().unwrap().len(), 2);
+    }
+    let read = |side: &Side| side.bucket.branch("feature").unwrap().read("/shared");
+    until(
+        "one of the two",
+        || matches!((read(&a), read(&b)), (Ok(a), Ok(b)) if a == b),
+    );
+}
+
+#[test]
+fn one_process_runs_the_node_and_all_may_see_and_change() {
+    let [a, b] = pair();
+    let other = Store::open(a.store.path().unwrap()).unwrap();
+    let error = Node::start(&other, &NodeOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    let owner = format!("process {}", std::process::id());
+    assert!(error.to_string().contains(&owner), "{error}");
+    a.write("/here", "here");
+    b.reads("main", "/here", "here");
+    a.synced();
+    until("the status is told", || {
+        let status = other.sync_status().unwrap();
+        status.running.is_some() && status.peers.len() == 1 && status.peers[0].synced
+    });
+    let peers = other.peers().unwrap();
+    assert_eq!((peers.len(), peers[0].grants.len()), (1, 1));
+    assert_eq!(peers[0].id, b.node.id());
+    other.name_peer(&b.node.id()[..8], "laptop").unwrap();
+    assert_eq!(other.peers().unwrap()[0].name.as_deref(), Some("laptop"));
+    assert_eq!(
+        other.name_peer("nobody", "x").unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(other.revoke_peer("laptop").unwrap(), 1);
+    until("the peer is told", || {
+        let status: SyncStatus = b.store.sync_status().unwrap();
+        let peer = &status.peers[0];
+        let trouble = peer.trouble.as_deref().unwrap_or_default();
+        !peer.connected && trouble.contains("revoked")
+    });
+    a.write("/later", "later");
+    a.node.stop();
+    assert_eq!(other.sync_status().unwrap().running, None);
+    assert!(!b.has("main", "/later"));
+}
+
+#[test]
+fn what_may_only_be_read_stays_as_it_is() {
+    let (a, mut b) = (Side::new(), Side::new());
+    let main = "main".parse::<TreeRef>().unwrap();
+    let shown = a.bucket.fork(&main, "shown").unwrap();
+    let hidden = a.bucket.fork(&main, "hidden").unwrap();
+    shown.write("/shown", "shown").unwrap();
+    hidden.write("/secret", "secret").unwrap();
+    let share = ShareOptions::new().read_only(true).branch("shown");
+    let ticket = a.store.share("default", &share).unwrap();
+    assert_eq!(ticket.access, Access::Read);
+    b.bucket = b
+        .store
+        .join(&ticket, &JoinOptions::new().name("x"))
+        .unwrap();
+    b.reads("shown", "/shown", "shown");
+    b.bucket
+        .branch("shown")
+        .unwrap()
+        .write("/mine", "mine")
+        .unwrap();
+    shown.write("/more", "more").unwrap();
+    b.reads("shown", "/more", "more");
+    assert!(b.bucket.branch("hidden").is_err());
+    assert!(shown.stat("/mine").is_err());
+    b.store.leave("x").unwrap();
+    assert_eq!(b.store.leave("x").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn tickets_that_cannot_be_joined_say_why() {
+    let a = Side::new();
+    let error = |options: &ShareOptions| {
+        let ticket = a.store.share("default", options).unwrap();
+        a.store.join(&ticket, &JoinOptions::new()).unwrap_err()
+    };
+    let own = error(&ShareOptions::new());
+    assert!(own.to_string().contains("this store gave out"), "{own}");
+    let b = Side::new();
+    let brief = ShareOptions::new().expires_in(Duration::from_nanos(1));
+    let ticket = a.store.share("default", &brief).unwrap();
+    let expired = b.store.join(&ticket, &JoinOptions::new().name("x"));
+    assert!(expired.unwrap_err().to_string().contains("expired"));
+    let unknown = a.store.share("nothing", &ShareOptions::new()).unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    let good = a.store.share("default", &ShareOptions::new()).unwrap();
+    b.store.join(&good, &JoinOptions::new().name("x")).unwrap();
+    // Again is harmless, and another name is a question.
+    b.store.join(&good, &JoinOptions::new()).unwrap();
+    let other = b
+        .store
+        .join(&good, &JoinOptions::new().name("y"))
+        .unwrap_err();
+    assert!(other.to_string().contains("as x"), "{other}");
+}
+
+/// Runs the node of a store in a process of its own, until its standard input ends.
+#[test]
+fn child() {
+    let Ok(path) = std::env::var("ALKFS_TEST_NODE") else {
+        return;
+    };
+    let _node = node(&Store::open(path).unwrap());
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+fn process(store: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child"])
+        .env("ALKFS_TEST_NODE", store)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_node_that_is_killed_comes_back_while_others_use_its_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::create(&path).unwrap();
+    let mut running = process(&path);
+    let main = store.bucket("default").unwrap().main().unwrap();
+    main.write("/before", "before").unwrap();
+    let mut b = Side::new();
+    let ticket = store.share("default", &ShareOptions::new()).unwrap();
+    b.bucket = b
+        .store
+        .join(&ticket, &JoinOptions::new().name("x"))
+        .unwrap();
+    b.reads("main", "/before", "before");
+    for n in 0..50 {
+        main.write(format!("/{n}"), format!("{n}")).unwrap();
+        if n == 25 {
+            // In the middle of it.
+            running.kill().unwrap();
+            running.wait().unwrap();
+        }
+        b.write(&format!("/b{n}"), "of b");
+    }
+    assert_eq!(store.sync_status().unwrap().running, None);
+    running = process(&path);
+    for n in 0..50 {
+        b.reads("main", &format!("/{n}"), &format!("{n}"));
+        let (path, main) = (format!("/b{n}"), &main);
+        until(&path, || {
+            main.read(&path).is_ok_and(|bytes| bytes == b"of b")
+        });
+    }
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
+}
