@@ -50,10 +50,19 @@ impl Side {
     }
 
     fn reads(&self, branch: &str, path: &str, text: &str) {
-        until(path, || {
+        let mut last;
+        let deadline = Instant::now() + Duration::from_secs(40);
+        loop {
             let branch = self.bucket.branch(branch);
-            branch.is_ok_and(|b| b.read(path).is_ok_and(|bytes| bytes == text.as_bytes()))
-        });
+            match branch.and_then(|branch| branch.read(path)) {
+                Ok(bytes) if bytes == text.as_bytes() => return,
+                Ok(bytes) => last = String::from_utf8_lossy(&bytes).into_owned(),
+                Err(e) => last = e.to_string(),
+            }
+            let status = self.node.status().map(|status| status.peers);
+            assert!(Instant::now() < deadline, "{path}: {last}; {status:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn synced(&self) {

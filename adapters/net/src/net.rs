@@ -1176,19 +1176,7 @@ impl Inner {
         }
         let now = now();
         let records = self.records();
-        let mut links = self.links.lock().clone();
-        // Whoever was let in or joined is told of, whether it ever came or not.
-        for join in &records.joined {
-            let key = (join.peer, join.bucket, Role::Taker);
-            links.entry(key).or_default();
-        }
-        for grant in &records.grants {
-            for key in grant.keys.iter().filter(|key| key.revoked.is_none()) {
-                links
-                    .entry((key.peer, grant.bucket, Role::Giver))
-                    .or_default();
-            }
-        }
+        let links = self.links.lock().clone();
         let links = links.into_iter().map(|((peer, bucket, role), link)| {
             let shared = role == Role::Giver;
             let progress = link.live.and_then(|(id, ..)| progress.get(&id).copied());
@@ -1210,10 +1198,12 @@ impl Inner {
                 trouble: link.trouble,
             }
         });
-        Status {
+        let mut status = Status {
             at: now,
             links: links.collect(),
-        }
+        };
+        status.complete(&records);
+        status
     }
 }
 

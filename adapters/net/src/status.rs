@@ -6,6 +6,7 @@ use iroh::EndpointId;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::{Access, BucketUid};
+use crate::records::Records;
 
 const SCOPE: &str = "net";
 const STATUS: &str = "status";
@@ -63,6 +64,34 @@ impl Status {
         // What cannot be read is of another version: it is written anew soon.
         let status = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok());
         Ok(status.unwrap_or_default())
+    }
+
+    /// Adds whoever was let in or joined, and was not told of because the node did not run since.
+    pub fn complete(&mut self, records: &Records) {
+        let joined = records.joined.iter();
+        let joined = joined.map(|join| (join.peer, join.bucket, false, join.access));
+        let given = records.grants.iter().flat_map(|grant| {
+            let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
+            keys.map(|key| (key.peer, grant.bucket, true, grant.access))
+        });
+        for (peer, bucket, shared, access) in joined.chain(given) {
+            let is_it =
+                |link: &Link| (link.peer, link.bucket, link.shared) == (peer, bucket, shared);
+            if !self.links.iter().any(is_it) {
+                self.links.push(Link {
+                    peer,
+                    bucket,
+                    shared,
+                    access,
+                    connected: false,
+                    seen: None,
+                    in_step: false,
+                    missing_here: Behind::default(),
+                    missing_there: Behind::default(),
+                    trouble: None,
+                });
+            }
+        }
     }
 
     pub(crate) fn save(&self, store: &dyn Store) -> Result<()> {

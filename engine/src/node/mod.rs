@@ -103,6 +103,8 @@ struct Running {
     net: Arc<Mutex<Option<Net>>>,
     id: String,
     service: Option<Arc<ContentService>>,
+    /// What serves contents; it ends with its last handle.
+    _blobs: BlobStore,
     _alone: Alone,
 }
 
@@ -174,6 +176,7 @@ impl Node {
                 net,
                 id,
                 service: None,
+                _blobs: blobs,
                 _alone: alone,
             }),
         };

@@ -458,10 +458,11 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
     let running = store.inner.keeper.node_owner()?;
     let txn = store.inner.tree.read()?;
     let records = Records::load(&*txn)?;
-    let told = match live {
+    let mut told = match live {
         Some(live) => live,
         None => Status::load(&*txn)?,
     };
+    told.complete(&records);
     let mut peers = Vec::new();
     for link in told.links {
         let bucket = records.bucket(link.bucket);
