@@ -1163,15 +1163,15 @@ impl Keeper {
             .dir
             .as_ref()
             .map(|dir| dir.join(format!("{NODE}.owner")));
-        for _ in 0..10 {
+        for _ in 0..50 {
             if let Some(alone) = try_alone(self.lock_file(NODE)?)? {
                 if let Some(name) = name {
                     fs::write(name, owner)?;
                 }
                 return Ok(Ok(alone));
             }
-            // Somebody may only be looking whether one runs.
-            thread::sleep(Duration::from_millis(10));
+            // Somebody may only be looking whether one runs, or where it will.
+            thread::sleep(Duration::from_millis(20));
         }
         let owner = name.and_then(|name| fs::read_to_string(name).ok());
         Ok(Err(owner.unwrap_or_else(|| "another process".to_owned())))

@@ -250,7 +250,20 @@ impl Store {
     fn node_addr(&self) -> Result<EndpointAddr> {
         let key = secret_key(&*self.inner.tree)?;
         let load = || Records::load(&*self.inner.tree.read()?);
-        if let Some(addr) = load()?.addr(key.public()) {
+        let known = || Ok::<_, Error>(load()?.addr(key.public()));
+        if let Some(addr) = known()? {
+            return Ok(addr);
+        }
+        // While it is found out, no node may start; one that has just started tells by itself.
+        let _alone = match self.inner.keeper.running_node("a process that shares")? {
+            Ok(alone) => alone,
+            Err(owner) => {
+                let unknown = format!("{owner} runs the node, and does not say where it is");
+                let unknown = Error::with_detail(ErrorKind::Busy, unknown);
+                return known()?.ok_or(unknown);
+            }
+        };
+        if let Some(addr) = known()? {
             return Ok(addr);
         }
         let tree = std::sync::Arc::clone(&self.inner.tree);
@@ -258,9 +271,9 @@ impl Store {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let id = key.public();
+        let (id, own) = (key.public(), key.clone());
         let reserved = super::on(&runtime, async move {
-            reserve(tree, key, &NetOptions::default()).await
+            reserve(tree, own, &NetOptions::default()).await
         });
         runtime.shutdown_background();
         reserved.unwrap_or_else(|| Err(ErrorKind::Io.into()))?;
