@@ -18,8 +18,11 @@ use serde::{Deserialize, Serialize};
 use crate::document::{ABOUT, Document, SHARDS, hash_of, keys_of, shard};
 use crate::kept;
 
-/// How many bytes of changes lie beside a document before they are saved into it.
-const CHANGES_MAX: usize = 16 << 10;
+/// How many bytes of changes lie beside a document at least before it is saved anew with them.
+const CHANGES_MIN: u64 = 16 << 10;
+
+/// How many changes lie beside a document at most.
+const CHANGES_MAX: u32 = 256;
 
 /// How many bytes of keys and values go into one cut. What automerge adds to them is less than what
 /// is left of a frame.
@@ -38,6 +41,17 @@ type Documents = HashMap<u16, Option<Document>>;
 struct Place {
     scope: String,
     replica: ReplicaId,
+}
+
+/// How a document is kept: what was saved, and what changed since.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Saved {
+    /// The length of what was saved, in bytes.
+    document: u64,
+    /// How many changes lie beside it.
+    changes: u32,
+    /// How many bytes these have.
+    beside: u64,
 }
 
 /// What the store counts of a branch's cuts.
@@ -80,15 +94,26 @@ impl Place {
     }
 
     fn load(&self, txn: &dyn ReadTxn, number: u16) -> Result<Option<Document>> {
-        let saved = txn.value(&self.scope, &format!("document/{number:02x}"))?;
-        let changes = txn.value(&self.scope, &format!("changes/{number:02x}"))?;
-        let bytes = [saved, changes].into_iter().flatten().collect::<Vec<_>>();
+        let Saved { changes, .. } = self.saved(txn, number)?;
+        let mut bytes = txn
+            .value(&self.scope, &document_key(number))?
+            .unwrap_or_default();
+        for n in 0..changes {
+            let change = txn.value(&self.scope, &change_key(number, n))?;
+            bytes.extend(change.unwrap_or_default());
+        }
         match bytes.is_empty() {
             true => Ok(None),
-            false => Document::load(&bytes.concat(), self.replica).map(Some),
+            false => Document::load(&bytes, self.replica).map(Some),
         }
     }
 
+    fn saved(&self, txn: &dyn ReadTxn, number: u16) -> Result<Saved> {
+        Ok(kept::get(txn, &self.scope, &saved_key(number))?.unwrap_or_default())
+    }
+
+    /// Keeps a change of a document beside it, or all of it anew where those beside it are as long as
+    /// the document: so what a change costs does not grow with the document.
     fn save(
         &self,
         txn: &mut dyn WriteTxn,
@@ -96,16 +121,41 @@ impl Place {
         document: &Document,
         change: &[u8],
     ) -> Result<()> {
-        let name = format!("changes/{number:02x}");
-        let mut changes = txn.value(&self.scope, &name)?.unwrap_or_default();
-        if changes.len() + change.len() <= CHANGES_MAX {
-            changes.extend_from_slice(change);
-            return txn.set_value(&self.scope, &name, Some(&changes));
+        let mut saved = self.saved(txn, number)?;
+        let beside = saved.beside + change.len() as u64;
+        if beside <= CHANGES_MIN.max(saved.document) && saved.changes < CHANGES_MAX {
+            txn.set_value(
+                &self.scope,
+                &change_key(number, saved.changes),
+                Some(change),
+            )?;
+            saved.changes += 1;
+            saved.beside = beside;
+        } else {
+            for n in 0..saved.changes {
+                txn.set_value(&self.scope, &change_key(number, n), None)?;
+            }
+            let bytes = document.save();
+            txn.set_value(&self.scope, &document_key(number), Some(&bytes))?;
+            saved = Saved {
+                document: bytes.len() as u64,
+                ..Saved::default()
+            };
         }
-        let saved = document.save();
-        txn.set_value(&self.scope, &name, None)?;
-        txn.set_value(&self.scope, &format!("document/{number:02x}"), Some(&saved))
+        kept::set(txn, &self.scope, &saved_key(number), &saved)
     }
+}
+
+fn document_key(number: u16) -> String {
+    format!("document/{number:03x}")
+}
+
+fn change_key(number: u16, n: u32) -> String {
+    format!("change/{number:03x}/{n:08x}")
+}
+
+fn saved_key(number: u16) -> String {
+    format!("saved/{number:03x}")
 }
 
 /// The registers of a branch, read from its documents as they are asked for: as they are, or as they
