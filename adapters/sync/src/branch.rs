@@ -14,6 +14,7 @@ use alknet_fs_core::sync::{
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
 use automerge::ChangeHash;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::document::{ABOUT, Document, SHARDS, hash_of, keys_of, shard};
 use crate::kept;
@@ -29,7 +30,7 @@ const CHANGES_MAX: u32 = 256;
 const CUT_MAX: usize = MAX_FRAME / 4;
 
 /// The changes of a cut: the number of each document with the change of it.
-type Changes = Vec<(u16, Vec<u8>)>;
+type Changes = Vec<(u16, ByteBuf)>;
 
 /// The registers that a cut writes, by the number of their document.
 type Written = BTreeMap<u16, Vec<(String, Vec<u8>)>>;
@@ -385,7 +386,7 @@ impl Branch {
         for (number, values) in written {
             let change = self.document(txn, number)?.put(values)?;
             self.save(txn, number, &change)?;
-            changes.push((number, change));
+            changes.push((number, ByteBuf::from(change)));
         }
         let replica = self.place.replica;
         let mut log = self.place.log(txn)?;
@@ -599,7 +600,7 @@ impl Branch {
                 continue;
             }
             for (number, change) in changes_of(&cut)? {
-                visit(number, change)?;
+                visit(number, change.into_vec())?;
             }
         }
         Ok(())

@@ -59,6 +59,7 @@ pub struct Cut {
     /// Whether the replica's next cut belongs to it: both are kept, and applied together.
     pub more: bool,
     /// The changes. Opaque to the protocol.
+    #[serde(with = "serde_bytes")]
     pub changes: Vec<u8>,
 }
 
