@@ -158,6 +158,12 @@ impl Chain {
         self.branch
     }
 
+    /// Tells whether the chain shows what is written now, not an earlier point in time.
+    pub fn is_present(&self) -> bool {
+        let first = self.spans.first();
+        first.is_some_and(Span::is_live)
+    }
+
     /// Returns the branch's name.
     pub fn branch_name(&self) -> &str {
         &self.branch_name

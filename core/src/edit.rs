@@ -322,6 +322,43 @@ impl<'t> Editor<'t> {
         Ok(doomed.len() as u64)
     }
 
+    /// Puts an entry with its attributes, in place of whatever is at the path: a directory goes with all
+    /// that is in it, unless the entry is one too. Links are not followed.
+    ///
+    /// # Errors
+    /// Those of [`tree::resolve_target`]; [`ErrorKind::InUse`] for the root.
+    pub fn replace(&mut self, path: &TreePath, mut entry: Entry) -> Result<()> {
+        let target = self.target(path, Follow::No);
+        let target = target.map_err(|e| e.op("replace"))?;
+        let mut old = target.entry;
+        if old.as_ref().is_some_and(Entry::is_dir) && !entry.is_dir() {
+            self.remove_all(&target.path)?;
+            old = None;
+        }
+        if let Some(hash) = entry.hash() {
+            self.txn.set_unreferenced(&hash, None)?;
+        }
+        entry.attrs.ctime = self.context.now;
+        self.write(&target.path, entry, old, Op::Modify)
+    }
+
+    /// Records that somebody wrote a path as it was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where nothing is there; those of [`tree::resolve_target`].
+    pub fn touch(&mut self, path: &TreePath) -> Result<()> {
+        let (path, entry) = self.existing(path).map_err(|e| e.op("write"))?;
+        self.changes.push(Change {
+            path: Some(path),
+            kind: Some(entry.kind()),
+            old: entry.hash(),
+            new: entry.hash(),
+            size: file_size(&entry),
+            ..Change::new(Op::Modify)
+        });
+        Ok(())
+    }
+
     /// Changes attributes. A link at the end of the path is followed where `follow` says so.
     ///
     /// # Errors

@@ -14,9 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Commit, Cursor, Event};
 use crate::path::TreePath;
 use crate::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch,
-    Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
-    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ConflictVisitor, ContentRecord, DueTask,
+    Durability, Epoch, Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor,
+    Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version,
+    WriteTxn,
 };
 
 /// A store that keeps everything in memory and forgets it when dropped.
@@ -70,7 +71,14 @@ struct State {
     session_ops: OrdMap<(SessionId, u64), Arc<SessionOp>>,
     log: OrdMap<u64, (BucketId, Arc<Commit>)>,
     locks: OrdMap<String, String>,
+    conflicts: OrdMap<(BranchId, TreePath), Arc<KnownConflict>>,
     values: OrdMap<(String, String), Arc<[u8]>>,
+}
+
+/// What was set of a conflict, and the contents that it refers to.
+struct KnownConflict {
+    data: Vec<u8>,
+    contents: Vec<(Hash, u64)>,
 }
 
 struct Reader(State);
@@ -391,12 +399,18 @@ impl ReadTxn for Reader {
             sessions,
             contents,
             pins,
+            conflicts,
             ..
         } = &self.0;
         rows.values()
             .filter_map(|row| row.entry.as_ref()?.hash())
             .chain(sessions.values().filter_map(|s| s.base.map(|b| b.0)))
             .chain(contents.values().filter_map(|c| c.base))
+            .chain(
+                conflicts
+                    .values()
+                    .flat_map(|c| c.contents.iter().map(|c| c.0)),
+            )
             .chain(pins.iter().filter(|(_, until)| **until > now).map(|p| *p.0))
             .for_each(visit);
         Ok(())
@@ -462,6 +476,33 @@ impl ReadTxn for Reader {
 
     fn schedules(&self) -> Result<Vec<Schedule>> {
         Ok(Vec::new())
+    }
+
+    fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>> {
+        let found = self.0.conflicts.get(&(branch, path.clone()));
+        Ok(found.map(|conflict| conflict.data.clone()))
+    }
+
+    fn conflicts(&self, branch: BranchId, visit: &mut ConflictVisitor<'_>) -> Result<()> {
+        for ((of, path), conflict) in self.0.conflicts.range((branch, TreePath::root())..) {
+            if *of != branch || visit(path.clone(), conflict.data.clone())?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict_contents(&self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64)) -> Result<()> {
+        let State {
+            branches,
+            conflicts,
+            ..
+        } = &self.0;
+        let is_inside = |id: &BranchId| branches.get(id).is_some_and(|b| b.bucket == bucket);
+        for (_, conflict) in conflicts.iter().filter(|((id, _), _)| is_inside(id)) {
+            conflict.contents.iter().for_each(|c| visit(c.0, c.1));
+        }
+        Ok(())
     }
 
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>> {
@@ -539,6 +580,11 @@ impl ReadTxn for Writer {
         ) -> Result<Vec<Event>>;
         fn last_cursor(&self) -> Result<Cursor>;
         fn schedules(&self) -> Result<Vec<Schedule>>;
+        fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>>;
+        fn conflicts(&self, branch: BranchId, visit: &mut ConflictVisitor<'_>) -> Result<()>;
+        fn conflict_contents(
+            &self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64),
+        ) -> Result<()>;
         fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
     }
 }
@@ -648,6 +694,11 @@ impl WriteTxn for Writer {
         }
         for snapshot in self.snapshots(id)? {
             self.remove_snapshot(id, &snapshot.name)?;
+        }
+        let conflicts = self.state().conflicts.range((id, TreePath::root())..);
+        let conflicts = conflicts.map(|(key, _)| key.clone());
+        for key in conflicts.take_while(|key| key.0 == id).collect::<Vec<_>>() {
+            self.state().conflicts.remove(&key);
         }
         self.state().branches.remove(&id);
         Ok(())
@@ -883,6 +934,30 @@ impl WriteTxn for Writer {
     }
 
     fn finish_due(&mut self, _task: &DueTask, _worker: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_conflict(
+        &mut self,
+        branch: BranchId,
+        path: &TreePath,
+        conflict: &[u8],
+        contents: &[(Hash, u64)],
+    ) -> Result<()> {
+        for (hash, _) in contents {
+            self.set_unreferenced(hash, None)?;
+        }
+        let known = KnownConflict {
+            data: conflict.to_vec(),
+            contents: contents.to_vec(),
+        };
+        let key = (branch, path.clone());
+        self.state().conflicts.insert(key, Arc::new(known));
+        Ok(())
+    }
+
+    fn remove_conflict(&mut self, branch: BranchId, path: &TreePath) -> Result<()> {
+        self.state().conflicts.remove(&(branch, path.clone()));
         Ok(())
     }
 

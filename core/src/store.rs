@@ -371,6 +371,9 @@ pub type MissingVisitor<'a> = dyn FnMut(&str, &str, Hash, u64) -> Result<Control
 /// Calls for each row of a scan over several directories, with the parent and the name.
 pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFlow<()>> + 'a;
 
+/// Calls for each conflict of a branch, with its path and what was set of it; `Break` ends the scan.
+pub type ConflictVisitor<'a> = dyn FnMut(TreePath, Vec<u8>) -> Result<ControlFlow<()>> + 'a;
+
 /// A consistent view of a store.
 ///
 /// Scans deliver names in the order of their UTF-8 bytes. Implementations return
@@ -506,7 +509,7 @@ pub trait ReadTxn: Send {
     /// Returns when a content was marked as unreferenced, if it is.
     fn unreferenced_since(&self, hash: &Hash) -> Result<Option<Timestamp>>;
     /// Visits the content hash of every row of every layer, every open session's base, every
-    /// delta's base and every pin that has not expired at `now`; repeats are allowed.
+    /// delta's base, every content that a conflict refers to and every pin that has not expired at `now`; repeats are allowed.
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()>;
 
     /// Visits the content hashes of every open session's base and of every pin that lasts longer than
@@ -545,6 +548,14 @@ pub trait ReadTxn: Send {
         Ok(None)
     }
 
+    /// Returns what was set of the conflict at a path of a branch.
+    fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>>;
+    /// Visits the conflicts of a branch, by path.
+    fn conflicts(&self, branch: BranchId, visit: &mut ConflictVisitor<'_>) -> Result<()>;
+    /// Visits the contents that conflicts of a bucket's branches refer to, with their sizes; repeats
+    /// are allowed.
+    fn conflict_contents(&self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64)) -> Result<()>;
+
     /// Returns a value that was set under a key.
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
 }
@@ -558,7 +569,7 @@ pub trait WriteTxn: ReadTxn {
     fn add_bucket(&mut self, name: &str, created: Timestamp) -> Result<BucketRecord>;
     /// Replaces a bucket's record.
     fn set_bucket(&mut self, bucket: &BucketRecord) -> Result<()>;
-    /// Removes a bucket with its branches, lines, snapshots, rows, sessions and events.
+    /// Removes a bucket with its branches, lines, snapshots, rows, conflicts, sessions and events.
     fn remove_bucket(&mut self, id: BucketId) -> Result<()>;
 
     /// Adds a branch with the next number.
@@ -570,7 +581,7 @@ pub trait WriteTxn: ReadTxn {
     ) -> Result<BranchRecord>;
     /// Replaces a branch's record (its name).
     fn set_branch(&mut self, branch: &BranchRecord) -> Result<()>;
-    /// Removes a branch with its lines, snapshots, rows and sessions.
+    /// Removes a branch with its lines, snapshots, rows, conflicts and sessions.
     fn remove_branch(&mut self, id: BranchId) -> Result<()>;
     /// Adds a line to a branch.
     fn add_line(&mut self, line: &LineRecord) -> Result<()>;
@@ -711,6 +722,18 @@ pub trait WriteTxn: ReadTxn {
     fn sweep_jobs(&mut self, _queue: &str) -> Result<()> {
         Ok(())
     }
+
+    /// Sets what is known of the conflict at a path of a branch, opaque to the store, and the contents
+    /// with their sizes that it refers to, whose marks as unreferenced it takes off.
+    fn set_conflict(
+        &mut self,
+        branch: BranchId,
+        path: &TreePath,
+        conflict: &[u8],
+        contents: &[(Hash, u64)],
+    ) -> Result<()>;
+    /// Forgets the conflict at a path of a branch, if there is one.
+    fn remove_conflict(&mut self, branch: BranchId, path: &TreePath) -> Result<()>;
 
     /// Sets the value under a key; `None` removes it.
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;

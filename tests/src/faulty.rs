@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use alknet_fs_core::event::{Commit, Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentRecord, DueTask, Durability, Epoch, Job,
-    JobId, JobOptions, Layer, LineRecord, LockOutcome, MissingVisitor, ReadTxn, Retention, Row,
-    RowVisitor, Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor,
-    Version, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ConflictVisitor, ContentRecord, DueTask,
+    Durability, Epoch, Job, JobId, JobOptions, Layer, LineRecord, LockOutcome, MissingVisitor,
+    ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId, SessionOp, SessionRecord,
+    SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 
@@ -202,6 +202,13 @@ macro_rules! pass_reads_on {
                     &self, bucket: Option<BucketId>, after: Cursor, limit: usize,
                 ) -> Result<Vec<Event>>;
                 fn last_cursor(&self) -> Result<Cursor>;
+                fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>>;
+                fn conflicts(
+                    &self, branch: BranchId, visit: &mut ConflictVisitor<'_>,
+                ) -> Result<()>;
+                fn conflict_contents(
+                    &self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64),
+                ) -> Result<()>;
                 fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
             }
 
@@ -308,6 +315,11 @@ impl WriteTxn for Writer {
         fn set_content(&mut self, content: &ContentRecord) -> Result<()>;
         fn remove_content(&mut self, hash: &Hash) -> Result<()>;
         fn set_unreferenced(&mut self, hash: &Hash, since: Option<Timestamp>) -> Result<()>;
+        fn set_conflict(
+            &mut self, branch: BranchId, path: &TreePath, conflict: &[u8],
+            contents: &[(Hash, u64)],
+        ) -> Result<()>;
+        fn remove_conflict(&mut self, branch: BranchId, path: &TreePath) -> Result<()>;
         fn pin_content(&mut self, hash: &Hash, until: Timestamp) -> Result<()>;
         fn add_session(&mut self, session: &SessionRecord) -> Result<SessionId>;
         fn set_session(&mut self, session: &SessionRecord) -> Result<()>;

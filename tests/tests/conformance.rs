@@ -47,6 +47,7 @@ conformance! {
     move_rows_moves_one_layer_strictly_below
     contents_are_added_once_and_paged_by_hash
     referenced_contents_are_all_visited
+    conflicts_are_kept_by_path_until_their_branch_goes
     marks_as_unreferenced_go_with_what_they_mark
     missing_contents_are_those_that_rows_name_and_nobody_added
     held_contents_are_those_of_sessions_and_of_pins_that_last
@@ -810,6 +811,7 @@ fn referenced_contents_are_all_visited(store: &dyn Store) {
         };
         t.put_row(id, "/", "a", layer(1, 2), &tombstone)?;
         t.add_session(&session(main, "x"))?;
+        t.set_conflict(main, &at("/b"), b"?", &[(Hash::of(b"lost"), 4)])?;
         t.add_content(&content(b"unused", ContentForm::Inline, None))?;
         let of = Some(Hash::of(b"below"));
         t.add_content(&content(b"delta", ContentForm::Delta, of))?;
@@ -826,10 +828,81 @@ fn referenced_contents_are_all_visited(store: &dyn Store) {
     found.sort();
     found.dedup();
     let sizes = (0..3u64).map(|n| Hash::of(&n.to_le_bytes()));
-    let others = [&b"base"[..], b"below", b"held", b"again"].map(Hash::of);
+    let others = [&b"base"[..], b"below", b"held", b"again", b"lost"].map(Hash::of);
     let mut expected: Vec<Hash> = sizes.chain(others).collect();
     expected.sort();
     assert_eq!(found, expected);
+}
+
+fn at(text: &str) -> TreePath {
+    text.parse().unwrap()
+}
+
+fn conflicts_are_kept_by_path_until_their_branch_goes(store: &dyn Store) {
+    let (id, other) = (bucket(store, "t"), bucket(store, "other"));
+    let (a, b) = (branch(store, id, "a"), branch(store, id, "b"));
+    let [x, y] = [&b"x"[..], b"y"].map(Hash::of);
+    let listed = |branch| {
+        let mut listed = Vec::new();
+        let txn = store.read().unwrap();
+        txn.conflicts(branch, &mut |path, data| {
+            let found = txn.conflict(branch, &path).unwrap();
+            assert_eq!(found.as_ref(), Some(&data));
+            listed.push((path.to_string(), data));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        listed
+    };
+    let wanted = |bucket| {
+        let mut wanted = Vec::new();
+        let txn = store.read().unwrap();
+        txn.conflict_contents(bucket, &mut |hash, size| wanted.push((hash, size)))
+            .unwrap();
+        wanted.sort();
+        wanted.dedup();
+        wanted
+    };
+    write(store, |t| {
+        t.set_unreferenced(&x, Some(Timestamp(1)))?;
+        t.set_conflict(a, &at("/d/2"), b"two", &[(x, 1), (y, 2)])?;
+        t.set_conflict(a, &at("/d/1"), b"one", &[])?;
+        t.set_conflict(b, &at("/d"), b"three", &[(x, 1)])?;
+        t.set_conflict(a, &at("/d/2"), b"again", &[(y, 2)])
+    });
+    let expected = [("/d/1", &b"one"[..]), ("/d/2", b"again")];
+    let expected = expected.map(|(path, data)| (path.to_owned(), data.to_vec()));
+    assert_eq!(listed(a), expected);
+    assert_eq!(listed(b), [("/d".to_owned(), b"three".to_vec())]);
+    let mut all = vec![(x, 1), (y, 2)];
+    all.sort();
+    assert_eq!(wanted(id), all);
+    assert_eq!(wanted(other), []);
+    let txn = store.read().unwrap();
+    assert_eq!(txn.conflict(a, &at("/d")).unwrap(), None);
+    assert_eq!(txn.unreferenced_since(&x).unwrap(), None);
+    let mut first = Vec::new();
+    txn.conflicts(a, &mut |path, _| {
+        first.push(path);
+        Ok(ControlFlow::Break(()))
+    })
+    .unwrap();
+    assert_eq!(first, [at("/d/1")]);
+    drop(txn);
+    for _ in 0..2 {
+        write(store, |t| t.remove_conflict(a, &at("/d/2")));
+    }
+    assert_eq!(listed(a).len(), 1);
+    assert_eq!(wanted(id), [(x, 1)]);
+    write(store, |t| t.remove_branch(b));
+    assert_eq!(listed(b), []);
+    assert_eq!(wanted(id), []);
+    write(store, |t| t.set_conflict(a, &at("/e"), b"four", &[(y, 2)]));
+    write(store, |t| t.remove_bucket(id));
+    assert_eq!(listed(a), []);
+    let txn = store.read().unwrap();
+    txn.referenced(Timestamp(0), &mut |hash| panic!("{hash:?} is referred to"))
+        .unwrap();
 }
 
 fn marks_as_unreferenced_go_with_what_they_mark(store: &dyn Store) {

@@ -5,9 +5,10 @@ use std::ops::{ControlFlow, RangeInclusive};
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ContentForm, ContentRecord, Epoch, Job, JobId,
-    Layer, LazyRow, LineBase, LineRecord, MissingVisitor, ReadTxn, Row, RowVisitor, Schedule,
-    SessionId, SessionOp, SessionRecord, SnapshotRecord, Staging, TreeVisitor, Version,
+    BranchId, BranchRecord, BucketId, BucketRecord, ConflictVisitor, ContentForm, ContentRecord,
+    Epoch, Job, JobId, Layer, LazyRow, LineBase, LineRecord, MissingVisitor, ReadTxn, Row,
+    RowVisitor, Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Staging,
+    TreeVisitor, Version,
 };
 use alknet_fs_core::{Result, TreePath};
 use rusqlite::types::{FromSql, ValueRef};
@@ -323,7 +324,7 @@ impl<H: Handle> ReadTxn for Txn<H> {
 
     fn referenced(&self, now: Timestamp, visit: &mut dyn FnMut(Hash)) -> Result<()> {
         let conn = self.0.conn()?;
-        let sources: [(_, _, &[i64]); 4] = [
+        let sources: [(_, _, &[i64]); 5] = [
             (
                 "entries",
                 "SELECT hash FROM entries WHERE hash IS NOT NULL",
@@ -340,6 +341,7 @@ impl<H: Handle> ReadTxn for Txn<H> {
                 &[],
             ),
             ("pins", "SELECT hash FROM pins WHERE until > ?1", &[now.0]),
+            ("conflicts", "SELECT hash FROM conflict_contents", &[]),
         ];
         for (table, sql, params) in sources {
             let mut stmt = conn.prepare_cached(sql).db()?;
@@ -435,6 +437,50 @@ impl<H: Handle> ReadTxn for Txn<H> {
 
     fn schedules(&self) -> Result<Vec<Schedule>> {
         crate::schedule::all(self.0.conn()?)
+    }
+
+    fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>> {
+        let sql = "SELECT data FROM conflicts WHERE branch = ? AND path = ?";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        stmt.query_row((branch.0, path.as_str()), |row| row.get(0))
+            .optional()
+            .db()
+    }
+
+    fn conflicts(&self, branch: BranchId, visit: &mut ConflictVisitor<'_>) -> Result<()> {
+        let sql = "SELECT path, data FROM conflicts WHERE branch = ? ORDER BY path";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        let mut rows = stmt.query([branch.0]).db()?;
+        while let Some(row) = rows.next().db()? {
+            let fields = Fields {
+                row,
+                table: "conflicts",
+                key: &|| format!("of branch {branch}"),
+            };
+            let path = fields.text(0, "path")?;
+            let path = TreePath::parse(path).map_err(|e| fields.bad("path", &e.to_string()))?;
+            if visit(path, fields.get(1, "data")?)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict_contents(&self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64)) -> Result<()> {
+        let sql = "SELECT hash, size FROM conflict_contents \
+                   WHERE branch IN (SELECT id FROM branches WHERE bucket = ?)";
+        let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
+        let mut rows = stmt.query([bucket.0]).db()?;
+        while let Some(row) = rows.next().db()? {
+            let fields = Fields {
+                row,
+                table: "conflict_contents",
+                key: &|| "with a reference to a content".into(),
+            };
+            let hash = Hash::from_bytes(fields.get(0, "hash")?);
+            visit(hash, fields.number(1, "size")?);
+        }
+        Ok(())
     }
 
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>> {

@@ -197,7 +197,7 @@ mod tests {
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        assert_eq!(tables.len(), 12);
+        assert_eq!(tables.len(), 14);
         for (name, sql) in tables {
             let second = sql.lines().nth(1).unwrap();
             assert!(second.trim_start().starts_with("-- "), "{name}: {second}");

@@ -125,6 +125,23 @@ CREATE TABLE session_ops (
 
 CREATE INDEX session_ops_by_session ON session_ops (session);
 
+CREATE TABLE conflicts (
+    -- The paths that nodes wrote without knowing of each other.
+    branch INTEGER NOT NULL, -- branches.id
+    path   TEXT    NOT NULL,
+    data   BLOB    NOT NULL, -- what won and what did not
+    PRIMARY KEY (branch, path)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE conflict_contents (
+    -- The contents that conflicts refer to.
+    branch INTEGER NOT NULL, -- conflicts.branch
+    path   TEXT    NOT NULL, -- conflicts.path
+    hash   BLOB    NOT NULL, -- contents.hash
+    size   INTEGER NOT NULL, -- in bytes
+    PRIMARY KEY (branch, path, hash)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE kv (
     -- Small values by scope and name.
     scope TEXT NOT NULL,

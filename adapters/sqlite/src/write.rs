@@ -69,6 +69,9 @@ impl WriteTxn for Txn<WriteHandle> {
             "DELETE FROM sessions WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
             "DELETE FROM lines WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
             "DELETE FROM snapshots WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
+            "DELETE FROM conflicts WHERE branch IN (SELECT id FROM branches WHERE bucket = ?1)",
+            "DELETE FROM conflict_contents WHERE branch IN \
+             (SELECT id FROM branches WHERE bucket = ?1)",
             "DELETE FROM entries WHERE bucket = ?1",
             "DELETE FROM branches WHERE bucket = ?1",
             "DELETE FROM buckets WHERE id = ?1",
@@ -109,6 +112,8 @@ impl WriteTxn for Txn<WriteHandle> {
             "DELETE FROM sessions WHERE branch = ?1",
             "DELETE FROM lines WHERE branch = ?1",
             "DELETE FROM snapshots WHERE branch = ?1",
+            "DELETE FROM conflicts WHERE branch = ?1",
+            "DELETE FROM conflict_contents WHERE branch = ?1",
             "DELETE FROM entries WHERE branch = ?1",
             "DELETE FROM branches WHERE id = ?1",
         ] {
@@ -457,6 +462,38 @@ impl WriteTxn for Txn<WriteHandle> {
 
     fn sweep_jobs(&mut self, queue: &str) -> Result<()> {
         jobs::sweep(self.0.honker()?, queue)
+    }
+
+    fn set_conflict(
+        &mut self,
+        branch: BranchId,
+        path: &TreePath,
+        conflict: &[u8],
+        contents: &[(Hash, u64)],
+    ) -> Result<()> {
+        self.remove_conflict(branch, path)?;
+        let conn = self.0.conn()?;
+        let sql = "INSERT INTO conflicts (branch, path, data) VALUES (?1, ?2, ?3)";
+        change(conn, sql, (branch.0, path.as_str(), conflict))?;
+        for (hash, size) in contents {
+            let sql = "INSERT OR REPLACE INTO conflict_contents (branch, path, hash, size) \
+                       VALUES (?1, ?2, ?3, ?4)";
+            let size = to_i64(*size)?;
+            let params = (branch.0, path.as_str(), hash.as_bytes(), size);
+            change(self.0.conn()?, sql, params)?;
+            self.set_unreferenced(hash, None)?;
+        }
+        Ok(())
+    }
+
+    fn remove_conflict(&mut self, branch: BranchId, path: &TreePath) -> Result<()> {
+        for sql in [
+            "DELETE FROM conflicts WHERE branch = ?1 AND path = ?2",
+            "DELETE FROM conflict_contents WHERE branch = ?1 AND path = ?2",
+        ] {
+            change(self.0.conn()?, sql, (branch.0, path.as_str()))?;
+        }
+        Ok(())
     }
 
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()> {

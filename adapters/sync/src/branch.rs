@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, Row, WriteTxn};
 use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, AboutState, Clock, Cut, Key, MAX_FRAME, Projected,
-    Registers, ReplicaId, Scope, Value, VersionVector, affected, hide_below, outgoing, project,
-    show,
+    About, AboutBranch, AboutSnapshot, AboutState, Clock, Conflict, Cut, Key, MAX_FRAME, Projected,
+    Registers, ReplicaId, Scope, Value, VersionVector, affected, forget_settled, hide_below,
+    note_conflicts, outgoing, project, settle, show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
 use automerge::ChangeHash;
@@ -193,6 +193,15 @@ impl Registers for Open<'_> {
     }
 }
 
+/// What bringing commits into the documents came to.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// How many cuts that made.
+    pub cuts: usize,
+    /// What changed in what the branch shows, because of what others had written.
+    pub changes: Vec<Change>,
+}
+
 /// What cuts did to a branch.
 #[derive(Debug)]
 pub struct Applied {
@@ -293,7 +302,7 @@ impl Branch {
     }
 
     /// Brings into the documents what was committed in the branch: all that `changes` speak of, as the
-    /// chain shows it. Returns how many cuts that made. What is too long for one goes into several,
+    /// chain shows it. What is too long for one goes into several,
     /// which others show together if they are `grouped`.
     ///
     /// # Errors
@@ -306,8 +315,10 @@ impl Branch {
         grouped: bool,
         clock: &mut Clock,
         now: Timestamp,
-    ) -> Result<usize> {
-        let new = outgoing(txn, chain, &self.registers(txn), changes, clock, now)?;
+    ) -> Result<Gathered> {
+        let mut new = outgoing(txn, chain, &self.registers(txn), changes, clock, now)?;
+        let fallen = settle(txn, chain, changes, &mut new, clock, now)?;
+        forget_settled(txn, chain.branch(), &new)?;
         let mut cuts = 0;
         let mut written = Written::new();
         let mut bytes = 0;
@@ -330,7 +341,8 @@ impl Branch {
             self.add_cut(txn, written, false)?;
             cuts += 1;
         }
-        Ok(cuts)
+        let changes = self.show(txn, chain, fallen, now)?.unwrap_or_default();
+        Ok(Gathered { cuts, changes })
     }
 
     /// Says something about the branch or its snapshots.
@@ -522,12 +534,15 @@ impl Branch {
         now: Timestamp,
     ) -> Result<Option<Vec<Change>>> {
         let mut rows = BTreeMap::new();
+        let mut conflicts = Vec::new();
         let registers = self.registers(txn);
         for path in paths {
             if let Some(projected) = project(&registers, &path)? {
+                conflicts.extend(Conflict::of(&path, &projected));
                 rows.insert(path, projected.row);
             }
         }
+        note_conflicts(txn, chain.branch(), rows.keys(), &conflicts)?;
         show(txn, chain, rows, now)
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::branch::Branch;
 use crate::collect::Found;
+use crate::conflicts::note_names;
 use crate::kept;
 
 /// What is kept of a bucket besides its documents, and changes with every commit.
@@ -183,6 +184,7 @@ impl Bucket {
             kept::set(txn, &scope, RECORD, &self.record)?;
             if self.scopes != scopes {
                 kept::set(txn, &scope, SCOPES, &self.scopes)?;
+                note_names(txn, self.bucket, self.record.replica, &self.scopes)?;
             }
             Ok(changed)
         });
@@ -294,7 +296,7 @@ impl Bucket {
     }
 }
 
-fn context(now: Timestamp, author: ReplicaId) -> Context {
+pub(crate) fn context(now: Timestamp, author: ReplicaId) -> Context {
     Context {
         now,
         author: author.to_string(),

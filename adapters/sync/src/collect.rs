@@ -10,7 +10,7 @@ use alknet_fs_core::store::{
 use alknet_fs_core::sync::{About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope};
 use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
 
-use crate::bucket::{Bucket, Shown, ShownSnapshot};
+use crate::bucket::{Bucket, Shown, ShownSnapshot, context};
 use crate::kept;
 
 /// How many log records are read at a time.
@@ -190,10 +190,12 @@ impl Bucket {
         let grouped = matches!(round.found, Found::Changes { .. });
         let (clock, now) = (&mut round.clock, round.now);
         let documents = self.documents(scope);
-        if documents.gather(txn, chain, &changes, grouped, clock, now)? > 0 {
+        let gathered = documents.gather(txn, chain, &changes, grouped, clock, now)?;
+        if gathered.cuts > 0 {
             self.news.insert(scope);
         }
-        Ok(())
+        let context = context(now, self.replica());
+        self.publish(txn, chain.branch_name(), gathered.changes, &context)
     }
 
     /// Collects what a branch showed at the end of an epoch, and notes which cuts that are.

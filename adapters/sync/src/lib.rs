@@ -9,10 +9,11 @@ mod branch;
 mod bucket;
 mod check;
 mod collect;
+mod conflicts;
 mod document;
 mod kept;
 mod settle;
 
-pub use branch::{Applied, Branch};
+pub use branch::{Applied, Branch, Gathered};
 pub use bucket::Bucket;
 pub use document::{Document, SHARDS, shard};

@@ -193,6 +193,8 @@ impl Network {
             for (name, tree) in &one {
                 assert_eq!(other[name], *tree, "{name}");
             }
+            let listed = |node: &Node| common::conflicts_of(&*node.store, node.number);
+            assert_eq!(listed(first), listed(node));
         }
         for ((from, _), (peer, _)) in &self.links {
             assert!(peer.is_in_step(&self.nodes[*from].bucket).unwrap());

@@ -13,6 +13,7 @@
 
 mod about;
 mod clock;
+mod conflicts;
 mod frame;
 mod peer;
 mod project;
@@ -25,6 +26,10 @@ pub use about::{
     is_there,
 };
 pub use clock::{Clock, Stamp};
+pub use conflicts::{
+    Conflict, Keep, NameConflict, Names, Resolution, conflict, conflicts, forget_settled, names,
+    note_conflicts, resolve, set_names, settle,
+};
 pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope};
 pub use peer::{Pace, Peer, Replica};
 pub use project::{Projected, Registers, affected, project};

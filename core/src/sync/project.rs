@@ -23,6 +23,8 @@ pub trait Registers {
 pub struct Projected {
     /// What the branch holds there; nothing where it shows what it inherits. A tombstone hides that.
     pub row: Option<Row>,
+    /// The value that won; nothing where a directory stands only for what is in it.
+    pub winner: Option<Value>,
     /// What did not win, the greatest first.
     pub losers: Vec<Value>,
 }
@@ -38,22 +40,38 @@ pub fn project(registers: &dyn Registers, path: &TreePath) -> Result<Option<Proj
     };
     let (mut losers, base) = (losers, winner.base);
     let row = |entry| Some(Row { entry, base });
-    let row = match &winner.state {
-        State::Inherited => None,
-        State::Present(entry) if entry.is_dir() => row(Some(entry.clone())),
-        State::Present(entry) if !holds_entries(registers, path)? => row(Some(entry.clone())),
-        State::Removed(_) if !holds_entries(registers, path)? => row(None),
-        State::Removed(removed) => row(Some(removed_directory(removed))),
-        State::Present(entry) => {
+    let stands = match &winner.state {
+        State::Present(entry) if entry.is_dir() => None,
+        State::Present(entry) if holds_entries(registers, path)? => {
             let Attrs {
                 uid, gid, mtime, ..
             } = entry.attrs;
-            let stands = directory(0o755, uid, gid, mtime);
-            losers.insert(0, winner);
-            row(Some(stands))
+            Some(directory(0o755, uid, gid, mtime))
         }
+        State::Removed(removed) if holds_entries(registers, path)? => {
+            Some(removed_directory(removed))
+        }
+        _ => None,
     };
-    Ok(Some(Projected { row, losers }))
+    if let Some(stands) = stands {
+        if winner.entry().is_some() {
+            losers.insert(0, winner);
+        }
+        return Ok(Some(Projected {
+            row: row(Some(stands)),
+            winner: None,
+            losers,
+        }));
+    }
+    Ok(Some(Projected {
+        row: match &winner.state {
+            State::Inherited => None,
+            State::Present(entry) => row(Some(entry.clone())),
+            State::Removed(_) => row(None),
+        },
+        winner: Some(winner),
+        losers,
+    }))
 }
 
 /// Returns the paths whose projection may differ once the registers of some paths have changed: those,

@@ -7,8 +7,9 @@ use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
 use alknet_fs_core::store::{
-    BranchId, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn, Store,
+    BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn, Store,
 };
+use alknet_fs_core::sync::{Conflict, conflicts};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
 use fastrand::Rng;
@@ -172,6 +173,17 @@ pub(crate) fn shown_bucket(store: &dyn Store, bucket: BucketId) -> BTreeMap<Stri
         shown.insert(branch.name, shown_at(&*txn, branch.id, None));
     }
     shown
+}
+
+/// Returns the conflicts of each branch of a bucket.
+pub(crate) fn conflicts_of(store: &dyn Store, bucket: BucketId) -> BTreeMap<String, Vec<Conflict>> {
+    let txn = store.read().unwrap();
+    let branches = txn.branches(bucket).unwrap().into_iter();
+    let of = |branch: BranchRecord| {
+        let chain = Chain::load(&*txn, branch.id, None).unwrap();
+        (branch.name, conflicts(&*txn, &chain).unwrap())
+    };
+    branches.map(of).collect()
 }
 
 fn shown_at(txn: &dyn ReadTxn, branch: BranchId, at: Option<Epoch>) -> Tree {
