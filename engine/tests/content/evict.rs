@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use alknet_fs::{ContentPolicy, ErrorKind, FsckOptions, GcOptions, Hash, OpenOptions, Store, Task};
+use alknet_fs::{
+    ContentPolicy, ErrorKind, FsckOptions, GcOptions, Hash, OpenOptions, Session, Store, Task,
+};
 use alknet_fs_core::store::Store as _;
+use parking_lot::Mutex;
 
 use crate::fake::{World, eventually, forget, large};
 
@@ -116,6 +120,71 @@ fn what_is_in_use_or_wanted_stays() {
     assert_eq!(evict(&world, 0).contents, 0);
     let report = world.store.fsck(&FsckOptions::new(), &Task::new()).unwrap();
     assert_eq!(report.problems, []);
+}
+
+#[test]
+fn what_comes_into_use_while_peers_are_asked_stays() {
+    type Use = (&'static str, fn(&World, &Hash) -> Option<Session>);
+    let uses: [Use; 7] = [
+        ("a promise", |world, hash| {
+            world.store.promise_contents(&[*hash]).unwrap();
+            None
+        }),
+        ("a session", |world, _| {
+            Some(world.main.open_session("/f", &OpenOptions::new()).unwrap())
+        }),
+        ("a delta", |world, _| {
+            world.main.copy("/f", "/delta").unwrap();
+            let session = world
+                .main
+                .open_session("/delta", &OpenOptions::new())
+                .unwrap();
+            session.write_at(5, b"other").unwrap();
+            session.close().unwrap();
+            None
+        }),
+        ("another bucket", |world, _| {
+            let own = world.store.bucket("own").unwrap().main().unwrap();
+            own.write("/f", large(1)).unwrap();
+            None
+        }),
+        ("a pin", |world, _| {
+            world.main.bucket().pin("/f").unwrap();
+            None
+        }),
+        ("a move to what is pinned", |world, _| {
+            world.main.mkdir("/kept").unwrap();
+            world.main.rename("/f", "/kept/f").unwrap();
+            None
+        }),
+        ("a policy", |world, _| {
+            let bucket = world.main.bucket();
+            bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+            None
+        }),
+    ];
+    for (name, come_into_use) in uses {
+        let world = Arc::new(with_source());
+        world.store.create_bucket("own").unwrap();
+        world.main.bucket().pin("/kept").unwrap();
+        let hash = shared(&world, "/f", &large(1));
+        let other = shared(&world, "/other", &large(2));
+        let session = Arc::new(Mutex::new(None));
+        let (within, kept) = (Arc::clone(&world), Arc::clone(&session));
+        *world.source.meanwhile.lock() = Some(Box::new(move || {
+            *kept.lock() = come_into_use(&within, &hash);
+        }));
+        evict(&world, 0);
+        assert!(world.is_here(&hash), "{name}");
+        // It does not keep the rest.
+        let policy = world.main.bucket().content_settings().unwrap().policy;
+        assert_eq!(
+            world.is_here(&other),
+            policy == ContentPolicy::Eager,
+            "{name}"
+        );
+        drop(session.lock().take());
+    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alknet_fs::{
@@ -41,11 +40,12 @@ pub(crate) struct Fake {
     changed: Condvar,
     /// Each call's wants.
     pub(crate) calls: Mutex<Vec<Vec<Want>>>,
+    /// Done once when the source is asked for anything, before it answers.
+    pub(crate) meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// What never comes.
     pub(crate) never: Mutex<HashSet<Hash>>,
     /// What peers say they hold and keep.
     pub(crate) held: Mutex<HashSet<Hash>>,
-    pub(crate) asked_for_holders: AtomicUsize,
     into: SqliteStore,
     contents: Contents,
 }
@@ -57,9 +57,9 @@ impl Fake {
             manner: Mutex::new(Manner::Honest),
             changed: Condvar::new(),
             calls: Mutex::default(),
+            meanwhile: Mutex::default(),
             never: Mutex::default(),
             held: Mutex::default(),
-            asked_for_holders: AtomicUsize::new(0),
             into: SqliteStore::open(into, alknet_fs_sqlite::Options::default()).unwrap(),
             contents: Contents::open_store(into, Config::default()).unwrap(),
         })
@@ -81,6 +81,13 @@ impl Fake {
         self.calls.lock().iter().flatten().cloned().collect()
     }
 
+    fn do_meanwhile(&self) {
+        let meanwhile = self.meanwhile.lock().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+    }
+
     fn bring(&self, want: &Want) -> bool {
         let Some(bytes) = self.has.lock().get(&want.hash).cloned() else {
             return false;
@@ -100,6 +107,7 @@ impl Fake {
 impl ContentSource for Fake {
     fn fetch(&self, wants: &[Want], fetch: &Fetch) {
         self.calls.lock().push(wants.to_vec());
+        self.do_meanwhile();
         for (at, want) in wants.iter().enumerate() {
             fetch.asking(at, "alice");
             let mut manner = self.manner.lock();
@@ -130,7 +138,7 @@ impl ContentSource for Fake {
     }
 
     fn holders(&self, _: BucketId, hashes: &[Hash], _: Instant) -> Vec<Vec<String>> {
-        self.asked_for_holders.fetch_add(1, Ordering::SeqCst);
+        self.do_meanwhile();
         let held = self.held.lock();
         let holder = |hash| match held.contains(hash) {
             true => vec!["alice".to_owned()],

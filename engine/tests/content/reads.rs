@@ -230,6 +230,20 @@ fn what_is_here_is_read_while_nobody_can_be_asked() {
 }
 
 #[test]
+fn a_read_that_fails_does_not_wait_again_because_something_else_was_committed() {
+    let world = World::new();
+    world.away("/f", b"data");
+    world.source.be(Manner::Broken);
+    world.store.set_content_source(Some(world.source.clone()));
+    let main = world.main.clone();
+    *world.source.meanwhile.lock() = Some(Box::new(move || main.write("/g", "g").unwrap()));
+    let error = world.main.read("/f").unwrap_err();
+    assert_unavailable(&error, &["the line is cut"]);
+    assert!(world.main.exists("/g").unwrap());
+    assert_eq!(world.source.calls.lock().len(), 1);
+}
+
+#[test]
 fn a_view_from_before_the_content_came_reads_it_all_the_same() {
     let world = World::new();
     world.away("/f", &large(1));
