@@ -131,13 +131,17 @@ fn what_comes_into_use_while_peers_are_asked_stays() {
             None
         }),
         ("a session", |world, _| {
-            Some(world.main.open_session("/f", &OpenOptions::new()).unwrap())
+            Some(
+                world
+                    .main
+                    .open_session("/d/f", &OpenOptions::new())
+                    .unwrap(),
+            )
         }),
         ("a delta", |world, _| {
-            world.main.copy("/f", "/delta").unwrap();
             let session = world
                 .main
-                .open_session("/delta", &OpenOptions::new())
+                .open_session("/d/f", &OpenOptions::new())
                 .unwrap();
             session.write_at(5, b"other").unwrap();
             session.close().unwrap();
@@ -149,12 +153,12 @@ fn what_comes_into_use_while_peers_are_asked_stays() {
             None
         }),
         ("a pin", |world, _| {
-            world.main.bucket().pin("/f").unwrap();
+            world.main.bucket().pin("/d/f").unwrap();
             None
         }),
         ("a move to what is pinned", |world, _| {
             world.main.mkdir("/kept").unwrap();
-            world.main.rename("/f", "/kept/f").unwrap();
+            world.main.rename("/d", "/kept/d").unwrap();
             None
         }),
         ("a policy", |world, _| {
@@ -167,7 +171,8 @@ fn what_comes_into_use_while_peers_are_asked_stays() {
         let world = Arc::new(with_source());
         world.store.create_bucket("own").unwrap();
         world.main.bucket().pin("/kept").unwrap();
-        let hash = shared(&world, "/f", &large(1));
+        world.main.mkdir("/d").unwrap();
+        let hash = shared(&world, "/d/f", &large(1));
         let other = shared(&world, "/other", &large(2));
         let session = Arc::new(Mutex::new(None));
         let (within, kept) = (Arc::clone(&world), Arc::clone(&session));
