@@ -146,6 +146,7 @@ pub fn fork(
         branch: parent.id,
         at,
         stays_live: false,
+        may_hide: false,
     };
     add(txn, parent.bucket, name, Some(base), Some(from), context)
 }
@@ -207,6 +208,7 @@ pub fn freeze_with(
             branch: id,
             at: Some(present),
             stays_live,
+            may_hide: false,
         }),
     };
     let epoch = Epoch(present.0 + 1);
@@ -425,6 +427,7 @@ pub fn restore(txn: &mut dyn WriteTxn, id: BranchId, name: &str, context: &Conte
             branch: id,
             at: Some(snapshot.epoch),
             stays_live: false,
+            may_hide: false,
         }),
     })?;
     let name = Some(name.to_owned());

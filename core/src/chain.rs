@@ -127,7 +127,10 @@ impl Chain {
                 return Err(broken());
             }
             spans.push(span);
-            if line.base.is_some_and(|base| base.at.is_none()) {
+            if line
+                .base
+                .is_some_and(|base| base.at.is_none() || base.may_hide)
+            {
                 settled.get_or_insert(spans.len());
             }
             next = line.base.map(|base| {

@@ -127,6 +127,9 @@ pub struct LineBase {
     /// Whether what the branch inherits live below that stays live, though its own writes after `at`
     /// do not show.
     pub stays_live: bool,
+    /// Whether rows of it may lie below what the branch shows as something else than a directory: as
+    /// with a live base, or a frozen one that was live when the branch was written.
+    pub may_hide: bool,
 }
 
 /// A snapshot: a named frozen layer.

@@ -242,6 +242,7 @@ fn line(branch: u32, start: u32, base: Option<(u32, Option<u32>)>) -> LineRecord
             branch: BranchId(branch),
             at: at.map(Epoch),
             stays_live: start == 7,
+            may_hide: start == 3,
         }),
     }
 }

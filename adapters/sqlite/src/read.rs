@@ -129,13 +129,13 @@ impl<H: Handle> ReadTxn for Txn<H> {
     }
 
     fn lines(&self, branch: BranchId) -> Result<Vec<LineRecord>> {
-        let sql = "SELECT branch, start, base_branch, base_epoch, stays_live FROM lines \
+        let sql = "SELECT branch, start, base_branch, base_epoch, stays_live, may_hide FROM lines \
                    WHERE branch = ? ORDER BY start";
         all(self.0.conn()?, sql, [branch.0], decode_line)
     }
 
     fn lines_on(&self, branch: BranchId) -> Result<Vec<LineRecord>> {
-        let sql = "SELECT branch, start, base_branch, base_epoch, stays_live FROM lines \
+        let sql = "SELECT branch, start, base_branch, base_epoch, stays_live, may_hide FROM lines \
                    WHERE base_branch = ? ORDER BY branch, start";
         all(self.0.conn()?, sql, [branch.0], decode_line)
     }
@@ -733,6 +733,7 @@ fn decode_line(row: &rusqlite::Row<'_>) -> Result<LineRecord> {
                 _ => Some(Epoch(f.number(3, "base_epoch")?)),
             },
             stays_live: f.flag(4, "stays_live")?,
+            may_hide: f.flag(5, "may_hide")?,
         }),
     };
     Ok(LineRecord {

@@ -30,6 +30,7 @@ CREATE TABLE lines (
     base_branch INTEGER,          -- branches.id of what shows through; NULL: nothing does
     base_epoch  INTEGER,          -- the last epoch that shows through; NULL: later writes do too
     stays_live  INTEGER NOT NULL, -- 1: what is live below the base stays so after base_epoch; else 0
+    may_hide    INTEGER NOT NULL, -- 1: rows of the base may lie below what is no directory; else 0
     PRIMARY KEY (branch, start)
 ) STRICT, WITHOUT ROWID;
 

@@ -123,8 +123,9 @@ impl WriteTxn for Txn<WriteHandle> {
     }
 
     fn add_line(&mut self, line: &LineRecord) -> Result<()> {
-        let sql = "INSERT INTO lines (branch, start, base_branch, base_epoch, stays_live) \
-                   VALUES (?1, ?2, ?3, ?4, ?5)";
+        let sql = "INSERT INTO lines \
+                   (branch, start, base_branch, base_epoch, stays_live, may_hide) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let base_branch = line.base.map(|base| base.branch.0);
         let base_epoch = line.base.and_then(|base| base.at).map(|epoch| epoch.0);
         let stays_live = line.base.is_some_and(|base| base.stays_live);
@@ -134,6 +135,7 @@ impl WriteTxn for Txn<WriteHandle> {
             base_branch,
             base_epoch,
             stays_live,
+            line.base.is_some_and(|base| base.may_hide),
         );
         change(self.0.conn()?, sql, params).map(drop)
     }

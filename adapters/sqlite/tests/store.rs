@@ -163,6 +163,7 @@ fn records_come_back_as_they_were_written() {
             branch: BranchId(1),
             at: Some(Epoch(4)),
             stays_live: true,
+            may_hide: true,
         }),
     };
     let snapshot = SnapshotRecord {
@@ -807,12 +808,12 @@ fn check_names_what_refers_to_nothing() {
     let conn = sqlite(&dir);
     for (sql, undo, want) in [
         (
-            "INSERT INTO lines VALUES (9, 1, NULL, NULL)",
+            "INSERT INTO lines VALUES (9, 1, NULL, NULL, 0, 0)",
             "DELETE FROM lines",
             "branch 9",
         ),
         (
-            "INSERT INTO lines VALUES (1, 1, 2, 1)",
+            "INSERT INTO lines VALUES (1, 1, 2, 1, 0, 0)",
             "DELETE FROM lines",
             "newer",
         ),

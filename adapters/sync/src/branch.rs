@@ -8,8 +8,8 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, Row, WriteTxn};
 use alknet_fs_core::sync::{
     About, AboutBranch, AboutSnapshot, AboutState, Clock, Conflict, Cut, Key, MAX_FRAME, Projected,
-    Registers, ReplicaId, Scope, Value, VersionVector, affected, forget_settled, hide_below,
-    note_conflicts, outgoing, project, settle, show,
+    Registers, ReplicaId, Scope, Value, VersionVector, affected, forget_settled, note_conflicts,
+    outgoing, project, settle, show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
 use automerge::ChangeHash;
@@ -500,11 +500,7 @@ impl Branch {
         now: Timestamp,
     ) -> Result<Vec<Change>> {
         let paths = self.paths(txn)?;
-        let shown = self.show(txn, chain, paths.clone(), now)?;
-        if let Some((base, Some(at))) = chain.base() {
-            let base = Chain::load(txn, base, Some(at))?;
-            hide_below(txn, chain, &base, &paths)?;
-        }
+        let shown = self.show(txn, chain, paths, now)?;
         shown.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a new branch holds something"))
     }
 

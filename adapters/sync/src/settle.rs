@@ -412,6 +412,7 @@ fn line(base: Option<(BranchId, Option<Epoch>)>) -> Option<LineBase> {
         branch,
         at,
         stays_live: false,
+        may_hide: at.is_some(),
     })
 }
 

@@ -87,6 +87,7 @@ impl Node {
                     branch,
                     at,
                     stays_live: false,
+                    may_hide: false,
                 });
                 branch::rebase(&mut *txn, chain.branch(), base).unwrap();
                 let chain = Chain::load(&*txn, chain.branch(), None).unwrap();

@@ -34,7 +34,7 @@ pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope
 pub use peer::{Pace, Peer, Replica};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
-pub use rows::{changes_between, earlier, hide_below, outgoing, show};
+pub use rows::{changes_between, earlier, outgoing, show};
 pub use vector::VersionVector;
 
 use std::fmt;

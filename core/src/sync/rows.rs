@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::event::{Change, Op};
 use crate::path::TreePath;
 use crate::store::{ReadTxn, Row, WriteTxn};
-use crate::tree::{Walk, walk};
 
 /// Returns the values that registers must get so that they say what the branch holds now, where
 /// `changes` were committed since they last did.
@@ -247,42 +246,6 @@ pub fn show(
         changes.extend(change(path, before, after));
     }
     Ok(Some(changes))
-}
-
-/// Hides what a frozen base holds below paths at which the branch has something else than a directory.
-///
-/// Where the branch was written its base was live, and nothing below such a path showed through.
-///
-/// # Errors
-/// Those of the store.
-pub fn hide_below(
-    txn: &mut dyn WriteTxn,
-    chain: &Chain,
-    base: &Chain,
-    paths: &BTreeSet<TreePath>,
-) -> Result<()> {
-    let mut hidden = Vec::new();
-    for path in paths {
-        let own = own_row(txn, chain, path)?;
-        let hides = own.is_some_and(|row| !row.entry.is_some_and(|entry| entry.is_dir()));
-        if hides && base.lookup(txn, path)?.is_some_and(|entry| entry.is_dir()) {
-            walk(txn, base, path, &mut |below, entry| {
-                hidden.push((below.clone(), entry.id()));
-                Ok(Walk::Continue)
-            })?;
-        }
-    }
-    for (path, id) in hidden {
-        if own_row(txn, chain, &path)?.is_none() {
-            let row = Row {
-                entry: None,
-                base: Some(id),
-            };
-            let (parent, name) = (path.parent_str(), path.name());
-            txn.put_row(chain.bucket(), parent, name, chain.write_layer(), &row)?;
-        }
-    }
-    Ok(())
 }
 
 /// Returns what changed from one chain to another of the same branch.
