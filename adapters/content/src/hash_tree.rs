@@ -268,20 +268,55 @@ pub fn subtree<N: Nodes + ?Sized>(nodes: &N, groups: Range<u64>) -> Result<Cv> {
     }
 }
 
+/// Returns the node at a position of nodes in post-order.
+fn node_of(nodes: &[u8], position: u64) -> Result<Cv> {
+    let at = usize::try_from(position * CV_LEN).unwrap_or(usize::MAX);
+    nodes
+        .get(at..)
+        .and_then(|tail| tail.first_chunk())
+        .copied()
+        .ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "the hash tree is too short"))
+}
+
 /// Nodes in post-order in memory.
 impl Nodes for &[u8] {
     fn node(&self, level: u32, index: u64) -> Result<Cv> {
-        let at = usize::try_from(position(level, index) * CV_LEN).unwrap_or(usize::MAX);
-        self.get(at..)
-            .and_then(|tail| tail.first_chunk())
-            .copied()
-            .ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "the hash tree is too short"))
+        node_of(self, position(level, index))
     }
 }
 
 impl Nodes for Vec<u8> {
     fn node(&self, level: u32, index: u64) -> Result<Cv> {
         self.as_slice().node(level, index)
+    }
+}
+
+/// A part of a tree in a file, so that neighbours are read at once.
+#[derive(Debug, Default)]
+pub(crate) struct NodeBlock {
+    start: u64,
+    nodes: Vec<u8>,
+}
+
+impl NodeBlock {
+    /// How many nodes are read at once: a page.
+    const LEN: u64 = 128;
+
+    /// Returns the node at a position; `read` fills a buffer from an offset, as far as the file goes.
+    pub(crate) fn node(
+        &mut self,
+        position: u64,
+        read: impl FnOnce(u64, &mut [u8]) -> Result<usize>,
+    ) -> Result<Cv> {
+        let end = self.start + self.nodes.len() as u64 / CV_LEN;
+        if !(self.start..end).contains(&position) {
+            self.start = position - position % Self::LEN;
+            self.nodes.resize((Self::LEN * CV_LEN) as usize, 0);
+            let len = read(self.start * CV_LEN, &mut self.nodes);
+            self.nodes.truncate(*len.as_ref().unwrap_or(&0));
+            len?;
+        }
+        node_of(&self.nodes, position - self.start)
     }
 }
 

@@ -21,10 +21,10 @@ use parking_lot::Mutex;
 use crate::contents::{Contents, Prepared};
 use crate::files::{Area, FileHandle, Files, Listed};
 use crate::hash_tree::{
-    CV_LEN, Cv, GROUP_LEN, Nodes, TreeBuilder, group_count, is_complete, merge, merge_root,
-    node_count, position, spine_slot,
+    CV_LEN, Cv, GROUP_LEN, NodeBlock, Nodes, TreeBuilder, group_count, is_complete, merge,
+    merge_root, node_count, position, spine_slot,
 };
-use crate::staged::{MOVED, SECOND_NAME, SharedPlace, StagedFile, WRITEBACK, remove_if_there};
+use crate::staged::{MOVED, SECOND_NAME, SharedPlace, StagedFile, remove_if_there};
 
 /// The number of bytes of a BLAKE3 chunk, the smallest piece that can be verified.
 pub const CHUNK_LEN: u64 = 1024;
@@ -42,8 +42,8 @@ const LOOKS: u32 = 3;
 const LOOK: Duration = Duration::from_millis(1);
 /// How many nodes wait to be written.
 const NODES_MAX: usize = 1024;
-/// How many bytes arrive between two syncs.
-const CHECKPOINT: u64 = 32 << 20;
+/// How many bytes arrive between two syncs, at least.
+const CHECKPOINT: u64 = 16 << 20;
 
 /// Returns the number of chunks a content has: at least one.
 pub fn chunk_count(size: u64) -> u64 {
@@ -760,11 +760,6 @@ impl Partial {
         self.groups.insert(group..group + 1);
         self.fresh.insert(group..group + 1);
         self.unsynced += bytes.len() as u64;
-        let end = (group + 1) * GROUP_LEN;
-        if self.journal.is_some() && end.is_multiple_of(WRITEBACK) {
-            let start = end - WRITEBACK;
-            self.reader.data.start_writeback(start, WRITEBACK);
-        }
         Ok(())
     }
 
@@ -863,8 +858,12 @@ impl Partial {
                 return Ok(Hash::of(&bytes));
             }
             let mut builder = TreeBuilder::default();
+            let mut block = NodeBlock::default();
             for group in 0..group_count(size) {
-                builder.push(self.reader.node(0, group)?);
+                let node = block.node(position(0, group), |at, nodes| {
+                    Ok(self.reader.tree.read_full_at(nodes, at)?)
+                })?;
+                builder.push(node);
                 append(&builder.take_nodes())?;
             }
             builder.finish().ok_or_else(differs)

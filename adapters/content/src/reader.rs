@@ -1,5 +1,6 @@
 //! Reading contents.
 
+use std::cell::RefCell;
 use std::io;
 use std::iter::Peekable;
 use std::ops::ControlFlow;
@@ -10,7 +11,9 @@ use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 
 use crate::delta::{Delta, Piece};
 use crate::files::{Area, FileHandle, Files};
-use crate::hash_tree::{CV_LEN, Cv, Nodes, TreeHasher, ZERO_LEVEL, node_at, position, zeros_node};
+use crate::hash_tree::{
+    CV_LEN, Cv, NodeBlock, Nodes, TreeHasher, ZERO_LEVEL, node_at, position, zeros_node,
+};
 
 /// No chain this deep is ever written: a deeper one is a cycle.
 const DEPTH_LIMIT: u32 = 1024;
@@ -377,7 +380,8 @@ impl ContentReader {
                 let hash = &self.hash;
                 let files = self.files.as_ref().ok_or(ErrorKind::Unsupported)?;
                 let opened = files.open(Area::Blobs, &format!("{hash}{TREE}"));
-                TreeSource::File(opened.map_err(|e| broken(hash, TREE, e))?)
+                let file = opened.map_err(|e| broken(hash, TREE, e))?;
+                TreeSource::File(file, RefCell::default())
             }
             Body::File { nodes, .. } => TreeSource::Slice(nodes),
             Body::Delta(body) => TreeSource::Delta {
@@ -404,7 +408,7 @@ pub(crate) struct Tree<'a> {
 enum TreeSource<'a> {
     Bytes(Vec<u8>),
     Slice(&'a [u8]),
-    File(Arc<dyn FileHandle>),
+    File(Arc<dyn FileHandle>, RefCell<NodeBlock>),
     Delta {
         body: &'a DeltaBody,
         base: Option<Box<Tree<'a>>>,
@@ -449,7 +453,7 @@ impl TreeCheck<'_> {
                 fits = nodes.starts_with(computed);
             }
             (TreeSource::Bytes(_), _) => {}
-            (TreeSource::File(file), _) => {
+            (TreeSource::File(file, _), _) => {
                 let reader = self.tree.reader;
                 reader.fill_from(&**file, TREE, start, &mut self.buf)?;
                 fits = self.buf == computed;
@@ -475,10 +479,16 @@ impl Nodes for Tree<'_> {
         match &self.source {
             TreeSource::Bytes(nodes) => nodes.node(level, index),
             TreeSource::Slice(nodes) => nodes.node(level, index),
-            TreeSource::File(file) => {
-                let mut node = [0; CV_LEN as usize];
-                reader.fill_from(&**file, TREE, position(level, index) * CV_LEN, &mut node)?;
-                Ok(node)
+            TreeSource::File(file, block) => {
+                let read = |at, nodes: &mut [u8]| Ok(file.read_full_at(nodes, at)?);
+                let node = block.borrow_mut().node(position(level, index), read);
+                node.map_err(|e| match e.kind() {
+                    ErrorKind::Corrupt => {
+                        let hash = reader.hash;
+                        corrupt(&hash, format_args!("blobs/{hash}{TREE} is cut off"))
+                    }
+                    _ => e,
+                })
             }
             TreeSource::Delta { body, base } => {
                 let delta = &body.delta;

@@ -127,10 +127,7 @@ fn a_fault_at_any_call_leaves_all_or_nothing() {
             }
             if fault != Fault::ShortWrite {
                 // Only removing a file that is not needed may fail unnoticed.
-                assert!(
-                    failures > calls * 9 / 10,
-                    "{fault:?}: {failures} of {calls}"
-                );
+                assert!(failures + 15 > calls, "{fault:?}: {failures} of {calls}");
             }
         }
     }
