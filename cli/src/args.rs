@@ -46,7 +46,10 @@ const GROUPS: &[(&str, &[&str])] = &[
         "Branches",
         &["branch", "snapshot", "diff", "share-check", "bucket"],
     ),
-    ("Changes", &["log", "watch", "sessions"]),
+    (
+        "Changes",
+        &["log", "watch", "sessions", "conflicts", "resolve"],
+    ),
     (
         "Contents that are elsewhere",
         &["fetch", "pin", "unpin", "evict", "policy"],
@@ -361,6 +364,32 @@ pub(crate) enum Command {
         "alkfs policy --cache-limit 50G  # of the whole store; \"none\" for no limit"
     ))]
     Policy(Policy),
+    /// List what nodes wrote to one path without knowing of each other
+    #[command(
+        after_help = examples!(
+            "alkfs conflicts                 # of all branches of the bucket"
+            "alkfs conflicts agent-a"
+            "alkfs --json conflicts | jq -r .path"
+        ),
+        long_about = "List what nodes wrote to one path without knowing of each other.\n\nOn all \
+            nodes the same one wins and is shown: an edit over a removal, a directory over a file, \
+            else the later one. The others are kept until somebody decides, by `alkfs resolve` or by \
+            writing the path. Branches and snapshots that were given one name on several nodes are \
+            listed too; to rename or delete one of them settles it."
+    )]
+    Conflicts(Conflicts),
+    /// Decide a conflict, on all nodes
+    #[command(
+        after_help = examples!(
+            "alkfs resolve /notes.txt --keep winner   # what is shown"
+            "alkfs resolve /notes.txt --keep 1        # the first of the others"
+            "alkfs resolve /notes.txt --keep both     # the others beside it, under other names"
+        ),
+        long_about = "Decide a conflict, on all nodes. See `alkfs conflicts` for the sides that there \
+            are.\n\nA side that is a removal removes what is shown, and one that is a file takes the \
+            place of a directory with all that is in it."
+    )]
+    Resolve(Resolve),
     /// Check the store; the exit status is 1 where something is wrong
     #[command(after_help = examples!(
         "alkfs fsck                      # read and verify everything"
@@ -770,6 +799,40 @@ pub(crate) struct Watch {
     /// Changes of all branches of the bucket
     #[arg(short, long)]
     pub(crate) all_branches: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Conflicts {
+    /// The branch; none lists those of all branches
+    #[arg(value_name = "BRANCH")]
+    pub(crate) of: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Resolve {
+    /// The path
+    pub(crate) path: String,
+    /// What is to be at the path: "winner", the number of one of the others, or "both"
+    #[arg(long, value_name = "winner|N|both", value_parser = keep_side)]
+    pub(crate) keep: KeepSide,
+}
+
+/// A side of a conflict, as `alkfs conflicts` names it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KeepSide {
+    Winner,
+    /// Counted from 1.
+    Other(usize),
+    Both,
+}
+
+fn keep_side(text: &str) -> Result<KeepSide, String> {
+    match (text, text.parse()) {
+        ("winner", _) => Ok(KeepSide::Winner),
+        ("both", _) => Ok(KeepSide::Both),
+        (_, Ok(n)) if n > 0 => Ok(KeepSide::Other(n)),
+        _ => Err("it is \"winner\", a number from 1, or \"both\"".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

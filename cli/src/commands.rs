@@ -1,6 +1,7 @@
 //! The commands, by group.
 
 mod branches;
+mod conflicts;
 mod content;
 mod demo;
 mod files;
@@ -37,6 +38,8 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Diff(args) => history::diff(app, &args),
         Command::Log(args) => history::log(app, &args),
         Command::Watch(args) => history::watch(app, &args),
+        Command::Conflicts(args) => conflicts::conflicts(app, &args),
+        Command::Resolve(args) => conflicts::resolve(app, &args),
         Command::Sessions(command) => sessions::run(app, command),
         Command::Fetch(args) => content::fetch(app, &args),
         Command::Pin(args) => content::pin(app, &args),

@@ -26,6 +26,7 @@ pub mod aio;
 mod batch;
 mod branch;
 mod bucket;
+mod conflicts;
 mod content;
 mod file;
 mod fsck;
@@ -48,6 +49,7 @@ pub use alknet_fs_core::store::{
     BranchId, BucketId, ContentForm, Durability, Epoch, Retention, SessionId, SessionRecord,
     SnapshotRecord, Staging,
 };
+pub use alknet_fs_core::sync::{Keep, ReplicaId, Resolution};
 pub use alknet_fs_core::tree::{Follow, Walk};
 pub use alknet_fs_core::{
     Attrs, Change, Cursor, DirEntry, Entry, EntryId, Error, ErrorKind, Event, EventFilter, Hash,
@@ -57,6 +59,7 @@ pub use alknet_fs_core::{
 pub use batch::Batch;
 pub use branch::Branch;
 pub use bucket::{BranchInfo, Bucket, TreeRef};
+pub use conflicts::{Conflict, NameConflict, Side, SideWritten};
 pub use content::{
     ContentPolicy, ContentQueue, ContentService, ContentSettings, ContentSource, EvictReport,
     Fetch, FetchReport, Fetching, Outcome, PROMISE, Priority, Unfetched, Want,

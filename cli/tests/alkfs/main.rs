@@ -4,6 +4,7 @@
 
 mod bench;
 mod branches;
+mod conflicts;
 mod content;
 mod demo;
 mod files;
