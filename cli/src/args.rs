@@ -50,6 +50,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         "Changes",
         &["log", "watch", "sessions", "conflicts", "resolve"],
     ),
+    ("Other nodes", &["node", "share", "join", "peers", "sync"]),
     (
         "Contents that are elsewhere",
         &["fetch", "pin", "unpin", "evict", "policy"],
@@ -311,6 +312,57 @@ pub(crate) enum Command {
         "alkfs sessions clean"
     ))]
     Sessions(SessionsCommand),
+    /// Make a ticket by which another node gets a bucket
+    #[command(
+        after_help = examples!(
+            "alkfs share                     # the default bucket, to read and write"
+            "alkfs share work --read-only --expires 7d"
+            "alkfs share work --branch docs  # one branch, and to read what it inherits"
+            "alkfs --quiet share work | ssh other alkfs join -"
+        ),
+        long_about = "Make a ticket by which another node gets a bucket.\n\nWhoever has the ticket is \
+            let in, until it expires or is revoked (`alkfs peers revoke`): hand it over in private. \
+            With --branch, only that branch is shared."
+    )]
+    Share(Share),
+    /// Get a bucket that another node shares
+    #[command(
+        after_help = examples!(
+            "alkfs join alkfsah3q..."
+            "alkfs join alkfsah3q... --as their-work"
+            "alkfs join - < ticket.txt"
+        ),
+        long_about = "Get a bucket that another node shares.\n\nThe bucket is made here and kept the \
+            same as there for as long as `alkfs node` runs, after a restart too. Contents come when \
+            they are read; see `alkfs policy` and `alkfs pin`."
+    )]
+    Join(Join),
+    /// List, name and revoke the nodes that this one shares with
+    #[command(subcommand, after_help = examples!(
+        "alkfs peers list"
+        "alkfs peers name 5f1c08 laptop"
+        "alkfs peers revoke laptop"
+    ))]
+    Peers(PeersCommand),
+    /// Show how it stands with other nodes, or leave a bucket to itself
+    #[command(subcommand, after_help = examples!(
+        "alkfs sync status"
+        "alkfs sync status --wait 60     # until all is synced"
+    ))]
+    Sync(SyncCommand),
+    /// Run the node: keep shared buckets the same as those of other nodes, until Ctrl-C
+    #[command(
+        after_help = examples!(
+            "alkfs node"
+            "alkfs node --loopback           # for nodes on this machine only"
+            "alkfs node --port 4919"
+            "alkfs node --relay https://relay.example.org"
+        ),
+        long_about = "Run the node: keep shared buckets the same as those of other nodes, until \
+            Ctrl-C.\n\nOne process runs the node of a store; the others use the store meanwhile. Unless \
+            asked, it uses no relays and no name servers, and sends nothing but to its peers."
+    )]
+    Node(RunNode),
     /// Fetch contents that are not here from peers; the exit status is 1 where some cannot be had
     #[command(
         after_help = examples!(
@@ -833,6 +885,103 @@ fn keep_side(text: &str) -> Result<KeepSide, String> {
         (_, Ok(n)) if n > 0 => Ok(KeepSide::Other(n)),
         _ => Err("it is \"winner\", a number from 1, or \"both\"".to_owned()),
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Share {
+    /// The bucket [default: that of --bucket]
+    #[arg(value_name = "BUCKET")]
+    pub(crate) name: Option<String>,
+    /// Let it only be read
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// For how long, such as 12h or 7d [default: for good]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) expires: Option<Duration>,
+    /// What to call the grant in `alkfs peers grants`
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Join {
+    /// The ticket; - reads it from standard input
+    pub(crate) ticket: String,
+    /// What to call the bucket here [default: its name there]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Make one bucket of it and the one here that has its name
+    #[arg(long)]
+    pub(crate) merge: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersCommand {
+    /// List the nodes that were let in or joined, and what each may do
+    #[command(after_help = examples!("alkfs peers list"))]
+    List,
+    /// List what was shared, used or not
+    #[command(after_help = examples!("alkfs peers grants"))]
+    Grants,
+    /// Give a node a name
+    #[command(after_help = examples!("alkfs peers name 5f1c08 laptop"))]
+    Name {
+        /// Its key, the beginning of it, or its name
+        peer: String,
+        /// The new name
+        name: String,
+    },
+    /// Take everything back that a node was given, or one grant from all who use it
+    #[command(
+        after_help = examples!("alkfs peers revoke laptop" "alkfs peers revoke 5f1c08"),
+        long_about = "Take everything back that a node was given, or one grant from all who use \
+            it.\n\nThe node is let in no longer, from this moment on. What it has already, it keeps. \
+            The tickets that it used let nobody new in any more, since it could come again with \
+            another key."
+    )]
+    Revoke {
+        /// The node's key, the beginning of it, or its name; or a grant of `alkfs peers grants`
+        who: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SyncCommand {
+    /// Show for each node and bucket whether it is connected, and how much each side is behind
+    #[command(
+        after_help = examples!("alkfs sync status" "alkfs sync status --wait 60"),
+        long_about = "Show for each node and bucket whether it is connected, and how much each side is \
+            behind.\n\n\"synced\" is said only where the node knows all that is known here, and holds \
+            the contents."
+    )]
+    Status {
+        /// Wait until all is synced, at most so long; the exit status is 1 where it is not
+        #[arg(long, value_name = "SECS", value_parser = parse_duration)]
+        wait: Option<Duration>,
+    },
+    /// Stop keeping a joined bucket the same as elsewhere; the bucket stays
+    #[command(after_help = examples!("alkfs sync leave their-work"))]
+    Leave {
+        /// The bucket
+        #[arg(value_name = "BUCKET")]
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunNode {
+    /// Listen on this machine only
+    #[arg(long)]
+    pub(crate) loopback: bool,
+    /// Listen on this UDP port [default: a free one, and from then on the same]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Use this relay for nodes that cannot be reached directly; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub(crate) relay: Vec<alknet_fs::node::RelayUrl>,
+    /// Use the relays and name servers that n0 runs for everybody
+    #[arg(long, conflicts_with = "relay")]
+    pub(crate) n0: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ mod files;
 mod history;
 mod records;
 mod sessions;
+mod sync;
 mod transfer;
 mod upkeep;
 
@@ -41,6 +42,11 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Conflicts(args) => conflicts::conflicts(app, &args),
         Command::Resolve(args) => conflicts::resolve(app, &args),
         Command::Sessions(command) => sessions::run(app, command),
+        Command::Share(args) => sync::share(app, &args),
+        Command::Join(args) => sync::join(app, &args),
+        Command::Peers(command) => sync::peers(app, command),
+        Command::Sync(command) => sync::sync(app, command),
+        Command::Node(args) => sync::node(app, &args),
         Command::Fetch(args) => content::fetch(app, &args),
         Command::Pin(args) => content::pin(app, &args),
         Command::Unpin(args) => content::unpin(app, &args),

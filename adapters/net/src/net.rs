@@ -231,6 +231,14 @@ impl Net {
         self.inner.begun.subscribe()
     }
 
+    /// Returns since when there is the connection with a peer that there is now.
+    pub fn connected_since(&self, peer: EndpointId) -> Option<Instant> {
+        let connections = self.inner.connections.lock();
+        let held = connections.get(&peer)?;
+        let open = held.connection.close_reason().is_none();
+        open.then_some(held.since)
+    }
+
     /// Returns the peers that converse with this node about a bucket now.
     pub fn peers_on(&self, bucket: BucketUid) -> Vec<EndpointId> {
         let links = self.inner.links.lock();

@@ -12,6 +12,7 @@ mod history;
 #[cfg(target_os = "linux")]
 mod progress;
 mod sessions;
+mod sync;
 mod trees;
 mod upkeep;
 mod usage;

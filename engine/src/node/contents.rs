@@ -33,6 +33,9 @@ const DIALLING: Duration = Duration::from_secs(10);
 /// How often it is looked whether a fetch is over, or a peer is there.
 const STEP: Duration = Duration::from_millis(20);
 
+/// How often a fetch goes on with a peer after its connection broke.
+const ATTEMPTS: u32 = 3;
+
 /// How often it is looked what peers hold.
 const LOOKING: Duration = Duration::from_millis(500);
 
@@ -211,7 +214,8 @@ pub(super) struct Source {
     endpoint: Endpoint,
     fetcher: Fetcher,
     readers: Readers,
-    connections: Arc<Mutex<HashMap<EndpointId, Connection>>>,
+    /// The connections for contents, and since when each is there.
+    connections: Arc<Mutex<HashMap<EndpointId, (Connection, Instant)>>>,
 }
 
 impl Source {
@@ -247,8 +251,24 @@ impl Source {
         }
     }
 
+    /// Closes connections to peers that have come again since, maybe as another process: what waits
+    /// on one would wait until its time is over.
+    pub(super) async fn part_with_old(&self) {
+        let net = self.net.lock().await;
+        let mut connections = self.connections.lock();
+        connections.retain(|peer, (connection, since)| {
+            let came = net.as_ref().and_then(|net| net.connected_since(*peer));
+            let is_old = came.is_some_and(|came| came > *since);
+            if is_old {
+                connection.close(0u32.into(), b"the peer came again");
+            }
+            !is_old
+        });
+    }
+
     async fn connect(&self, peer: EndpointId) -> Result<Connection, String> {
-        if let Some(connection) = self.connections.lock().get(&peer)
+        self.part_with_old().await;
+        if let Some((connection, _)) = self.connections.lock().get(&peer)
             && connection.close_reason().is_none()
         {
             return Ok(connection.clone());
@@ -262,7 +282,7 @@ impl Source {
         match timeout(DIALLING, connecting).await {
             Ok(Ok(connection)) => {
                 let mut connections = self.connections.lock();
-                connections.insert(peer, connection.clone());
+                connections.insert(peer, (connection.clone(), Instant::now()));
                 Ok(connection)
             }
             Ok(Err(e)) => Err(format!("not reachable: {e}")),
@@ -276,6 +296,7 @@ impl Source {
         let mut tried = HashSet::new();
         let mut asked = Vec::new();
         let mut failed: HashMap<Hash, String> = HashMap::new();
+        let mut again = ATTEMPTS;
         loop {
             let peers = self.peers(bucket).await;
             let Some(peer) = peers.into_iter().find(|peer| !tried.contains(peer)) else {
@@ -340,6 +361,10 @@ impl Source {
             }
             if wants.is_empty() {
                 return;
+            }
+            if connection.close_reason().is_some() && again > 0 {
+                again -= 1;
+                tried.remove(&peer);
             }
         }
         for (at, want) in wants {

@@ -180,7 +180,7 @@ impl Node {
                 _alone: alone,
             }),
         };
-        let looking = source.clone();
+        let (looking, parting) = (source.clone(), source.clone());
         let service = Arc::new(store.serve_contents(Arc::new(source))?);
         let told = Arc::downgrade(&service);
         if let Some(running) = &mut node.running {
@@ -188,6 +188,7 @@ impl Node {
             running.runtime.spawn(looking.look());
             running.runtime.spawn(async move {
                 while arrivals.changed().await.is_ok() {
+                    parting.part_with_old().await;
                     let told = told.clone();
                     let retried = tokio::task::spawn_blocking(move || match told.upgrade() {
                         Some(service) => service.retry(),

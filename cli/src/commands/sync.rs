@@ -1,0 +1,523 @@
+//! Sharing buckets with other nodes: tickets, peers, and the node itself.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use alknet_fs::node::{
+    Access, Behind, Bind, GrantInfo, JoinOptions, MissingContents, Node, NodeOptions, PeerStatus,
+    Relays, ShareOptions, Ticket,
+};
+use alknet_fs::{Error, ErrorKind};
+use serde::Serialize;
+
+use crate::app::App;
+use crate::args::{Join, PeersCommand, RunNode, Share, SyncCommand};
+use crate::failure::{Failure, Result};
+use crate::output::{self, BOLD, Cell, DIM, GOOD, MINUTE, Table, WARN, count, printable, size};
+
+/// How many letters of a key are shown where it only has to be told from others.
+const SHORT: usize = 10;
+
+#[derive(Serialize)]
+struct ShareRecord<'a> {
+    op: &'static str,
+    bucket: &'a str,
+    ticket: String,
+    access: Access,
+    branches: &'a [String],
+    grant: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+}
+
+pub(crate) fn share(app: &App, args: &Share) -> Result<()> {
+    let store = app.store()?;
+    let bucket = args.name.as_deref().unwrap_or_else(|| app.bucket_name());
+    let mut options = ShareOptions::new().read_only(args.read_only);
+    if let Some(tree) = &app.global.branch {
+        if tree.snapshot.is_some() {
+            let why = "a snapshot is shared with its branch: name the branch alone";
+            let error = Error::with_detail(ErrorKind::InvalidInput, why);
+            return Err(error.op("share").path(tree).into());
+        }
+        options = options.branch(&tree.branch);
+    }
+    if let Some(time) = args.expires {
+        options = options.expires_in(time);
+    }
+    if let Some(label) = &args.label {
+        options = options.name(label);
+    }
+    let ticket = store.share(bucket, &options)?;
+    let record = ShareRecord {
+        op: "share",
+        bucket,
+        ticket: ticket.to_string(),
+        access: ticket.access,
+        branches: &ticket.branches,
+        grant: ticket.grant.to_string(),
+        expires: ticket.expires.map(output::rfc3339),
+    };
+    app.out.record(&record)?;
+    app.out.line(&record.ticket)?;
+    app.out.note(format_args!(
+        "whoever has this ticket may {} {}: hand it over in private, and `alkfs join` it there",
+        match ticket.access {
+            Access::Read => "read",
+            Access::Write => "read and change",
+        },
+        printable(bucket),
+    ));
+    if store.sync_status()?.running.is_none() {
+        app.out
+            .note("nobody can join before `alkfs node` runs here");
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct JoinRecord<'a> {
+    op: &'static str,
+    bucket: String,
+    peer: String,
+    access: Access,
+    branches: &'a [String],
+    running: bool,
+}
+
+pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
+    let text = match args.ticket.as_str() {
+        "-" => {
+            let mut text = String::new();
+            let read = std::io::stdin().take(1 << 20).read_to_string(&mut text);
+            read.map_err(|e| Error::from(e).op("join").path("standard input"))?;
+            text
+        }
+        text => text.to_owned(),
+    };
+    let ticket: Ticket = text.parse().map_err(|e: Error| e.op("join"))?;
+    let mut options = JoinOptions::new().merge(args.merge);
+    if let Some(name) = &args.name {
+        options = options.name(name);
+    }
+    let store = app.store()?;
+    let bucket = match store.join(&ticket, &options) {
+        Err(e) if e.is_already_exists() => {
+            let hint = "`--as NAME` gives the joined bucket another name, `--merge` makes one bucket \
+                        of the two";
+            return Err(Failure::with_hint(e, hint));
+        }
+        joined => joined?.name()?,
+    };
+    let running = store.sync_status()?.running.is_some();
+    let record = JoinRecord {
+        op: "join",
+        peer: ticket.addr.id.to_string(),
+        access: ticket.access,
+        branches: &ticket.branches,
+        running,
+        bucket,
+    };
+    let name = app.out.paint(BOLD, printable(&record.bucket));
+    app.out
+        .done(&record, format_args!("joined the bucket {name}"))?;
+    if !running {
+        app.out.note("nothing comes before `alkfs node` runs here");
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct GrantRecord<'a> {
+    grant: String,
+    bucket: Option<&'a str>,
+    access: Access,
+    branches: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    created: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked: Option<String>,
+    peers: &'a [String],
+}
+
+impl<'a> GrantRecord<'a> {
+    fn new(grant: &'a GrantInfo) -> Self {
+        Self {
+            grant: grant.id.to_string(),
+            bucket: grant.bucket.as_deref(),
+            access: grant.access,
+            branches: &grant.branches,
+            label: grant.name.as_deref(),
+            created: output::rfc3339(grant.created),
+            expires: grant.expires.map(output::rfc3339),
+            revoked: grant.revoked.map(output::rfc3339),
+            peers: &grant.peers,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PeerRecord<'a> {
+    peer: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    /// What it was given.
+    grants: Vec<GrantRecord<'a>>,
+    /// The buckets that were joined from it.
+    joined: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Done<'a> {
+    op: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<usize>,
+}
+
+pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
+    let store = app.store()?;
+    match command {
+        PeersCommand::List => list_peers(app),
+        PeersCommand::Grants => list_grants(app),
+        PeersCommand::Name { peer, name } => {
+            store.name_peer(&peer, &name)?;
+            let record = Done {
+                op: "name peer",
+                peer: Some(&peer),
+                name: Some(&name),
+                grants: None,
+            };
+            let line = format!("{} is called {}", printable(&peer), printable(&name));
+            Ok(app.out.done(&record, line)?)
+        }
+        PeersCommand::Revoke { who } => {
+            let known = store.grants()?;
+            let grant = known.iter().find(|grant| grant.id.to_string() == who);
+            let grants = match grant.map(|grant| grant.id) {
+                Some(id) => {
+                    store.revoke_grant(id)?;
+                    1
+                }
+                None => store.revoke_peer(&who)?,
+            };
+            let record = Done {
+                op: "revoke",
+                peer: grant.is_none().then_some(&*who),
+                name: None,
+                grants: Some(grants),
+            };
+            let line = format!(
+                "revoked {} of {}",
+                count(grants as u64, "grant", "grants"),
+                printable(&who)
+            );
+            Ok(app.out.done(&record, line)?)
+        }
+    }
+}
+
+fn short(key: &str) -> &str {
+    key.get(..SHORT).unwrap_or(key)
+}
+
+fn given(grant: &GrantInfo) -> String {
+    let bucket = grant.bucket.as_deref().unwrap_or("(deleted)");
+    let branches = match grant.branches.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", grant.branches.join(", ")),
+    };
+    format!("{bucket}{branches}: {}", grant.access.name())
+}
+
+fn list_peers(app: &App) -> Result<()> {
+    let peers = app.store()?.peers()?;
+    let mut table = Table::new(&["peer", "name", "may", "joined from it"]);
+    for peer in &peers {
+        let joined = peer.joined.iter().filter_map(|join| join.bucket.as_deref());
+        let joined: Vec<_> = joined.collect();
+        app.out.record(&PeerRecord {
+            peer: &peer.id,
+            name: peer.name.as_deref(),
+            grants: peer.grants.iter().map(GrantRecord::new).collect(),
+            joined: joined.clone(),
+        })?;
+        let may: Vec<_> = peer.grants.iter().map(given).collect();
+        let or_none = |text: String| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text
+            }
+        };
+        table.push(vec![
+            Cell::new(short(&peer.id)).styled(BOLD),
+            Cell::new(peer.name.as_deref().unwrap_or("-")),
+            Cell::new(or_none(may.join("; "))),
+            Cell::new(or_none(joined.join(", "))),
+        ]);
+    }
+    if peers.is_empty() {
+        app.out
+            .note("nobody yet: `alkfs share` makes a ticket for others, `alkfs join` uses theirs");
+        return Ok(());
+    }
+    Ok(app.out.table(&table)?)
+}
+
+fn list_grants(app: &App) -> Result<()> {
+    let grants = app.store()?.grants()?;
+    let heads = ["grant", "label", "what", "created", "ends", ">peers"];
+    let mut table = Table::new(&heads);
+    for grant in &grants {
+        app.out.record(&GrantRecord::new(grant))?;
+        let ends = match (grant.revoked, grant.expires) {
+            (Some(_), _) => Cell::new("revoked").styled(WARN),
+            (None, Some(at)) => Cell::new(output::time(at, MINUTE)),
+            (None, None) => Cell::new("never"),
+        };
+        table.push(vec![
+            Cell::new(grant.id).styled(BOLD),
+            Cell::new(grant.name.as_deref().unwrap_or("-")),
+            Cell::new(given(grant)),
+            Cell::new(output::time(grant.created, MINUTE)).styled(DIM),
+            ends,
+            Cell::right(grant.peers.len()),
+        ]);
+    }
+    if grants.is_empty() {
+        app.out.note("nothing was shared yet: see `alkfs share`");
+        return Ok(());
+    }
+    Ok(app.out.table(&table)?)
+}
+
+#[derive(Serialize)]
+struct StatusRecord<'a> {
+    peer: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    bucket: Option<&'a str>,
+    shared: bool,
+    access: Access,
+    connected: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen: Option<String>,
+    synced: bool,
+    in_step: bool,
+    missing_here: Behind,
+    missing_there: Behind,
+    contents_here: Missing,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contents_there: Option<Missing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    contents: u64,
+    bytes: u64,
+}
+
+impl From<MissingContents> for Missing {
+    fn from(missing: MissingContents) -> Self {
+        Self {
+            contents: missing.contents,
+            bytes: missing.bytes,
+        }
+    }
+}
+
+pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
+    match command {
+        SyncCommand::Status { wait } => status(app, wait),
+        SyncCommand::Leave { name } => {
+            app.store()?.leave(&name)?;
+            let record = Done {
+                op: "leave",
+                peer: None,
+                name: Some(&name),
+                grants: None,
+            };
+            let line = format!("left {}: the bucket stays, on its own", printable(&name));
+            Ok(app.out.done(&record, line)?)
+        }
+    }
+}
+
+fn status(app: &App, wait: Option<Duration>) -> Result<()> {
+    let store = app.store()?;
+    let deadline = wait.map(|wait| Instant::now().checked_add(wait));
+    let status = loop {
+        let status = store.sync_status()?;
+        let synced = !status.peers.is_empty() && status.peers.iter().all(|peer| peer.synced);
+        match deadline {
+            None => break status,
+            Some(_) if synced => break status,
+            Some(deadline) if deadline.is_some_and(|at| Instant::now() >= at) => break status,
+            Some(_) => app.cancel().check()?,
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let heads = [
+        "peer",
+        "bucket",
+        "may",
+        "state",
+        "behind here",
+        "behind there",
+        "seen",
+    ];
+    let mut table = Table::new(&heads);
+    for peer in &status.peers {
+        app.out.record(&record(peer))?;
+        let (state, style) = match () {
+            () if peer.synced => ("synced", GOOD),
+            () if peer.in_step => ("contents", BOLD),
+            () if peer.connected => ("syncing", BOLD),
+            () => ("away", WARN),
+        };
+        let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+        let may = match (peer.shared, peer.access) {
+            (true, access) => format!("it may {}", access.name()),
+            (false, access) => access.name().to_owned(),
+        };
+        table.push(vec![
+            Cell::new(who).styled(BOLD),
+            Cell::new(peer.bucket.as_deref().unwrap_or("(deleted)")),
+            Cell::new(may),
+            Cell::new(state).styled(style),
+            Cell::new(behind(peer.missing_here, Some(peer.contents_here))),
+            Cell::new(behind(peer.missing_there, peer.contents_there)),
+            match peer.seen {
+                Some(at) => Cell::new(output::time(at, output::SECOND)).styled(DIM),
+                None => Cell::new("never").styled(DIM),
+            },
+        ]);
+    }
+    match status.peers.is_empty() {
+        true => app
+            .out
+            .note("nobody yet: `alkfs share` makes a ticket for others, `alkfs join` uses theirs"),
+        false => app.out.table(&table)?,
+    }
+    for peer in &status.peers {
+        if let Some(trouble) = &peer.trouble
+            && !app.global.json
+        {
+            app.out.warn(printable(trouble));
+        }
+    }
+    match &status.running {
+        Some(owner) => app
+            .out
+            .note(format_args!("{} runs the node", printable(owner))),
+        None => app.out.note("no node runs: start `alkfs node`"),
+    }
+    match wait.is_some() && !status.peers.iter().all(|peer| peer.synced) {
+        true => Err(Failure::Found),
+        false => Ok(()),
+    }
+}
+
+fn record(peer: &PeerStatus) -> StatusRecord<'_> {
+    StatusRecord {
+        peer: &peer.peer,
+        name: peer.name.as_deref(),
+        bucket: peer.bucket.as_deref(),
+        shared: peer.shared,
+        access: peer.access,
+        connected: peer.connected,
+        seen: peer.seen.map(output::rfc3339),
+        synced: peer.synced,
+        in_step: peer.in_step,
+        missing_here: peer.missing_here,
+        missing_there: peer.missing_there,
+        contents_here: peer.contents_here.into(),
+        contents_there: peer.contents_there.map(Missing::from),
+        trouble: peer.trouble.as_deref(),
+    }
+}
+
+fn behind(commits: Behind, contents: Option<MissingContents>) -> String {
+    let mut parts = Vec::new();
+    if commits.cuts > 0 {
+        parts.push(count(commits.cuts, "commit", "commits"));
+    }
+    match contents {
+        Some(missing) if missing.contents > 0 => {
+            let contents = count(missing.contents, "content", "contents");
+            parts.push(format!("{contents} of {}", size(missing.bytes)));
+        }
+        _ => {}
+    }
+    match parts.is_empty() {
+        true => "-".to_owned(),
+        false => parts.join(", "),
+    }
+}
+
+#[derive(Serialize)]
+struct NodeRecord<'a> {
+    op: &'static str,
+    id: &'a str,
+    store: String,
+}
+
+pub(crate) fn node(app: &App, args: &RunNode) -> Result<()> {
+    let mut options = NodeOptions::new();
+    if args.loopback {
+        options = options.bind(Bind::Loopback);
+    }
+    if let Some(port) = args.port {
+        options = options.port(port);
+    }
+    if args.n0 {
+        options = options.relays(Relays::N0);
+    } else if !args.relay.is_empty() {
+        options = options.relays(Relays::Custom(args.relay.clone()));
+    }
+    let store = app.store()?;
+    let cancel = app.cancel();
+    let node = Node::start(store, &options)?;
+    let record = NodeRecord {
+        op: "node",
+        id: node.id(),
+        store: app.store_path().display().to_string(),
+    };
+    let line = format!("the node {} runs; Ctrl-C stops it", short(node.id()));
+    app.out.done(&record, line)?;
+    app.out.flush()?;
+    while !cancel.is_cancelled() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    node.stop();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_is_said_in_words() {
+        let none = Behind::default();
+        assert_eq!(behind(none, None), "-");
+        let cuts = Behind { cuts: 1, scopes: 1 };
+        let missing = MissingContents {
+            contents: 2,
+            bytes: 2048,
+        };
+        assert_eq!(
+            behind(cuts, Some(missing)),
+            "1 commit, 2 contents of 2.00 KiB"
+        );
+    }
+}

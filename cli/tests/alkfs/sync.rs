@@ -1,0 +1,171 @@
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+
+use serde_json::Value;
+
+use crate::bench::{Bench, Ran, eventually};
+
+/// A running `alkfs node`; ended when it is dropped.
+struct Node(Option<Child>);
+
+impl Node {
+    fn start(bench: &Bench) -> Self {
+        let mut child = bench.spawn(&["--json", "node", "--loopback"]);
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let record: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&record["op"], record["id"].as_str().unwrap().len()),
+            (&"node".into(), 64)
+        );
+        Self(Some(child))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn interrupt(mut self) -> Ran {
+        let child = self.0.take().unwrap();
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+        Ran::of(child)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+fn reads(bench: &Bench, bucket: &str, path: &str, text: &str) {
+    eventually(path, || {
+        let ran = bench.run(&["--bucket", bucket, "cat", path]);
+        ran.status == 0 && ran.stdout == text.as_bytes()
+    });
+}
+
+#[test]
+fn a_bucket_is_shared_joined_and_taken_back() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let node_a = Node::start(&a);
+    let node_b = Node::start(&b);
+    a.put("/hello", "hello");
+    let shared = a.one(&["share", "--label", "to b"]);
+    let said = |record: &Value, key: &str| record[key].as_str().unwrap().to_owned();
+    assert_eq!(
+        (said(&shared, "op"), said(&shared, "access")),
+        ("share".into(), "write".into())
+    );
+    let ticket = said(&shared, "ticket");
+    // The ticket alone is what a shell passes on.
+    let plain = a.run(&["share", "default", "--read-only", "--expires", "7d"]);
+    assert!(
+        plain.text().starts_with("alkfs") && plain.text().lines().count() == 1,
+        "{plain:?}"
+    );
+    assert!(
+        plain.stderr.contains("hand it over in private"),
+        "{plain:?}"
+    );
+
+    let error = b.fails(&["join", &ticket], "AlreadyExists");
+    assert!(said(&error, "hint").contains("--as"), "{error}");
+    let joined = b.json_with(&["join", "-", "--as", "theirs"], ticket.as_bytes());
+    assert_eq!(
+        (&joined[0]["bucket"], &joined[0]["running"]),
+        (&"theirs".into(), &true.into())
+    );
+    reads(&b, "theirs", "/hello", "hello");
+    b.json_with(&["--bucket", "theirs", "put", "-", "/back"], b"back");
+    reads(&a, "default", "/back", "back");
+    for bench in [&a, &b] {
+        let status = bench.one(&["sync", "status", "--wait", "60"]);
+        assert_eq!(
+            (&status["connected"], &status["synced"]),
+            (&true.into(), &true.into())
+        );
+        assert_eq!(status["contents_there"]["contents"], 0);
+        let table = bench.run(&["sync", "status"]);
+        assert!(table.text().contains("synced") && table.stderr.contains("runs the node"));
+    }
+
+    let peer = a.one(&["peers", "list"]);
+    assert_eq!(peer["grants"][0]["label"], "to b");
+    let id = said(&peer, "peer");
+    a.one(&["peers", "name", &id[..8], "laptop"]);
+    assert!(a.run(&["peers", "list"]).text().contains("laptop"));
+    assert_eq!(a.json(&["peers", "grants"]).len(), 2);
+    a.fails(&["peers", "name", "nobody", "x"], "NotFound");
+    assert_eq!(a.one(&["peers", "revoke", "laptop"])["grants"], 1);
+    eventually("b is told", || {
+        let status = b.one(&["sync", "status"]);
+        let trouble = status["trouble"].as_str().unwrap_or_default();
+        status["connected"] == false && trouble.contains("revoked")
+    });
+    let ran = b.run(&["sync", "status"]);
+    assert!(
+        ran.stderr.contains("warning") && ran.text().contains("away"),
+        "{ran:?}"
+    );
+    assert_eq!(b.run(&["sync", "status", "--wait", "0.1"]).status, 1);
+    b.one(&["sync", "leave", "theirs"]);
+    b.fails(&["sync", "leave", "theirs"], "NotFound");
+
+    let error = a.fails(&["node", "--loopback"], "Locked");
+    assert!(said(&error, "message").contains("process"), "{error}");
+    drop(node_b);
+    #[cfg(target_os = "linux")]
+    {
+        let ran = node_a.interrupt();
+        assert_eq!(ran.status, 0, "{ran:?}");
+        Node::start(&a);
+    }
+    #[cfg(not(target_os = "linux"))]
+    drop(node_a);
+}
+
+#[test]
+fn sharing_and_joining_work_before_any_node_runs() {
+    let (a, b) = (Bench::new(), Bench::new());
+    a.put("/early", "early");
+    a.one(&["branch", "create", "docs"]);
+    a.run_with(&["--branch", "docs", "put", "-", "/page"], b"page");
+    let shared = a.one(&["share", "--branch", "docs", "--read-only"]);
+    assert_eq!(shared["branches"], serde_json::json!(["docs"]));
+    let note = a.run(&["share"]);
+    assert!(note.stderr.contains("alkfs node"), "{note:?}");
+    b.one(&["join", shared["ticket"].as_str().unwrap(), "--as", "x"]);
+    assert_eq!(b.one(&["sync", "status"])["connected"], false);
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    eventually("the branch", || {
+        let ran = b.run(&[
+            "--bucket", "x", "--branch", "docs", "cat", "/page", "/early",
+        ]);
+        ran.status == 0 && ran.stdout == b"pageearly"
+    });
+}
+
+#[test]
+fn what_is_no_ticket_is_refused_with_what_to_do() {
+    let bench = Bench::new();
+    let says = |args: &[&str], kind: &str, what: &str| {
+        let error = bench.fails(args, kind);
+        assert!(error["message"].as_str().unwrap().contains(what), "{error}");
+    };
+    says(&["join", "hello"], "InvalidInput", "no ticket");
+    let ticket = bench.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    says(&["join", &ticket[..60]], "InvalidInput", "copy it again");
+    says(&["join", &ticket], "InvalidInput", "this store gave out");
+    says(&["share", "nothing"], "NotFound", "nothing");
+    says(&["share", "--branch", "nothing"], "NotFound", "nothing");
+    says(
+        &["share", "--branch", "main@v1"],
+        "InvalidInput",
+        "snapshot",
+    );
+    assert!(bench.json(&["sync", "status"]).is_empty());
+    assert!(bench.json(&["peers", "list"]).is_empty());
+}
