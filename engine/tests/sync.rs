@@ -360,3 +360,22 @@ fn a_node_that_is_killed_comes_back_while_others_use_its_store() {
     drop(running.stdin.take());
     assert!(running.wait().unwrap().success());
 }
+
+#[test]
+fn what_a_peer_keeps_makes_room_here_and_comes_back() {
+    let [a, b] = pair();
+    a.write("/f", "shared");
+    b.reads("main", "/f", "shared");
+    b.write("/own", "here only");
+    let task = alknet_fs::Task::new();
+    let evicted = || b.store.evict(0, &task).unwrap();
+    until("it goes", || evicted().contents > 0);
+    let here = b.store.stats().unwrap();
+    let view = b.bucket.main().unwrap().view().unwrap();
+    assert_eq!(view.content_form("/f").unwrap(), None, "{here:?}");
+    // Who has promised to keep it does, though the other has none now.
+    assert_eq!(a.store.evict(0, &task).unwrap().contents, 0);
+    drop(view);
+    b.reads("main", "/f", "shared");
+    b.reads("main", "/own", "here only");
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alknet_fs_core::store::{Durability, ReadTxn};
+use alknet_fs_core::store::{Durability, ReadTxn, Store as TreeStore};
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 use parking_lot::Mutex;
 
@@ -106,24 +106,29 @@ impl Store {
     /// asks. Two nodes that would both evict a content each promise it to the other first, and so both
     /// keep it.
     pub fn promise_contents(&self, hashes: &[Hash]) -> Result<Vec<bool>> {
-        let mut txn = self.inner.tree.write(Durability::Full)?;
-        let now = millis();
-        let until = now + u64::try_from(PROMISE.as_millis()).unwrap_or(u64::MAX / 2);
-        let mut here = Vec::with_capacity(hashes.len());
-        let mut promises = Vec::new();
-        for hash in hashes {
-            let has = txn.has_content(hash)?;
-            if has {
-                promises.push((*hash, Some(until)));
-                // A collection that is at work must not remove it.
-                txn.set_unreferenced(hash, None)?;
-            }
-            here.push(has);
-        }
-        shards::set(&mut *txn, PROMISED, promises, |until| until > now)?;
-        txn.commit()?;
-        Ok(here)
+        promise(&*self.inner.tree, hashes)
     }
+}
+
+/// Promises to keep those of some contents that are here.
+pub(crate) fn promise(tree: &dyn TreeStore, hashes: &[Hash]) -> Result<Vec<bool>> {
+    let mut txn = tree.write(Durability::Full)?;
+    let now = millis();
+    let until = now + u64::try_from(PROMISE.as_millis()).unwrap_or(u64::MAX / 2);
+    let mut here = Vec::with_capacity(hashes.len());
+    let mut promises = Vec::new();
+    for hash in hashes {
+        let has = txn.has_content(hash)?;
+        if has {
+            promises.push((*hash, Some(until)));
+            // A collection that is at work must not remove it.
+            txn.set_unreferenced(hash, None)?;
+        }
+        here.push(has);
+    }
+    shards::set(&mut *txn, PROMISED, promises, |until| until > now)?;
+    txn.commit()?;
+    Ok(here)
 }
 
 impl Inner {

@@ -17,9 +17,10 @@ use iroh::endpoint::Connection;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::records::MissingContents;
+use crate::content::held::promise;
 use crate::content::{ContentSource, Fetch, Outcome, Priority, Want};
 use crate::store::now;
 
@@ -200,6 +201,10 @@ impl wire::Access for Readers {
             })?;
         }
         Ok(may)
+    }
+
+    fn keep(&self, _peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
+        promise(&*self.store, hashes)
     }
 }
 
@@ -494,9 +499,25 @@ impl ContentSource for Source {
         });
     }
 
-    /// Nobody: the protocol for contents has no promise to keep any.
-    fn holders(&self, _bucket: BucketId, hashes: &[Hash], _deadline: Instant) -> Vec<Vec<String>> {
-        vec![Vec::new(); hashes.len()]
+    fn holders(&self, bucket: BucketId, hashes: &[Hash], deadline: Instant) -> Vec<Vec<String>> {
+        let mut holders = vec![Vec::new(); hashes.len()];
+        self.runtime.block_on(async {
+            for peer in self.peers(bucket).await {
+                let kept = async {
+                    let connection = self.connect(peer).await.ok()?;
+                    self.fetcher.keep(&connection, hashes).await.ok()
+                };
+                let Ok(Some(kept)) = timeout_at(deadline.into(), kept).await else {
+                    continue;
+                };
+                let name = self.records().map(|records| records.call(peer));
+                let name = name.unwrap_or_else(|_| peer.fmt_short().to_string());
+                for (holders, _) in holders.iter_mut().zip(kept).filter(|(_, kept)| *kept) {
+                    holders.push(name.clone());
+                }
+            }
+        });
+        holders
     }
 }
 

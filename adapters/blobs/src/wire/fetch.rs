@@ -271,12 +271,29 @@ impl Fetcher {
     /// [`ErrorKind::Io`] where the connection is gone, [`ErrorKind::Corrupt`] where the peer does not
     /// keep to the protocol.
     pub async fn has(&self, conn: &Connection, hashes: &[Hash]) -> Result<Vec<bool>> {
+        self.ask_of_each(conn, hashes, Question::Has).await
+    }
+
+    /// Asks the peer to keep contents for a while, and which of them it holds and keeps.
+    ///
+    /// # Errors
+    /// As [`has`](Self::has).
+    pub async fn keep(&self, conn: &Connection, hashes: &[Hash]) -> Result<Vec<bool>> {
+        self.ask_of_each(conn, hashes, Question::Keep).await
+    }
+
+    async fn ask_of_each(
+        &self,
+        conn: &Connection,
+        hashes: &[Hash],
+        question: fn(Vec<frames::Raw>) -> Question,
+    ) -> Result<Vec<bool>> {
         let asked = async {
             let mut has = Vec::with_capacity(hashes.len());
             let patience = self.options.patience;
             let mut frame = Vec::new();
             for hashes in hashes.chunks(HAS_MAX) {
-                let question = Question::Has(hashes.iter().map(frames::raw).collect());
+                let question = question(hashes.iter().map(frames::raw).collect());
                 let mut recv = ask(conn, &question, patience).await?;
                 match answer(&mut recv, patience, &mut frame).await? {
                     Answer::Has(bits) => has.extend(frames::has(bits.0, hashes.len())?),

@@ -47,6 +47,8 @@ pub(crate) enum Question {
     /// Answered by verified ranges, as iroh-blobs sends them; the last question of its stream. The
     /// ranges are of groups, in order: the first and how many.
     Ranges { hash: Raw, groups: Vec<(u64, u64)> },
+    /// Answered by `Has`, of what is there and stays for a while.
+    Keep(Vec<Raw>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +144,7 @@ pub(crate) fn question(frame: &[u8]) -> Result<Question> {
     let question = decode(frame)?;
     let is_good = match &question {
         Question::Wants(asks) => asks.len() <= WANTS_MAX,
-        Question::Has(hashes) => hashes.len() <= HAS_MAX,
+        Question::Has(hashes) | Question::Keep(hashes) => hashes.len() <= HAS_MAX,
         Question::Nodes { level, count, .. } => *level < 48 && *count <= NODES_MAX,
         Question::Ranges { groups, .. } => are_ranges(groups),
     };
@@ -265,6 +267,7 @@ mod tests {
         for bad in [
             Question::Wants(vec![ask; WANTS_MAX + 1]),
             Question::Has(vec![hash; HAS_MAX + 1]),
+            Question::Keep(vec![hash; HAS_MAX + 1]),
             nodes(48, 1),
             nodes(0, NODES_MAX + 1),
             ranges(&[(0, 0)]),

@@ -44,6 +44,15 @@ pub trait Access: Send + Sync + 'static {
     /// # Errors
     /// Any; then the peer gets nothing.
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>>;
+
+    /// Keeps contents that a peer may read, and tells of each whether it is here and stays for a while:
+    /// the peer may remove its own.
+    ///
+    /// # Errors
+    /// Any; then nothing is kept for the peer.
+    fn keep(&self, _peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
+        Ok(vec![false; hashes.len()])
+    }
 }
 
 impl<F: Fn(EndpointId, &[Hash]) -> Result<Vec<bool>> + Send + Sync + 'static> Access for F {

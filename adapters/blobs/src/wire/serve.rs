@@ -165,6 +165,7 @@ impl Server {
                     let server = self.clone();
                     let answer = move |s: &Shared| match question {
                         Question::Has(hashes) => server.has(s, &hashes),
+                        Question::Keep(hashes) => server.keep(&hashes),
                         Question::Nodes {
                             hash,
                             level,
@@ -265,6 +266,20 @@ impl Server {
         }
         let mut out = Vec::new();
         put(&mut out, &Answer::Has(Slice(&bits(&has))))?;
+        Ok(out)
+    }
+
+    fn keep(&self, hashes: &[Raw]) -> Result<Vec<u8>> {
+        let hashes: Vec<_> = hashes.iter().copied().map(Hash::from_bytes).collect();
+        let mut kept = readable(&*self.access, self.peer, &hashes)?;
+        let asked = hashes.iter().zip(&kept).filter(|(_, may)| **may);
+        let asked: Vec<_> = asked.map(|(hash, _)| *hash).collect();
+        let mut stays = self.access.keep(self.peer, &asked)?.into_iter();
+        for kept in kept.iter_mut().filter(|kept| **kept) {
+            *kept = stays.next().unwrap_or(false);
+        }
+        let mut out = Vec::new();
+        put(&mut out, &Answer::Has(Slice(&bits(&kept))))?;
         Ok(out)
     }
 
