@@ -13,6 +13,7 @@ mod history;
 mod progress;
 mod sessions;
 mod sync;
+mod sync_doc;
 mod trees;
 mod upkeep;
 mod usage;
