@@ -134,7 +134,11 @@ pub fn fork(
     source: &ForkSource,
     context: &Context,
 ) -> Result<BranchRecord> {
+    check_label("branch", name)?;
     let parent = branch_by_id(txn, source.branch)?;
+    if txn.branch_named(parent.bucket, name)?.is_some() {
+        return Err(exists("branch", name));
+    }
     let (at, from) = match &source.snapshot {
         None => (None, parent.name.clone()),
         Some(name) => {
