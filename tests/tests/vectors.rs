@@ -25,6 +25,7 @@ const NOT_PROVOKED: &[ErrorKind] = &[
     ErrorKind::PermissionDenied,
     ErrorKind::NoSpace,
     ErrorKind::Busy,
+    ErrorKind::ContentUnavailable,
     ErrorKind::Corrupt,
     ErrorKind::Io,
 ];
