@@ -213,9 +213,26 @@ fn measures(arguments: &[String], group: &str) -> bool {
 }
 
 fn run_rust(workspace: &Workspace, keep_going: bool) -> Result<()> {
+    if cfg!(target_os = "linux") {
+        for_namespaces(workspace)?;
+    }
     let mut command = workspace.cargo(["test", "--workspace", "--locked"]);
     if keep_going {
         command = command.args(["--no-fail-fast"]);
     }
     command.run()
+}
+
+/// Installs the program that makes network namespaces, where root may: tests of nodes that find none are
+/// skipped.
+fn for_namespaces(workspace: &Workspace) -> Result<()> {
+    let is_there = workspace.command("ip").args(["-Version"]).output().is_ok();
+    let is_root = workspace.command("id").args(["-u"]).read()?.trim() == "0";
+    if !is_there
+        && is_root
+        && let Err(error) = install::debian_packages(workspace, &["iproute2"])
+    {
+        report::skip(&format!("tests in network namespaces: {error:#}"));
+    }
+    Ok(())
 }

@@ -2,6 +2,8 @@
 //! status.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(target_os = "linux")]
+mod bad_network;
 mod bench;
 mod branches;
 mod conflicts;
@@ -9,6 +11,8 @@ mod content;
 mod demo;
 mod files;
 mod history;
+#[cfg(target_os = "linux")]
+mod network;
 #[cfg(target_os = "linux")]
 mod progress;
 mod sessions;
