@@ -11,23 +11,61 @@ use std::time::Duration;
 
 use alknet_fs_core::entry::{Attrs, Entry, Hash, Node, Timestamp};
 use alknet_fs_core::sync::{
-    Clock, Cut, Frame, Pace, Peer, Projected, Registers, Removed, Replica, ReplicaId, Scope, State,
-    Value, VersionVector, affected, project,
+    Clock, Cut, Frame, Pace, Page, Peer, Projected, Registers, Removed, Replica, ReplicaId, Scope,
+    State, Taken, Value, VersionVector, Want, Write, affected, depth, needed, project,
 };
 use alknet_fs_core::{Result, TreePath};
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 
 /// A value, and which cut it came with.
 type Dotted = ((ReplicaId, u64), Value);
+
+/// A value that a register has or had, with its path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Past {
+    replica: ReplicaId,
+    number: u64,
+    seen: VersionVector,
+    path: String,
+    value: Vec<u8>,
+}
+
+impl Past {
+    fn order(&self) -> Order {
+        let depth = depth(self.replica, self.number, &self.seen);
+        (depth, self.replica, self.number)
+    }
+}
+
+type Order = (u64, ReplicaId, u64);
 
 /// One branch of a node: registers that know which values were written over which.
 #[derive(Debug, Clone, Default)]
 struct Branch {
     registers: BTreeMap<TreePath, Vec<Dotted>>,
     vector: VersionVector,
+    /// Those that are still kept.
     cuts: Vec<Cut>,
+    floor: VersionVector,
+    /// The values that are still kept, causes before their effects.
+    past: Vec<Past>,
+    /// What was known when values were left out, and the moments that they were kept for.
+    thinned: Thinned,
     /// What is shown: kept by projecting just what a change may affect.
     shown: BTreeMap<TreePath, Projected>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Thinned {
+    upto: VersionVector,
+    kept: BTreeSet<VersionVector>,
+}
+
+impl Thinned {
+    fn can_show(&self, moment: &VersionVector) -> bool {
+        moment.covers(&self.upto) || self.kept.contains(moment)
+    }
 }
 
 impl Registers for Branch {
@@ -56,14 +94,155 @@ impl Branch {
             register.push(((cut.replica, cut.number), value));
             changed.push(path);
         }
+        for (path, value) in changes(cut) {
+            self.past.push(Past {
+                replica: cut.replica,
+                number: cut.number,
+                seen: cut.seen.clone(),
+                path: path.to_string(),
+                value: value.encode(),
+            });
+        }
+        self.past.sort_by_key(Past::order);
         self.vector.see(cut.replica, cut.number);
         self.cuts.push(cut.clone());
-        for path in affected(self, &changed).unwrap() {
+        self.show(&changed);
+    }
+
+    fn show(&mut self, changed: &[TreePath]) {
+        for path in affected(self, changed).unwrap() {
             if let Some(shown) = project(self, &path).unwrap() {
                 self.shown.insert(path, shown);
             }
         }
     }
+
+    /// Forgets some cuts, and the values that count neither now nor at some moments.
+    fn compact(&mut self, cuts: usize, moments: &BTreeSet<VersionVector>) {
+        for cut in self.cuts.drain(..cuts) {
+            self.floor.see(cut.replica, cut.number);
+        }
+        let kept = moments.iter().filter(|moment| self.can_show(moment));
+        let kept: BTreeSet<_> = kept.cloned().collect();
+        let live: Vec<_> = kept.iter().collect();
+        let mut past = Vec::new();
+        for (_, of_path) in by_path(&self.past) {
+            let is_needed = needed(&writes(&of_path), &live);
+            let some = of_path.into_iter().zip(is_needed).filter(|(_, is)| *is);
+            past.extend(some.map(|(past, _)| past.clone()));
+        }
+        past.sort_by_key(Past::order);
+        self.past = past;
+        self.thinned.upto = self.vector.clone();
+        self.thinned.kept = kept;
+    }
+
+    fn can_show(&self, moment: &VersionVector) -> bool {
+        self.vector.covers(moment) && self.thinned.can_show(moment)
+    }
+
+    /// Returns the values that counted at a moment.
+    fn values_at(&self, moment: &VersionVector) -> BTreeMap<String, BTreeSet<Vec<u8>>> {
+        let known = self.past.iter();
+        let known = known.filter(|past| past.number <= moment.get(past.replica));
+        let known: Vec<_> = known.cloned().collect();
+        let mut values = BTreeMap::new();
+        for (path, of_path) in by_path(&known) {
+            let is_needed = needed(&writes(&of_path), &[]);
+            let some = of_path.into_iter().zip(is_needed).filter(|(_, is)| *is);
+            values.insert(path, some.map(|(past, _)| past.value.clone()).collect());
+        }
+        values
+    }
+
+    /// Brings in values that somebody else kept, up to a vector.
+    fn absorb(
+        &mut self,
+        past: Vec<Past>,
+        upto: &VersionVector,
+        thinned: Thinned,
+        moments: &BTreeSet<VersionVector>,
+    ) {
+        let kept = moments.iter().filter(|moment| self.can_show(moment));
+        let kept: Vec<_> = kept.cloned().collect();
+        // What is known here was not sent, and may have been left out here.
+        if self.thinned.upto.is_empty() || upto.is_empty() {
+            self.thinned.kept.extend(thinned.kept);
+        }
+        self.thinned.kept.extend(kept);
+        self.thinned.upto.merge(&thinned.upto);
+        for new in past {
+            if !self.past.contains(&new) {
+                self.past.push(new);
+            }
+        }
+        self.past.sort_by_key(Past::order);
+        self.vector.merge(upto);
+        self.floor.merge(upto);
+        self.registers.clear();
+        for (path, of_path) in by_path(&self.past) {
+            let is_needed = needed(&writes(&of_path), &[]);
+            let some = of_path.into_iter().zip(is_needed).filter(|(_, is)| *is);
+            let some = some.map(|(past, _)| {
+                let value = Value::decode(&past.value).unwrap();
+                ((past.replica, past.number), value)
+            });
+            self.registers
+                .insert(path.parse().unwrap(), some.collect());
+        }
+        let all: Vec<_> = self.registers.keys().cloned().collect();
+        self.show(&all);
+    }
+}
+
+fn writes<'a>(past: &[&'a Past]) -> Vec<Write<'a>> {
+    let write = |past: &&'a Past| Write {
+        replica: past.replica,
+        number: past.number,
+        seen: &past.seen,
+    };
+    past.iter().map(write).collect()
+}
+
+fn by_path(past: &[Past]) -> BTreeMap<String, Vec<&Past>> {
+    let mut paths: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for past in past {
+        paths.entry(past.path.clone()).or_default().push(past);
+    }
+    paths
+}
+
+/// Where a page begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Position {
+    server: ReplicaId,
+    /// What the server knew when it began.
+    start: VersionVector,
+    moment: Option<VersionVector>,
+    /// Whether what was asked for is not to be had any more, and all begins anew.
+    anew: bool,
+    after: Option<Order>,
+    /// Set when the values are through, and the cuts after them follow, by their place in the list.
+    cuts: Option<(VersionVector, usize)>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Body {
+    thinned: Option<(VersionVector, Thinned)>,
+    past: Vec<Past>,
+    cuts: Vec<Cut>,
+}
+
+/// Pages that came in.
+#[derive(Debug, Clone)]
+struct Incoming {
+    next: Position,
+    heard: Timestamp,
+    bodies: Vec<Body>,
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap()
 }
 
 fn changes(cut: &Cut) -> Vec<(TreePath, Value)> {
@@ -77,7 +256,11 @@ fn changes(cut: &Cut) -> Vec<(TreePath, Value)> {
 #[derive(Debug, Clone)]
 struct Disk {
     clock: Clock,
+    now: Timestamp,
     branches: BTreeMap<Scope, Branch>,
+    incoming: BTreeMap<Scope, Incoming>,
+    /// The moments that are to be shown.
+    moments: BTreeSet<(Scope, VersionVector)>,
 }
 
 impl Replica for Disk {
@@ -92,6 +275,7 @@ impl Replica for Disk {
     }
 
     fn cuts_after(&self, scope: Scope, seen: &VersionVector, bytes: usize) -> Result<Vec<Cut>> {
+        assert!(seen.covers(&self.floor(scope)?));
         let cuts = self.branches.get(&scope).map_or(&[][..], |b| &b.cuts);
         let mut left = bytes as i64;
         let unknown = cuts.iter().filter(|c| c.number > seen.get(c.replica));
@@ -115,6 +299,191 @@ impl Replica for Disk {
             }
         }
         Ok(())
+    }
+
+    fn floor(&self, scope: Scope) -> Result<VersionVector> {
+        let branch = self.branches.get(&scope);
+        Ok(branch.map_or_else(VersionVector::new, |b| b.floor.clone()))
+    }
+
+    fn first_page(&self, scope: Scope) -> Result<Vec<u8>> {
+        Ok(encode(&self.begin(scope, None)))
+    }
+
+    fn page(
+        &self,
+        scope: Scope,
+        what: &Want,
+        seen: &VersionVector,
+        bytes: usize,
+    ) -> Result<Option<Page>> {
+        let Some(branch) = self.branches.get(&scope) else {
+            return Ok(None);
+        };
+        let from: Position = match what {
+            Want::Moment(moment) if branch.can_show(moment) => {
+                self.begin(scope, Some(moment.clone()))
+            }
+            Want::Moment(_) => return Ok(None),
+            Want::From(bytes) => postcard::from_bytes(bytes).unwrap(),
+        };
+        let outdated = from.cuts.is_some() && !from.start.covers(&branch.floor);
+        if from.server != self.clock.replica() || outdated {
+            let anew = true;
+            let from = encode(&Position {
+                anew,
+                ..self.begin(scope, None)
+            });
+            let (next, page) = (Some(from.clone()), Vec::new());
+            return Ok(Some(Page { from, next, page }));
+        }
+        let mut next = Some(from.clone());
+        let mut body = Body::default();
+        if let Some((upto, mut at)) = from.cuts.clone() {
+            // Those that came since then are at the list's end.
+            let is_new = |cut: &&Cut| {
+                cut.number > from.start.get(cut.replica) && cut.number <= upto.get(cut.replica)
+            };
+            let cuts = branch.cuts.iter().filter(is_new);
+            body.cuts = cuts.skip(at).take(bytes / 200 + 1).cloned().collect();
+            at += body.cuts.len();
+            match body.cuts.is_empty() {
+                true => next = None,
+                false => next.as_mut().unwrap().cuts = Some((upto, at)),
+            }
+        } else {
+            if from.after.is_none() {
+                body.thinned = Some((branch.vector.clone(), branch.thinned.clone()));
+            }
+            let wanted = |past: &&Past| match &from.moment {
+                Some(moment) => past.number <= moment.get(past.replica),
+                None => past.number > seen.get(past.replica),
+            };
+            let after = |past: &&Past| from.after.is_none_or(|after| past.order() > after);
+            let past = branch.past.iter().filter(after).filter(wanted);
+            body.past = past.take(bytes / 200 + 1).cloned().collect();
+            let next = next.as_mut().unwrap();
+            match (body.past.last(), &from.moment) {
+                (Some(last), _) => next.after = Some(last.order()),
+                (None, _) => next.cuts = Some((branch.vector.clone(), 0)),
+            }
+        }
+        if from.moment.is_some() && body.past.is_empty() {
+            next = None;
+        }
+        let next = next.map(|next| encode(&next));
+        let (from, page) = (encode(&from), encode(&body));
+        Ok(Some(Page { from, next, page }))
+    }
+
+    fn take_page(&mut self, scope: Scope, page: &Page) -> Result<Taken> {
+        let from: Position = postcard::from_bytes(&page.from).unwrap();
+        let begins = from.after.is_none() && from.cuts.is_none();
+        let branch = self.branches.entry(scope).or_default();
+        let is_missing = match &from.moment {
+            Some(moment) => !branch.can_show(moment),
+            None => !branch.vector.covers(&from.start),
+        };
+        if !is_missing {
+            self.incoming.remove(&scope);
+            return Ok(Taken::All);
+        }
+        if let Some(incoming) = self.incoming.get(&scope) {
+            let other = incoming.next.server != from.server;
+            let stale = self.now.0 - incoming.heard.0 > 20_000_000_000;
+            if other && !stale {
+                return Ok(Taken::Nothing);
+            }
+            if other || from.anew && incoming.next != from && page.is_offer() {
+                self.incoming.remove(&scope);
+            }
+        }
+        if !begins && !self.incoming.contains_key(&scope) {
+            return Ok(Taken::Nothing);
+        }
+        let is_new = !self.incoming.contains_key(&scope);
+        let incoming = self.incoming.entry(scope).or_insert(Incoming {
+            next: from.clone(),
+            heard: self.now,
+            bodies: Vec::new(),
+        });
+        if page.is_offer() && (is_new || self.now.0 - incoming.heard.0 > 1_000_000_000) {
+            return Ok(Taken::Part(encode(&incoming.next)));
+        }
+        if page.is_offer() || incoming.next != from {
+            return Ok(Taken::Waiting(encode(&incoming.next)));
+        }
+        incoming.heard = self.now;
+        incoming
+            .bodies
+            .push(postcard::from_bytes(&page.page).unwrap());
+        match &page.next {
+            Some(next) => {
+                incoming.next = postcard::from_bytes(next).unwrap();
+                Ok(Taken::Part(next.clone()))
+            }
+            None => {
+                self.finish(scope, &from);
+                Ok(Taken::All)
+            }
+        }
+    }
+
+    fn wanted(&self) -> Vec<(Scope, VersionVector)> {
+        let is_missing = |(scope, moment): &&(Scope, VersionVector)| {
+            let branch = self.branches.get(scope);
+            branch.is_some_and(|b| b.vector.covers(moment) && !b.can_show(moment))
+        };
+        self.moments.iter().filter(is_missing).cloned().collect()
+    }
+}
+
+impl Disk {
+    fn begin(&self, scope: Scope, moment: Option<VersionVector>) -> Position {
+        Position {
+            server: self.clock.replica(),
+            start: self.vector(scope).unwrap(),
+            moment,
+            anew: false,
+            after: None,
+            cuts: None,
+        }
+    }
+
+    fn finish(&mut self, scope: Scope, last: &Position) {
+        let Incoming { bodies, .. } = self.incoming.remove(&scope).unwrap();
+        let branch = self.branches.get_mut(&scope).unwrap();
+        let (known, mut thinned) = bodies[0].thinned.clone().unwrap();
+        let mut past: Vec<_> = bodies.iter().flat_map(|body| body.past.clone()).collect();
+        for cut in bodies.iter().flat_map(|body| &body.cuts) {
+            // What is not there though it was known was left out.
+            if cut.number > known.get(cut.replica) {
+                past.extend(changes(cut).into_iter().map(|(path, value)| Past {
+                    replica: cut.replica,
+                    number: cut.number,
+                    seen: cut.seen.clone(),
+                    path: path.to_string(),
+                    value: value.encode(),
+                }));
+            }
+        }
+        let upto = match (&last.moment, &last.cuts) {
+            (None, Some((upto, _))) => upto.clone(),
+            (Some(moment), _) => {
+                thinned = Thinned {
+                    upto: VersionVector::new(),
+                    kept: [moment.clone()].into(),
+                };
+                VersionVector::new()
+            }
+            _ => unreachable!("the values are followed by cuts"),
+        };
+        for past in &past {
+            self.clock.see(Value::decode(&past.value).unwrap().stamp);
+        }
+        let moments = self.moments.iter().filter(|(of, _)| *of == scope);
+        let moments = moments.map(|(_, moment)| moment.clone()).collect();
+        branch.absorb(past, &upto, thinned, &moments);
     }
 }
 
@@ -188,6 +557,8 @@ struct Network {
     delay: Duration,
     apart: BTreeSet<(usize, usize)>,
     written: Vec<(Scope, TreePath, Value)>,
+    /// What counted at moments that somebody wants to be shown.
+    moments: BTreeMap<(Scope, VersionVector), BTreeMap<String, BTreeSet<Vec<u8>>>>,
 }
 
 const BRANCHES: u8 = 3;
@@ -206,7 +577,10 @@ impl Network {
         let nodes = rng.usize(2..=8);
         let disks = (1..=nodes as u8).map(|n| Disk {
             clock: Clock::new(ReplicaId([n; 16]), 0),
+            now: Timestamp(0),
             branches: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            moments: BTreeSet::new(),
         });
         let mut network = Self {
             now: Timestamp(1_000_000_000),
@@ -221,6 +595,7 @@ impl Network {
             delay: Duration::from_millis(rng.u64(1..400)),
             apart: BTreeSet::new(),
             written: Vec::new(),
+            moments: BTreeMap::new(),
             rng,
         };
         // A chain, with some more connections; sometimes all of them.
@@ -297,6 +672,7 @@ impl Network {
         }
         let before = self.disks[to].vectors().unwrap();
         let frame = Frame::decode(&bytes).unwrap();
+        self.disks[to].now = self.now;
         link.peer.receive(frame, &mut self.disks[to]).unwrap();
         for (scope, vector) in self.disks[to].vectors().unwrap() {
             if before.get(&scope) != Some(&vector) {
@@ -322,6 +698,36 @@ impl Network {
         self.changed(node, scope);
     }
 
+    /// Somebody wants a branch to be shown as it is now; some others have heard of it already.
+    fn take_moment(&mut self) {
+        let node = self.rng.usize(0..self.disks.len());
+        let scope = Scope([self.rng.u8(1..=BRANCHES); 16]);
+        let Some(branch) = self.disks[node].branches.get(&scope) else {
+            return;
+        };
+        let moment = (scope, branch.vector.clone());
+        self.moments
+            .insert(moment.clone(), branch.values_at(&branch.vector));
+        for disk in 0..self.disks.len() {
+            if disk == node || self.rng.u8(0..4) == 0 {
+                self.disks[disk].moments.insert(moment.clone());
+            }
+        }
+    }
+
+    /// A node forgets what it does not need.
+    fn compact(&mut self) {
+        let node = self.rng.usize(0..self.disks.len());
+        let scope = Scope([self.rng.u8(1..=BRANCHES); 16]);
+        let disk = &mut self.disks[node];
+        let Some(branch) = disk.branches.get_mut(&scope) else {
+            return;
+        };
+        let cuts = self.rng.usize(0..=branch.cuts.len());
+        let moments = disk.moments.iter().filter(|(of, _)| *of == scope);
+        branch.compact(cuts, &moments.map(|(_, moment)| moment.clone()).collect());
+    }
+
     fn disturb(&mut self) {
         let nodes = self.disks.len();
         match self.rng.u8(0..3) {
@@ -342,6 +748,9 @@ impl Network {
     /// Lets the network heal, and everything arrive.
     fn settle(&mut self) {
         self.apart.clear();
+        for disk in &mut self.disks {
+            disk.moments = self.moments.keys().cloned().collect();
+        }
         let mut steps = 0;
         while self.step() {
             steps += 1;
@@ -360,6 +769,11 @@ impl Network {
                 assert_eq!(branch.shown, anew, "kept up to date, and computed anew");
                 assert_eq!(branch.shown, first.branches[scope].shown);
                 is_a_tree(&branch.shown);
+            }
+            for ((scope, moment), values) in &self.moments {
+                let branch = &disk.branches[scope];
+                assert!(branch.can_show(moment), "a moment cannot be shown");
+                assert_eq!(branch.values_at(moment), *values);
             }
         }
         for link in self.links.values() {
@@ -405,10 +819,13 @@ fn is_a_tree(shown: &BTreeMap<TreePath, Projected>) {
 
 fn run(seed: u64) -> Network {
     let mut network = Network::new(seed);
+    let compacts = network.rng.bool();
     for _ in 0..network.rng.usize(0..400) {
         match network.rng.u8(0..100) {
             0..20 => network.write(),
             20..23 => network.disturb(),
+            23..26 if compacts => network.compact(),
+            26..28 if compacts => network.take_moment(),
             _ => {
                 network.step();
             }

@@ -96,6 +96,39 @@ pub enum Frame {
         /// The cuts.
         cuts: Vec<Cut>,
     },
+    /// A page of all that a scope holds, for who is too far behind for cuts. An empty page offers it;
+    /// an empty one that none follows says that what was wanted is not to be had.
+    State {
+        /// The scope.
+        scope: Scope,
+        /// Where the page begins. Opaque to who gets it.
+        #[serde(with = "serde_bytes")]
+        from: Vec<u8>,
+        /// Where the next page begins; nothing after the last one.
+        #[serde(with = "serde_bytes")]
+        next: Option<Vec<u8>>,
+        /// Whether the sender waits until the next page is wanted.
+        pause: bool,
+        /// The page. Opaque to the protocol.
+        #[serde(with = "serde_bytes")]
+        page: Vec<u8>,
+    },
+    /// The wish for pages of a scope.
+    Want {
+        /// The scope.
+        scope: Scope,
+        /// What.
+        what: Want,
+    },
+}
+
+/// Which pages of a scope are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// Those of what the scope held when just this was known.
+    Moment(VersionVector),
+    /// Those from a position on that the sender of earlier pages named.
+    From(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 impl Frame {
@@ -150,6 +183,11 @@ impl Frame {
                 vectors.len() <= MAX_SCOPES && ordered && vectors.iter().all(|(_, v)| few(v))
             }
             Self::Cuts { cuts, .. } => cuts.iter().all(|cut| cut.number > 0 && few(&cut.seen)),
+            Self::State { .. } => true,
+            Self::Want { what, .. } => match what {
+                Want::Moment(vector) => few(vector),
+                Want::From(_) => true,
+            },
         }
     }
 }

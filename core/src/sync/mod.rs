@@ -19,6 +19,7 @@ mod peer;
 mod project;
 mod register;
 mod rows;
+mod thin;
 mod vector;
 
 pub use about::{
@@ -30,11 +31,12 @@ pub use conflicts::{
     Conflict, Keep, NameConflict, Names, Resolution, conflict, conflicts, forget_settled, names,
     note_conflicts, resolve, set_names, settle,
 };
-pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope};
-pub use peer::{Pace, Peer, Replica};
+pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope, Want};
+pub use peer::{Pace, Page, Peer, Replica, Taken};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
 pub use rows::{changes_between, earlier, outgoing, show};
+pub use thin::{Write, depth, needed};
 pub use vector::VersionVector;
 
 use std::fmt;

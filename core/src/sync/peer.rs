@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::frame::{Cut, Frame, MAX_SCOPES, Scope};
+use super::frame::{Cut, Frame, MAX_SCOPES, Scope, Want};
 use super::vector::VersionVector;
 use crate::entry::{Timestamp, short};
 use crate::error::Result;
@@ -22,7 +22,12 @@ pub trait Replica {
 
     /// Returns cuts of a scope that a vector does not cover, in an order in which they can be
     /// applied, of up to a number of bytes together, but one at least where there is one.
+    /// The vector covers the scope's [`floor`](Self::floor).
     fn cuts_after(&self, scope: Scope, seen: &VersionVector, bytes: usize) -> Result<Vec<Cut>>;
+
+    /// Returns what has to be known of a scope so that its cuts can follow on it: older ones are not
+    /// kept any more.
+    fn floor(&self, scope: Scope) -> Result<VersionVector>;
 
     /// Applies cuts in one transaction. Each is the next of its replica, and all that its writer had
     /// seen is known or comes before it in the list.
@@ -30,6 +35,65 @@ pub trait Replica {
     /// # Errors
     /// Where a cut is not what it should be, or the peer may not write: then nothing was applied.
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()>;
+
+    /// Returns where the pages begin of all that a scope holds.
+    fn first_page(&self, scope: Scope) -> Result<Vec<u8>>;
+
+    /// Returns a page of what a scope holds, of up to a number of bytes or a little more, without what
+    /// a vector covers; nothing where it is not to be had here.
+    fn page(
+        &self,
+        scope: Scope,
+        what: &Want,
+        seen: &VersionVector,
+        bytes: usize,
+    ) -> Result<Option<Page>>;
+
+    /// Takes in a page of a peer; what they come to is applied, in one transaction, with the last.
+    ///
+    /// # Errors
+    /// Where the page is not what it should be, or the peer may not write: then nothing was applied.
+    fn take_page(&mut self, scope: Scope, page: &Page) -> Result<Taken>;
+
+    /// Returns the moments of scopes that are to be shown here and cannot, because what they need was
+    /// left out of the documents.
+    fn wanted(&self) -> Vec<(Scope, VersionVector)>;
+}
+
+/// A page of what a scope holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Where it begins.
+    pub from: Vec<u8>,
+    /// Where the next one does; nothing after the last.
+    pub next: Option<Vec<u8>>,
+    /// What it says. Empty only in an offer.
+    pub page: Vec<u8>,
+}
+
+impl Page {
+    /// Tells whether it says nothing but where the first page is.
+    pub fn is_offer(&self) -> bool {
+        self.page.is_empty() && self.next.is_some()
+    }
+
+    /// Tells whether it says that what was wanted is not to be had.
+    pub fn is_refusal(&self) -> bool {
+        self.page.is_empty() && self.next.is_none()
+    }
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// The pages from a position on are still missing.
+    Part(Vec<u8>),
+    /// It was another one than the next; the pages from a position on are waited for.
+    Waiting(Vec<u8>),
+    /// It was the last and all is applied, or nothing was missing.
+    All,
+    /// Nothing: the pages of another replica are waited for.
+    Nothing,
 }
 
 /// How a conversation is led.
@@ -83,6 +147,16 @@ pub struct Peer {
     /// The scopes of which the peer may know more than this side.
     ahead: BTreeSet<Scope>,
     sent: BTreeMap<Scope, Sent>,
+    /// The scopes of which the peer was offered all, and has not said that it wants it.
+    offered: BTreeSet<Scope>,
+    /// What the peer wants of scopes, and how many bytes of it are sent before it has to ask again.
+    serving: BTreeMap<Scope, (Want, usize)>,
+    /// What is wanted of scopes, and waited for.
+    taking: BTreeMap<Scope, Want>,
+    /// The scopes among them for which the peer is to be asked.
+    asking_for: BTreeSet<Scope>,
+    /// The moments for which the peer was asked.
+    moments: BTreeSet<(Scope, VersionVector)>,
     /// The scopes whose vector is told next, and whether the peer's is asked for.
     owed: BTreeMap<Scope, bool>,
     /// The summary that is said next, and whether it is a question.
@@ -106,6 +180,11 @@ impl Peer {
             behind: BTreeSet::new(),
             ahead: BTreeSet::new(),
             sent: BTreeMap::new(),
+            offered: BTreeSet::new(),
+            serving: BTreeMap::new(),
+            taking: BTreeMap::new(),
+            asking_for: BTreeSet::new(),
+            moments: BTreeSet::new(),
             owed: BTreeMap::new(),
             summary: Some(true),
             digests: VecDeque::new(),
@@ -153,6 +232,21 @@ impl Peer {
                 Ok(())
             }
             Frame::Cuts { scope, cuts } => self.hear_cuts(scope, cuts, replica),
+            Frame::State {
+                scope,
+                from,
+                next,
+                pause,
+                page,
+            } => {
+                let page = Page { from, next, page };
+                self.hear_page(scope, &page, pause, replica)
+            }
+            Frame::Want { scope, what } => {
+                self.heard();
+                self.serving.insert(scope, (what, self.pace.window));
+                Ok(())
+            }
         }
     }
 
@@ -166,6 +260,7 @@ impl Peer {
         now: Timestamp,
         replica: &dyn Replica,
     ) -> Result<Option<Frame>> {
+        self.want_moments(replica);
         let frame = self.next_frame(replica)?;
         if self.again.is_none() && self.is_waiting(replica)? {
             self.again = Some(after(now, self.wait));
@@ -196,6 +291,16 @@ impl Peer {
         }
         self.behind.extend(self.sent.keys());
         self.sent.clear();
+        let offered = self.offered.iter();
+        let idle = offered.filter(|scope| !self.serving.contains_key(scope));
+        self.behind.extend(idle);
+        self.moments.clear();
+        let wanted: BTreeSet<_> = replica.wanted().into_iter().collect();
+        self.taking.retain(|scope, what| match what {
+            Want::Moment(moment) => wanted.contains(&(*scope, moment.clone())),
+            Want::From(_) => true,
+        });
+        self.asking_for = self.taking.keys().copied().collect();
         for scope in self.asked.clone() {
             self.owed.insert(scope, true);
         }
@@ -214,7 +319,16 @@ impl Peer {
 
     /// Tells whether anything was said that the peer has to answer.
     fn is_waiting(&mut self, replica: &dyn Replica) -> Result<bool> {
-        if self.asking || !self.confirmed || !self.asked.is_empty() || !self.sent.is_empty() {
+        for scope in self.offered.clone() {
+            if self.knows(scope).covers(&replica.floor(scope)?) {
+                self.offered.remove(&scope);
+            }
+        }
+        let said = self.asking || !self.confirmed || !self.asked.is_empty();
+        if said || !self.sent.is_empty() || !self.offered.is_empty() || !self.taking.is_empty() {
+            return Ok(true);
+        }
+        if !replica.wanted().is_empty() {
             return Ok(true);
         }
         self.settle_ahead(replica)?;
@@ -246,6 +360,7 @@ impl Peer {
             self.behind.clear();
             self.ahead.clear();
             self.sent.clear();
+            self.offered.clear();
             // A question of this side that is on its way answers the peer's.
             if answer && !self.asking {
                 self.summary.get_or_insert(false);
@@ -315,7 +430,10 @@ impl Peer {
             self.sent.remove(&scope);
         }
         let ours = replica.vector(scope)?;
-        if !theirs.covers(&ours) {
+        if theirs.covers(&replica.floor(scope)?) {
+            self.offered.remove(&scope);
+        }
+        if !theirs.covers(&ours) && !self.offered.contains(&scope) {
             self.behind.insert(scope);
         }
         if !ours.covers(theirs) {
@@ -360,6 +478,57 @@ impl Peer {
         Ok(())
     }
 
+    fn hear_page(
+        &mut self,
+        scope: Scope,
+        page: &Page,
+        pause: bool,
+        replica: &mut dyn Replica,
+    ) -> Result<()> {
+        self.heard();
+        if page.is_refusal() {
+            self.taking.remove(&scope);
+            self.asking_for.remove(&scope);
+            return Ok(());
+        }
+        match replica.take_page(scope, page)? {
+            Taken::Part(from) => {
+                self.taking.insert(scope, Want::From(from));
+                if pause {
+                    self.asking_for.insert(scope);
+                }
+            }
+            // It is asked for when nothing more comes.
+            Taken::Waiting(from) => {
+                self.taking.insert(scope, Want::From(from));
+            }
+            Taken::All => {
+                self.taking.remove(&scope);
+                self.asking_for.remove(&scope);
+                self.owed.entry(scope).or_insert(false);
+            }
+            Taken::Nothing => {
+                self.taking.remove(&scope);
+                self.asking_for.remove(&scope);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what the peer is to be asked for that this side cannot show by itself.
+    fn want_moments(&mut self, replica: &dyn Replica) {
+        for (scope, moment) in replica.wanted() {
+            let known = self.theirs.get(&scope);
+            if known.is_some_and(|theirs| theirs.covers(&moment))
+                && !self.taking.contains_key(&scope)
+                && self.moments.insert((scope, moment.clone()))
+            {
+                self.taking.insert(scope, Want::Moment(moment));
+                self.asking_for.insert(scope);
+            }
+        }
+    }
+
     fn next_frame(&mut self, replica: &dyn Replica) -> Result<Option<Frame>> {
         if let Some(answer) = self.summary.take() {
             self.asking |= answer;
@@ -379,6 +548,14 @@ impl Peer {
             }
             return Ok(Some(Frame::Vectors { vectors, answer }));
         }
+        if let Some(scope) = self.asking_for.pop_first()
+            && let Some(what) = self.taking.get(&scope).cloned()
+        {
+            return Ok(Some(Frame::Want { scope, what }));
+        }
+        if let Some(page) = self.next_page(replica)? {
+            return Ok(Some(page));
+        }
         while self.sent.values().map(|sent| sent.bytes).sum::<usize>() < self.pace.window
             && let Some(&scope) = self.behind.first()
         {
@@ -386,6 +563,18 @@ impl Peer {
                 Some(sent) => &sent.upto,
                 None => self.theirs.entry(scope).or_default(),
             };
+            if !known.covers(&replica.floor(scope)?) {
+                self.behind.remove(&scope);
+                self.offered.insert(scope);
+                let from = replica.first_page(scope)?;
+                return Ok(Some(Frame::State {
+                    scope,
+                    next: Some(from.clone()),
+                    from,
+                    pause: true,
+                    page: Vec::new(),
+                }));
+            }
             let cuts = replica.cuts_after(scope, known, self.pace.frame)?;
             if cuts.is_empty() {
                 self.behind.remove(&scope);
@@ -403,6 +592,51 @@ impl Peer {
             sent.upto = upto;
             sent.bytes += bytes;
             return Ok(Some(Frame::Cuts { scope, cuts }));
+        }
+        Ok(None)
+    }
+}
+
+impl Peer {
+    /// Returns the next page of what the peer wants.
+    fn next_page(&mut self, replica: &dyn Replica) -> Result<Option<Frame>> {
+        if let Some((&scope, (what, left))) = self.serving.iter_mut().next() {
+            let nothing = VersionVector::new();
+            let seen = self.theirs.get(&scope).unwrap_or(&nothing);
+            let Some(Page { from, next, page }) =
+                replica.page(scope, what, seen, self.pace.frame)?
+            else {
+                self.serving.remove(&scope);
+                return Ok(Some(Frame::State {
+                    scope,
+                    from: Vec::new(),
+                    next: None,
+                    pause: true,
+                    page: Vec::new(),
+                }));
+            };
+            if next.is_none() {
+                // Until it says that it has all.
+                self.offered.insert(scope);
+            }
+            *left = left.saturating_sub(page.len());
+            let pause = match &next {
+                Some(next) if *left > 0 && !page.is_empty() => {
+                    *what = Want::From(next.clone());
+                    false
+                }
+                _ => {
+                    self.serving.remove(&scope);
+                    true
+                }
+            };
+            return Ok(Some(Frame::State {
+                scope,
+                from,
+                next,
+                pause,
+                page,
+            }));
         }
         Ok(None)
     }
