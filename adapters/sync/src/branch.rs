@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, Row, WriteTxn};
@@ -16,32 +16,47 @@ use automerge::ChangeHash;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::document::{ABOUT, Document, SHARDS, hash_of, keys_of, shard};
+use crate::document::{ABOUT, Document, SHARDS, Share, Values, number_of, shard, stamp_of};
 use crate::kept;
 
-/// How many bytes of changes lie beside a document at least before it is saved anew with them.
-const CHANGES_MIN: u64 = 16 << 10;
+/// How much is kept of what was, so that it need not be made anew too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// How many bytes of changes lie beside a document at least before it is saved anew with them.
+    pub beside: u64,
+    /// How many changes lie beside a document at most.
+    pub changes: u32,
+    /// How many values that others were put over a document may have besides as many as it has
+    /// registers, before those that nothing needs are left out.
+    pub values: usize,
+    /// How many bytes of cuts are kept at least for peers that are behind; it may be four times as
+    /// many as the documents have.
+    pub cuts: u64,
+}
 
-/// How many changes lie beside a document at most.
-const CHANGES_MAX: u32 = 256;
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            beside: 16 << 10,
+            changes: 256,
+            values: 64,
+            cuts: 1 << 20,
+        }
+    }
+}
 
 /// How many bytes of keys and values go into one cut. What automerge adds to them is less than what
 /// is left of a frame.
 const CUT_MAX: usize = MAX_FRAME / 4;
 
-/// The changes of a cut: the number of each document with the change of it.
-type Changes = Vec<(u16, ByteBuf)>;
-
-/// The registers that a cut writes, by the number of their document.
-type Written = BTreeMap<u16, Vec<(String, Vec<u8>)>>;
-
 /// The documents that were used, by their numbers.
 type Documents = HashMap<u16, Option<Document>>;
 
 /// Where the documents and cuts of one branch are kept: small values under names of their own.
-struct Place {
-    scope: String,
-    replica: ReplicaId,
+pub(crate) struct Place {
+    pub(crate) scope: String,
+    pub(crate) replica: ReplicaId,
+    pub(crate) history: History,
 }
 
 /// How a document is kept: what was saved, and what changed since.
@@ -53,22 +68,33 @@ struct Saved {
     changes: u32,
     /// How many bytes these have.
     beside: u64,
+    /// How many values it had when some were left out.
+    thinned: usize,
 }
 
 /// What the store counts of a branch's cuts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Log {
-    /// The cuts that are here.
-    vector: VersionVector,
-    /// How many that are; each is kept under its number.
-    kept: u64,
+pub(crate) struct Log {
+    /// The cuts that are known.
+    pub(crate) vector: VersionVector,
+    /// How many came. Each is kept under its number.
+    pub(crate) came: u64,
+    /// How many of these are not kept any more.
+    pub(crate) dropped: u64,
+    /// What has to be known so that those that are kept can follow.
+    pub(crate) floor: VersionVector,
+    /// How many bytes are kept, and how many may be.
+    bytes: u64,
+    bytes_max: u64,
     /// The numbers of those that wait for the rest of what they belong to, by their replica.
-    waiting: BTreeMap<ReplicaId, Vec<u64>>,
+    pub(crate) waiting: BTreeMap<ReplicaId, Vec<u64>>,
+    /// Whether a document left out any values.
+    pub(crate) thinned: bool,
 }
 
 impl Log {
     /// Returns which cuts are in the documents.
-    fn applied(&self) -> VersionVector {
+    pub(crate) fn applied(&self) -> VersionVector {
         let waiting = |replica| self.waiting.get(&replica).map_or(0, Vec::len) as u64;
         let vector = self.vector.iter();
         vector.map(|(id, cut)| (id, cut - waiting(id))).collect()
@@ -76,13 +102,13 @@ impl Log {
 }
 
 impl Place {
-    fn log(&self, txn: &dyn ReadTxn) -> Result<Log> {
+    pub(crate) fn log(&self, txn: &dyn ReadTxn) -> Result<Log> {
         Ok(kept::get(txn, &self.scope, "log")?.unwrap_or_default())
     }
 
     /// Returns one of the documents in memory, which is read where it is not there yet; nothing for
     /// one that nobody wrote to.
-    fn open<'d>(
+    pub(crate) fn open<'d>(
         &self,
         txn: &dyn ReadTxn,
         documents: &'d mut Documents,
@@ -94,7 +120,7 @@ impl Place {
         })
     }
 
-    fn load(&self, txn: &dyn ReadTxn, number: u16) -> Result<Option<Document>> {
+    pub(crate) fn load(&self, txn: &dyn ReadTxn, number: u16) -> Result<Option<Document>> {
         let Saved { changes, .. } = self.saved(txn, number)?;
         let mut bytes = txn
             .value(&self.scope, &document_key(number))?
@@ -105,7 +131,7 @@ impl Place {
         }
         match bytes.is_empty() {
             true => Ok(None),
-            false => Document::load(&bytes, self.replica).map(Some),
+            false => Document::load(&bytes).map(Some),
         }
     }
 
@@ -114,17 +140,23 @@ impl Place {
     }
 
     /// Keeps a change of a document beside it, or all of it anew where those beside it are as long as
-    /// the document: so what a change costs does not grow with the document.
+    /// the document: so what a change costs does not grow with the document. Returns whether it has
+    /// so many values that some should be left out.
     fn save(
         &self,
         txn: &mut dyn WriteTxn,
         number: u16,
         document: &Document,
         change: &[u8],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut saved = self.saved(txn, number)?;
         let beside = saved.beside + change.len() as u64;
-        if beside <= CHANGES_MIN.max(saved.document) && saved.changes < CHANGES_MAX {
+        let History {
+            beside: least,
+            changes: most,
+            ..
+        } = self.history;
+        if beside <= least.max(saved.document) && saved.changes < most {
             txn.set_value(
                 &self.scope,
                 &change_key(number, saved.changes),
@@ -132,19 +164,77 @@ impl Place {
             )?;
             saved.changes += 1;
             saved.beside = beside;
-        } else {
-            for n in 0..saved.changes {
-                txn.set_value(&self.scope, &change_key(number, n), None)?;
-            }
-            let bytes = document.save();
-            txn.set_value(&self.scope, &document_key(number), Some(&bytes))?;
-            saved = Saved {
-                document: bytes.len() as u64,
-                ..Saved::default()
-            };
+            kept::set(txn, &self.scope, &saved_key(number), &saved)?;
+            return Ok(false);
         }
+        self.save_anew(txn, number, document, saved.thinned)?;
+        let (registers, values) = document.counts();
+        Ok(values > 2 * registers.max(saved.thinned) + self.history.values)
+    }
+
+    /// Keeps a document, with nothing beside it.
+    pub(crate) fn save_anew(
+        &self,
+        txn: &mut dyn WriteTxn,
+        number: u16,
+        document: &Document,
+        thinned: usize,
+    ) -> Result<()> {
+        for n in 0..self.saved(txn, number)?.changes {
+            txn.set_value(&self.scope, &change_key(number, n), None)?;
+        }
+        let bytes = document.save();
+        txn.set_value(&self.scope, &document_key(number), Some(&bytes))?;
+        let saved = Saved {
+            document: bytes.len() as u64,
+            thinned,
+            ..Saved::default()
+        };
         kept::set(txn, &self.scope, &saved_key(number), &saved)
     }
+
+    pub(crate) fn cut(&self, txn: &dyn ReadTxn, number: u64) -> Result<Cut> {
+        let cut = kept::get(txn, &self.scope, &cut_key(number))?;
+        cut.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a cut is missing"))
+    }
+
+    fn keep(&self, txn: &mut dyn WriteTxn, log: &mut Log, cut: &Cut) -> Result<()> {
+        log.vector.see(cut.replica, cut.number);
+        log.came += 1;
+        log.bytes += cut.changes.len() as u64;
+        kept::set(txn, &self.scope, &cut_key(log.came), cut)?;
+        kept::set(txn, &self.scope, "log", log)
+    }
+
+    /// Forgets the oldest cuts where there are too many: the documents have what counts of them.
+    fn drop_cuts(&self, txn: &mut dyn WriteTxn) -> Result<()> {
+        let mut log = self.log(txn)?;
+        if log.bytes <= log.bytes_max.max(self.history.cuts) {
+            return Ok(());
+        }
+        let mut documents = 0;
+        for number in 0..=ABOUT {
+            let saved = self.saved(txn, number)?;
+            documents += saved.document + saved.beside;
+        }
+        log.bytes_max = self.history.cuts.max(4 * documents);
+        let waiting = log.waiting.values().flatten().min().copied();
+        let last = waiting.unwrap_or(log.came + 1);
+        if log.bytes > log.bytes_max {
+            while log.bytes > log.bytes_max / 2 && log.dropped + 1 < last {
+                log.dropped += 1;
+                let cut = self.cut(txn, log.dropped)?;
+                log.floor.see(cut.replica, cut.number);
+                log.bytes = log.bytes.saturating_sub(cut.changes.len() as u64);
+                txn.set_value(&self.scope, &cut_key(log.dropped), None)?;
+            }
+        }
+        kept::set(txn, &self.scope, "log", &log)
+    }
+}
+
+fn cut_key(number: u64) -> String {
+    format!("cut/{number:016x}")
 }
 
 fn document_key(number: u16) -> String {
@@ -161,12 +251,14 @@ fn saved_key(number: u16) -> String {
 
 /// The registers of a branch, read from its documents as they are asked for: as they are, or as they
 /// were.
-struct Open<'a> {
+pub(crate) struct Open<'a> {
     txn: &'a dyn ReadTxn,
     place: &'a Place,
     documents: &'a RefCell<Documents>,
-    /// The heads of the documents that have changed since.
-    past: HashMap<u16, Vec<ChangeHash>>,
+    /// What was known at the time that is asked for; nothing for the present.
+    then: Option<VersionVector>,
+    /// What each document consisted of then.
+    heads: RefCell<HashMap<u16, Vec<ChangeHash>>>,
 }
 
 impl Open<'_> {
@@ -175,13 +267,26 @@ impl Open<'_> {
         let document = self.place.open(self.txn, &mut documents, number)?;
         document.as_ref().map(read).transpose()
     }
+
+    fn values(&self, document: &Document, number: u16, key: &str) -> Result<Vec<Vec<u8>>> {
+        let Some(then) = &self.then else {
+            return document.values(key, None);
+        };
+        let mut heads = self.heads.borrow_mut();
+        let heads = match heads.entry(number) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(document.heads_at(then)?),
+        };
+        document.values(key, Some(heads))
+    }
 }
 
 impl Registers for Open<'_> {
     fn values(&self, path: &TreePath) -> Result<Vec<Value>> {
         let number = shard(path.parent_str());
-        let at = self.past.get(&number).map(Vec::as_slice);
-        let values = self.with(number, |document| document.values(path.as_str(), at))?;
+        let values = self.with(number, |document| {
+            self.values(document, number, path.as_str())
+        })?;
         let values = values.unwrap_or_default();
         values.iter().map(|bytes| Value::decode(bytes)).collect()
     }
@@ -215,25 +320,30 @@ pub struct Applied {
 ///
 /// Whoever uses it is the only one that changes these documents.
 pub struct Branch {
-    place: Place,
-    documents: RefCell<Documents>,
+    pub(crate) place: Place,
+    pub(crate) documents: RefCell<Documents>,
+    /// The documents that have more values than they need.
+    pub(crate) thick: BTreeSet<u16>,
 }
 
 impl Branch {
     /// Opens the documents of a branch of the bucket that a store knows by a number.
-    pub fn new(bucket: u32, scope: Scope, replica: ReplicaId) -> Self {
+    pub fn new(bucket: u32, scope: Scope, replica: ReplicaId, history: History) -> Self {
         Self {
             place: Place {
                 scope: format!("sync/{bucket}/{scope}"),
                 replica,
+                history,
             },
             documents: RefCell::default(),
+            thick: BTreeSet::new(),
         }
     }
 
     /// Forgets what was read, as after a transaction that was not committed.
     pub fn forget(&mut self) {
         self.documents.get_mut().clear();
+        self.thick.clear();
     }
 
     /// Returns which cuts are here.
@@ -252,8 +362,16 @@ impl Branch {
         Ok(self.place.log(txn)?.applied())
     }
 
-    /// Returns cuts that a vector does not cover, in the order in which they came: as many as a number
-    /// of bytes allows, but one at least where there is one.
+    /// Returns what has to be known so that the cuts that are kept can follow.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn floor(&self, txn: &dyn ReadTxn) -> Result<VersionVector> {
+        Ok(self.place.log(txn)?.floor)
+    }
+
+    /// Returns cuts that a vector does not cover, which covers the [`floor`](Self::floor), in the order
+    /// in which they came: as many as a number of bytes allows, but one at least where there is one.
     ///
     /// # Errors
     /// Those of the store.
@@ -266,8 +384,8 @@ impl Branch {
         let log = self.place.log(txn)?;
         let mut cuts = Vec::new();
         let mut size = 0;
-        for number in self.first_after(txn, &log, seen)?..=log.kept {
-            let cut = self.cut(txn, number)?;
+        for number in self.first_after(txn, &log, seen)?..=log.came {
+            let cut = self.place.cut(txn, number)?;
             if cut.number <= seen.get(cut.replica) {
                 continue;
             }
@@ -287,18 +405,13 @@ impl Branch {
         let missing = missing.map(|(replica, cut)| cut.saturating_sub(seen.get(replica)));
         let mut missing: u64 = missing.sum();
         // The newest are those that others miss.
-        let mut first = log.kept + 1;
-        while missing > 0 && first > 1 {
+        let mut first = log.came + 1;
+        while missing > 0 && first > log.dropped + 1 {
             first -= 1;
-            let cut = self.cut(txn, first)?;
+            let cut = self.place.cut(txn, first)?;
             missing -= u64::from(cut.number > seen.get(cut.replica));
         }
         Ok(first)
-    }
-
-    fn cut(&self, txn: &dyn ReadTxn, number: u64) -> Result<Cut> {
-        let cut = kept::get(txn, &self.place.scope, &format!("cut/{number:016x}"))?;
-        cut.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a cut is missing"))
     }
 
     /// Brings into the documents what was committed in the branch: all that `changes` speak of, as the
@@ -320,7 +433,7 @@ impl Branch {
         let fallen = settle(txn, chain, changes, &mut new, clock, now)?;
         forget_settled(txn, chain.branch(), &new)?;
         let mut cuts = 0;
-        let mut written = Written::new();
+        let mut written = Values::new();
         let mut bytes = 0;
         // A directory comes before what is in it.
         for (path, value) in new {
@@ -331,11 +444,7 @@ impl Branch {
                 (cuts, bytes) = (cuts + 1, 0);
             }
             bytes += more;
-            let number = shard(path.parent_str());
-            written
-                .entry(number)
-                .or_default()
-                .push((path.to_string(), value));
+            written.push((path.to_string(), ByteBuf::from(value)));
         }
         if !written.is_empty() {
             self.add_cut(txn, written, false)?;
@@ -350,8 +459,9 @@ impl Branch {
     /// # Errors
     /// As [`gather`](Self::gather).
     pub fn tell(&mut self, txn: &mut dyn WriteTxn, about: Vec<(Key, Vec<u8>)>) -> Result<()> {
-        let about = about.into_iter().map(|(key, value)| (key.as_text(), value));
-        self.add_cut(txn, Written::from([(ABOUT, about.collect())]), false)
+        let about = about.into_iter();
+        let about = about.map(|(key, value)| (key.as_text(), ByteBuf::from(value)));
+        self.add_cut(txn, about.collect(), false)
     }
 
     /// Returns what is said about the branch, what counts first.
@@ -393,13 +503,8 @@ impl Branch {
         Ok(About::resolve(values.collect::<Result<_>>()?))
     }
 
-    fn add_cut(&mut self, txn: &mut dyn WriteTxn, written: Written, more: bool) -> Result<()> {
-        let mut changes = Changes::with_capacity(written.len());
-        for (number, values) in written {
-            let change = self.document(txn, number)?.put(values)?;
-            self.save(txn, number, &change)?;
-            changes.push((number, ByteBuf::from(change)));
-        }
+    fn add_cut(&mut self, txn: &mut dyn WriteTxn, mut values: Values, more: bool) -> Result<()> {
+        values.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let replica = self.place.replica;
         let mut log = self.place.log(txn)?;
         let others = log.applied();
@@ -409,9 +514,13 @@ impl Branch {
             number: log.vector.get(replica) + 1,
             seen: others.collect(),
             more,
-            changes: kept::encode(&changes),
+            changes: kept::encode(&values),
         };
-        self.keep(txn, &mut log, &cut)
+        for (number, share) in shares(&cut, values)? {
+            self.put(txn, number, &share)?;
+        }
+        self.place.keep(txn, &mut log, &cut)?;
+        self.place.drop_cuts(txn)
     }
 
     /// Applies cuts of others, each the next of its replica, and makes the branch show what the
@@ -437,20 +546,21 @@ impl Branch {
         };
         for cut in cuts {
             // Refused now rather than when the last of its group has come.
-            let changes = changes_of(cut)?;
+            let own = shares_of(cut)?;
             if cut.more {
-                let number = log.kept + 1;
+                let number = log.came + 1;
                 log.waiting.entry(cut.replica).or_default().push(number);
-                self.keep(txn, &mut log, cut)?;
+                self.place.keep(txn, &mut log, cut)?;
                 continue;
             }
             for number in log.waiting.remove(&cut.replica).unwrap_or_default() {
-                let changes = changes_of(&self.cut(txn, number)?)?;
-                applied.about |= self.put(txn, cut.replica, changes, &mut written, clock)?;
+                let waited = shares_of(&self.place.cut(txn, number)?)?;
+                applied.about |= self.put_all(txn, &waited, &mut written, clock)?;
             }
-            applied.about |= self.put(txn, cut.replica, changes, &mut written, clock)?;
-            self.keep(txn, &mut log, cut)?;
+            applied.about |= self.put_all(txn, &own, &mut written, clock)?;
+            self.place.keep(txn, &mut log, cut)?;
         }
+        self.place.drop_cuts(txn)?;
         if let Some(chain) = chain {
             let paths = affected(&self.registers(txn), &written)?;
             applied.changes = self.show(txn, chain, paths, now)?;
@@ -458,35 +568,29 @@ impl Branch {
         Ok(applied)
     }
 
-    fn put(
+    fn put_all(
         &mut self,
         txn: &mut dyn WriteTxn,
-        replica: ReplicaId,
-        changes: Changes,
+        shares: &BTreeMap<u16, Share>,
         written: &mut BTreeSet<TreePath>,
         clock: &mut Clock,
     ) -> Result<bool> {
-        let mut about = false;
-        for (number, change) in changes {
-            if number > ABOUT {
-                let why = "a cut changes a document that no branch has";
-                return Err(Error::with_detail(ErrorKind::Corrupt, why));
-            }
-            let values = self
-                .document(txn, number)?
-                .apply(&change, replica, number)?;
-            self.save(txn, number, &change)?;
-            about |= number == ABOUT;
-            for (key, value) in values {
-                if number == ABOUT {
-                    clock.see(Key::parse(&key)?.stamp(&value)?);
-                } else {
-                    clock.see(Value::decode(&value)?.stamp);
-                    written.insert(TreePath::parse(&key)?);
-                }
-            }
+        for (number, share) in shares {
+            self.put(txn, *number, share)?;
+            note(*number, share, written, clock)?;
         }
-        Ok(about)
+        Ok(shares.contains_key(&ABOUT))
+    }
+
+    fn put(&mut self, txn: &mut dyn WriteTxn, number: u16, share: &Share) -> Result<()> {
+        let documents = self.documents.get_mut();
+        let document = self.place.open(txn, documents, number)?;
+        let document = document.get_or_insert_default();
+        let change = document.put(share)?;
+        if !change.is_empty() && self.place.save(txn, number, document, &change)? {
+            self.thick.insert(number);
+        }
+        Ok(())
     }
 
     /// Makes a branch that holds nothing show all that its registers say. Returns what changed in it.
@@ -522,7 +626,7 @@ impl Branch {
         Ok(paths)
     }
 
-    fn show(
+    pub(crate) fn show(
         &self,
         txn: &mut dyn WriteTxn,
         chain: &Chain,
@@ -551,15 +655,25 @@ impl Branch {
         txn: &dyn ReadTxn,
         vector: &VersionVector,
     ) -> Result<BTreeSet<TreePath>> {
+        let log = self.place.log(txn)?;
+        if !vector.covers(&log.floor) {
+            return self.paths(txn);
+        }
+        let applied = log.applied();
         let mut paths = BTreeSet::new();
-        self.each_change_after(txn, vector, &mut |number, change| {
-            if number != ABOUT {
-                for key in keys_of(&change, number)? {
-                    paths.insert(TreePath::parse(&key)?);
+        for number in self.first_after(txn, &log, vector)?..=log.came {
+            let cut = self.place.cut(txn, number)?;
+            if cut.number <= vector.get(cut.replica) || cut.number > applied.get(cut.replica) {
+                continue;
+            }
+            for (number, share) in shares_of(&cut)? {
+                if number != ABOUT {
+                    for (key, _) in &share.values {
+                        paths.insert(TreePath::parse(key)?);
+                    }
                 }
             }
-            Ok(())
-        })?;
+        }
         // A directory may have stood for what was in it.
         let above: Vec<_> = paths.iter().flat_map(TreePath::ancestors).collect();
         paths.extend(above);
@@ -578,16 +692,8 @@ impl Branch {
         vector: &VersionVector,
         paths: &BTreeSet<TreePath>,
     ) -> Result<BTreeMap<TreePath, Row>> {
-        let mut later: HashMap<u16, HashSet<ChangeHash>> = HashMap::new();
-        self.each_change_after(txn, vector, &mut |number, change| {
-            later.entry(number).or_default().insert(hash_of(&change)?);
-            Ok(())
-        })?;
         let mut then = self.registers(txn);
-        for (number, changes) in later {
-            let heads = then.with(number, |document| Ok(document.heads_without(&changes)))?;
-            then.past.insert(number, heads.unwrap_or_default());
-        }
+        then.then = Some(vector.clone());
         let mut rows = BTreeMap::new();
         for path in paths {
             if let Some(Projected { row: Some(row), .. }) = project(&then, path)? {
@@ -597,65 +703,61 @@ impl Branch {
         Ok(rows)
     }
 
-    fn each_change_after(
-        &self,
-        txn: &dyn ReadTxn,
-        vector: &VersionVector,
-        visit: &mut dyn FnMut(u16, Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
-        let log = self.place.log(txn)?;
-        let applied = log.applied();
-        for number in self.first_after(txn, &log, vector)?..=log.kept {
-            let cut = self.cut(txn, number)?;
-            if cut.number <= vector.get(cut.replica) || cut.number > applied.get(cut.replica) {
-                continue;
-            }
-            for (number, change) in changes_of(&cut)? {
-                visit(number, change.into_vec())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn keep(&self, txn: &mut dyn WriteTxn, log: &mut Log, cut: &Cut) -> Result<()> {
-        log.vector.see(cut.replica, cut.number);
-        log.kept += 1;
-        let name = format!("cut/{:016x}", log.kept);
-        kept::set(txn, &self.place.scope, &name, cut)?;
-        kept::set(txn, &self.place.scope, "log", log)
-    }
-
-    fn registers<'a>(&'a self, txn: &'a dyn ReadTxn) -> Open<'a> {
+    pub(crate) fn registers<'a>(&'a self, txn: &'a dyn ReadTxn) -> Open<'a> {
         Open {
             txn,
             place: &self.place,
             documents: &self.documents,
-            past: HashMap::new(),
+            then: None,
+            heads: RefCell::default(),
         }
     }
 
-    fn document(&mut self, txn: &dyn ReadTxn, number: u16) -> Result<&mut Document> {
-        let document = self.place.open(txn, self.documents.get_mut(), number)?;
-        Ok(document.get_or_insert_with(|| Document::new(self.place.replica)))
-    }
-
-    fn save(&mut self, txn: &mut dyn WriteTxn, number: u16, change: &[u8]) -> Result<()> {
-        let documents = self.documents.borrow();
-        match documents.get(&number).and_then(Option::as_ref) {
-            Some(document) => self.place.save(txn, number, document, change),
-            None => Ok(()),
-        }
-    }
 }
 
-fn changes_of(cut: &Cut) -> Result<Changes> {
-    let (changes, rest) = postcard::take_from_bytes::<Changes>(&cut.changes)
-        .map_err(|_| Error::with_detail(ErrorKind::Corrupt, "a cut does not decode"))?;
-    match rest.is_empty() && changes.is_sorted_by(|(a, _), (b, _)| a < b) {
-        true => Ok(changes),
-        false => {
-            let why = "a cut's changes are out of order";
-            Err(Error::with_detail(ErrorKind::Corrupt, why))
+/// Notes what a share wrote.
+pub(crate) fn note(
+    number: u16,
+    share: &Share,
+    written: &mut BTreeSet<TreePath>,
+    clock: &mut Clock,
+) -> Result<()> {
+    for (key, value) in &share.values {
+        clock.see(stamp_of(key, value)?);
+        if number != ABOUT {
+            written.insert(TreePath::parse(key)?);
         }
     }
+    Ok(())
+}
+
+/// Returns what a cut puts into each document, having looked at all of it.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] or [`ErrorKind::InvalidPath`] where it is nothing that a replica writes.
+pub(crate) fn shares_of(cut: &Cut) -> Result<BTreeMap<u16, Share>> {
+    let refuse = |why: &str| Error::with_detail(ErrorKind::Corrupt, why);
+    let (values, rest) = postcard::take_from_bytes::<Values>(&cut.changes)
+        .map_err(|_| refuse("a cut does not decode"))?;
+    if !rest.is_empty() || !values.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err(refuse("a cut's registers are out of order"));
+    }
+    for (key, value) in &values {
+        stamp_of(key, value)?;
+    }
+    shares(cut, values)
+}
+
+fn shares(cut: &Cut, values: Values) -> Result<BTreeMap<u16, Share>> {
+    let mut shares = BTreeMap::new();
+    for (key, value) in values {
+        let share = shares.entry(number_of(&key)?).or_insert_with(|| Share {
+            replica: cut.replica,
+            number: cut.number,
+            seen: cut.seen.clone(),
+            values: Values::new(),
+        });
+        share.values.push((key, value));
+    }
+    Ok(shares)
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
-use alknet_fs_core::store::{BranchId, BucketId, Durability, Epoch, Store, WriteTxn};
-use alknet_fs_core::sync::{Clock, Cut, Replica, ReplicaId, Scope, VersionVector};
+use alknet_fs_core::store::{BranchId, BucketId, Durability, Epoch, ReadTxn, Store, WriteTxn};
+use alknet_fs_core::sync::{
+    AboutSnapshot, Clock, Cut, Moment, Page, Replica, ReplicaId, Scope, Taken, VersionVector, Want,
+};
 use alknet_fs_core::{Change, Commit, Cursor, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::branch::Branch;
+use crate::branch::{Applied, Branch, History};
 use crate::collect::Found;
 use crate::conflicts::note_names;
 use crate::kept;
@@ -31,6 +33,7 @@ struct Record {
 
 const RECORD: &str = "bucket";
 const SCOPES: &str = "scopes";
+const WANTED: &str = "wanted";
 
 /// What the store shows of a scope.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,9 @@ pub struct Bucket {
     now: Timestamp,
     /// The scopes that may have cuts which nobody was told of.
     pub(crate) news: BTreeSet<Scope>,
+    /// The moments that cannot be shown because documents left out what they need.
+    pub(crate) wanted: BTreeSet<(Scope, VersionVector)>,
+    history: History,
 }
 
 impl Bucket {
@@ -85,6 +91,7 @@ impl Bucket {
             unsettled: false,
         });
         let scopes = kept::get(&*txn, &scope_of(bucket), SCOPES)?.unwrap_or_default();
+        let wanted = kept::get(&*txn, &scope_of(bucket), WANTED)?.unwrap_or_default();
         drop(txn);
         let mut opened = Self {
             store,
@@ -94,6 +101,8 @@ impl Bucket {
             record,
             now: Timestamp(0),
             news: BTreeSet::new(),
+            wanted,
+            history: History::default(),
         };
         opened.forget();
         Ok(opened)
@@ -102,6 +111,12 @@ impl Bucket {
     /// Returns the replica that this is.
     pub fn replica(&self) -> ReplicaId {
         self.record.replica
+    }
+
+    /// Sets how much is kept of what was.
+    pub fn set_history(&mut self, history: History) {
+        self.history = history;
+        self.forget();
     }
 
     /// Returns the scopes, each with the branch that shows it, if one does.
@@ -163,10 +178,10 @@ impl Bucket {
     }
 
     pub(crate) fn documents(&mut self, scope: Scope) -> &mut Branch {
-        let (bucket, replica) = (self.bucket.0, self.record.replica);
+        let (bucket, replica, history) = (self.bucket.0, self.record.replica, self.history);
         self.branches
             .entry(scope)
-            .or_insert_with(|| Branch::new(bucket, scope, replica))
+            .or_insert_with(|| Branch::new(bucket, scope, replica, history))
     }
 
     /// Changes documents and rows in a transaction. Where that fails, all is as it was.
@@ -176,7 +191,9 @@ impl Bucket {
         change: impl FnOnce(&mut Self, &mut dyn WriteTxn) -> Result<R>,
     ) -> Result<R> {
         let (record, scopes) = (self.record.clone(), self.scopes.clone());
+        let wanted = self.wanted.clone();
         let changed = change(self, txn).and_then(|changed| {
+            self.thin(txn)?;
             let scope = scope_of(self.bucket);
             if let Some(bucket) = txn.bucket(self.bucket)? {
                 self.record.epoch = bucket.epoch;
@@ -186,20 +203,63 @@ impl Bucket {
                 kept::set(txn, &scope, SCOPES, &self.scopes)?;
                 note_names(txn, self.bucket, self.record.replica, &self.scopes)?;
             }
+            if self.wanted != wanted {
+                kept::set(txn, &scope, WANTED, &self.wanted)?;
+            }
             Ok(changed)
         });
         if changed.is_err() {
-            (self.record, self.scopes) = (record, scopes);
+            (self.record, self.scopes, self.wanted) = (record, scopes, wanted);
             self.forget();
         }
         changed
     }
 
+    /// Leaves out of the documents what nothing needs any more.
+    fn thin(&mut self, txn: &mut dyn WriteTxn) -> Result<()> {
+        let thick = self.branches.iter();
+        let thick = thick.filter(|(_, branch)| !branch.thick.is_empty());
+        let thick: Vec<_> = thick.map(|(scope, _)| *scope).collect();
+        if thick.is_empty() {
+            return Ok(());
+        }
+        let moments = self.moments_by_scope(txn)?;
+        let none = BTreeSet::new();
+        for scope in thick {
+            let moments = moments.get(&scope).unwrap_or(&none);
+            self.documents(scope).thin(txn, moments)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the moments that snapshots and forks show, by the branches that they are of.
+    fn moments_by_scope(
+        &self,
+        txn: &dyn ReadTxn,
+    ) -> Result<BTreeMap<Scope, BTreeSet<VersionVector>>> {
+        let mut moments = Vec::new();
+        for branch in self.branches.values() {
+            for about in branch.about(txn)? {
+                moments.extend(about.state.parent.and_then(|parent| parent.at));
+            }
+            for about in branch.snapshots(txn)?.into_values().flatten() {
+                if let AboutSnapshot::Taken { at, .. } = about.state {
+                    moments.push(at);
+                }
+            }
+        }
+        let mut by_scope: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (scope, vector) in moments.iter().flat_map(Moment::cuts) {
+            by_scope.entry(scope).or_default().insert(vector.clone());
+        }
+        Ok(by_scope)
+    }
+
     fn forget(&mut self) {
-        let (bucket, replica) = (self.bucket.0, self.record.replica);
+        let (bucket, replica, history) = (self.bucket.0, self.record.replica, self.history);
         let scopes = self.scopes.keys();
         self.branches = scopes
-            .map(|scope| (*scope, Branch::new(bucket, *scope, replica)))
+            .map(|scope| (*scope, Branch::new(bucket, *scope, replica, history)))
             .collect();
     }
 }
@@ -237,30 +297,93 @@ impl Replica for Bucket {
         let mut txn = store.write(Durability::Full)?;
         self.change(&mut *txn, |this, txn| {
             this.gather_in(txn, now)?;
-            this.apply_in(txn, scope, cuts, now)?;
-            // The documents have it already.
-            this.record.gathered = Some(txn.last_cursor()?);
-            Ok(())
+            let author = cuts.last().map_or(this.replica(), |cut| cut.replica);
+            this.bring_in(txn, scope, author, &mut |branch, txn, chain, clock| {
+                branch.apply(txn, chain, cuts, clock, now)
+            })
         })?;
         txn.commit()
     }
+
+    fn floor(&self, scope: Scope) -> Result<VersionVector> {
+        match self.branches.get(&scope) {
+            Some(branch) => branch.floor(&*self.store.read()?),
+            None => Ok(VersionVector::new()),
+        }
+    }
+
+    fn first_page(&self, scope: Scope) -> Result<Vec<u8>> {
+        match self.branches.get(&scope) {
+            Some(branch) => branch.first_page(&*self.store.read()?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn page(
+        &self,
+        scope: Scope,
+        what: &Want,
+        seen: &VersionVector,
+        bytes: usize,
+    ) -> Result<Option<Page>> {
+        match self.branches.get(&scope) {
+            Some(branch) => branch.page(&*self.store.read()?, what, seen, bytes),
+            None => Ok(None),
+        }
+    }
+
+    fn take_page(&mut self, scope: Scope, page: &Page) -> Result<Taken> {
+        let now = self.now;
+        let store = Arc::clone(&self.store);
+        // What is lost of the pages is asked for again.
+        let durability = match page.next {
+            Some(_) => Durability::Relaxed,
+            None => Durability::Full,
+        };
+        let mut txn = store.write(durability)?;
+        let taken = self.change(&mut *txn, |this, txn| {
+            if let Some(taken) = this.documents(scope).keep_page(txn, page, now)? {
+                return Ok(taken);
+            }
+            this.gather_in(txn, now)?;
+            let moments = this.moments_by_scope(txn)?.remove(&scope);
+            let (moments, author) = (moments.unwrap_or_default(), this.replica());
+            this.bring_in(txn, scope, author, &mut |branch, txn, chain, clock| {
+                branch.absorb(txn, chain, &moments, clock, now)
+            })?;
+            Ok(Taken::All)
+        })?;
+        txn.commit()?;
+        Ok(taken)
+    }
+
+    fn wanted(&self) -> Vec<(Scope, VersionVector)> {
+        self.wanted.iter().cloned().collect()
+    }
 }
 
+/// Changes the documents of a branch, and what the branch shows.
+type BringIn<'a> = &'a mut dyn FnMut(
+    &mut Branch,
+    &mut dyn WriteTxn,
+    Option<&Chain>,
+    &mut Clock,
+) -> Result<Applied>;
+
 impl Bucket {
-    fn apply_in(
+    /// Brings in what others wrote.
+    fn bring_in(
         &mut self,
         txn: &mut dyn WriteTxn,
         scope: Scope,
-        cuts: &[Cut],
-        now: Timestamp,
+        author: ReplicaId,
+        bring_in: BringIn<'_>,
     ) -> Result<()> {
-        let author = cuts.last().map_or(self.replica(), |cut| cut.replica);
-        let context = context(now, author);
+        let context = context(self.now, author);
         let shown = self.scopes.entry(scope).or_default().branch;
         let chain = shown.map(|id| Chain::load(txn, id, None)).transpose()?;
         let mut clock = self.clock();
-        let documents = self.documents(scope);
-        let applied = documents.apply(txn, chain.as_ref(), cuts, &mut clock, now)?;
+        let applied = bring_in(self.documents(scope), txn, chain.as_ref(), &mut clock)?;
         self.set_clock(&clock);
         self.news.insert(scope);
         if let Some(chain) = &chain {
@@ -272,6 +395,8 @@ impl Bucket {
         if applied.about || chain.is_none() || self.record.unsettled {
             self.record.unsettled = !self.settle(txn, &context)?;
         }
+        // The documents have it already.
+        self.record.gathered = Some(txn.last_cursor()?);
         Ok(())
     }
 

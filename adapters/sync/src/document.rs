@@ -1,15 +1,15 @@
 //! One document.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 
-use alknet_fs_core::sync::{Key, ReplicaId, Value};
+use alknet_fs_core::sync::{Key, ReplicaId, Stamp, Value, VersionVector, depth};
 use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
 use automerge::transaction::{CommitOptions, Transactable};
-use automerge::{
-    ActorId, Automerge, Change, ChangeHash, ExpandedChange, ROOT, ReadDoc, ScalarValue, legacy,
-};
+use automerge::{ActorId, Automerge, ChangeHash, PatchLog, ROOT, ReadDoc, ScalarValue, legacy};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
-use crate::check::check_size;
+use crate::kept;
 
 /// The number of documents that a branch's paths are spread over.
 pub const SHARDS: u16 = 256;
@@ -22,55 +22,143 @@ pub fn shard(dir: &str) -> u16 {
     u16::from(blake3::hash(dir.as_bytes()).as_bytes()[0])
 }
 
-/// Checks that a document may hold a register with a value.
+/// Returns which of a branch's documents has a register.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] or [`ErrorKind::InvalidPath`].
-fn check_register(number: u16, key: &str, value: &[u8]) -> Result<()> {
-    if number == ABOUT {
-        return Key::parse(key)?.stamp(value).map(drop);
+/// [`ErrorKind::Corrupt`] or [`ErrorKind::InvalidPath`] where no document may have one of that name.
+pub(crate) fn number_of(key: &str) -> Result<u16> {
+    if !key.starts_with('/') {
+        return Key::parse(key).map(|_| ABOUT);
     }
     let path = TreePath::parse(key)?;
-    let refuse = |why: &str| Err(Error::with_detail(ErrorKind::Corrupt, why).path(&path));
-    if path.as_str() != key {
-        return refuse("a document has a key that is no path");
+    match path.as_str() == key {
+        true => Ok(shard(path.parent_str())),
+        false => {
+            let why = "a register is named by what is no path";
+            Err(Error::with_detail(ErrorKind::Corrupt, why).path(&path))
+        }
     }
-    if shard(path.parent_str()) != number {
-        return refuse("a change writes a path that belongs to another document");
+}
+
+/// Returns when a register's value was written.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] where that is no value of the register.
+pub(crate) fn stamp_of(key: &str, value: &[u8]) -> Result<Stamp> {
+    match key.starts_with('/') {
+        true => Value::decode(value)
+            .map(|value| value.stamp)
+            .map_err(|e| e.path(key)),
+        false => Key::parse(key)?.stamp(value),
     }
-    Value::decode(value).map(drop).map_err(|e| e.path(&path))
+}
+
+/// Registers and the values that are put into them.
+pub(crate) type Values = Vec<(String, ByteBuf)>;
+
+/// What one cut puts into one document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Who wrote the cut.
+    pub replica: ReplicaId,
+    /// The number of the cut.
+    pub number: u64,
+    /// What its writer had seen of the others.
+    pub seen: VersionVector,
+    /// The registers, each with a value.
+    pub values: Vec<(String, ByteBuf)>,
+}
+
+/// By what shares are ordered: causes before their effects.
+pub(crate) type Order = (u64, ReplicaId, u64);
+
+impl Share {
+    pub(crate) fn order(&self) -> Order {
+        let depth = depth(self.replica, self.number, &self.seen);
+        (depth, self.replica, self.number)
+    }
+
+    /// Adds what is known of another share of the same cut. Returns the registers that were missing.
+    pub(crate) fn merge(&mut self, other: Self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (key, value) in other.values {
+            if let Err(at) = self.values.binary_search_by(|(k, _)| k.cmp(&key)) {
+                missing.push(key.clone());
+                self.values.insert(at, (key, value));
+            }
+        }
+        missing
+    }
 }
 
 /// Some registers of one branch: texts, each with bytes, or several where they were written without
 /// knowledge of each other.
+///
+/// Each change of it is the share of one cut: its actor is the replica, its time the cut's number,
+/// and its message, in hexadecimal digits, what the writer had seen of the others.
 #[derive(Debug, Clone)]
-pub struct Document(Automerge);
+pub struct Document {
+    doc: Automerge,
+    /// Of which cuts it has shares.
+    vector: VersionVector,
+}
+
+impl Default for Document {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Document {
-    /// Makes a document without registers, in which a replica writes.
-    pub fn new(replica: ReplicaId) -> Self {
-        Self(Automerge::new().with_actor(actor(replica)))
+    /// Makes a document without registers.
+    pub fn new() -> Self {
+        Self {
+            doc: Automerge::new(),
+            vector: VersionVector::new(),
+        }
+    }
+
+    /// Makes a document of shares.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`].
+    pub fn build(mut shares: Vec<Share>) -> Result<Self> {
+        shares.sort_by_key(Share::order);
+        let mut document = Self::new();
+        for share in &shares {
+            document.put(share)?;
+        }
+        Ok(document)
     }
 
     /// Reads a document: what [`save`](Self::save) returned, followed by changes, if any.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`].
-    pub fn load(bytes: &[u8], replica: ReplicaId) -> Result<Self> {
+    pub fn load(bytes: &[u8]) -> Result<Self> {
         let doc = Automerge::load(bytes).map_err(corrupt)?;
-        Ok(Self(doc.with_actor(actor(replica))))
+        let mut vector = VersionVector::new();
+        for change in doc.get_changes_meta(&[]) {
+            vector.see(replica(&change.actor)?, number(change.timestamp)?);
+        }
+        Ok(Self { doc, vector })
     }
 
-    /// Returns the document as bytes, its history included.
+    /// Returns the document as bytes, with all that it has of its history.
     pub fn save(&self) -> Vec<u8> {
-        self.0.save()
+        self.doc.save()
     }
 
-    /// Returns the changes that no other is based on. Documents with the same ones are the same.
-    pub fn heads(&self) -> Vec<ChangeHash> {
-        let mut heads = self.0.get_heads();
-        heads.sort_unstable();
-        heads
+    /// Returns of which cuts there are shares, or were before they were left out.
+    pub fn vector(&self) -> &VersionVector {
+        &self.vector
+    }
+
+    /// Returns how many registers there are, and how many values were ever put into them and are not
+    /// left out.
+    pub fn counts(&self) -> (usize, usize) {
+        let puts = usize::try_from(self.doc.stats().num_ops);
+        (self.doc.length(ROOT), puts.unwrap_or(usize::MAX))
     }
 
     /// Returns the values of a register that no other was written over, as they are now or as they
@@ -80,29 +168,29 @@ impl Document {
     /// [`ErrorKind::Corrupt`].
     pub fn values(&self, key: &str, at: Option<&[ChangeHash]>) -> Result<Vec<Vec<u8>>> {
         let all = match at {
-            None => self.0.get_all(ROOT, key),
-            Some(heads) => self.0.get_all_at(ROOT, key, heads),
+            None => self.doc.get_all(ROOT, key),
+            Some(heads) => self.doc.get_all_at(ROOT, key, heads),
         };
         let all = all.map_err(corrupt)?;
         let bytes = all.iter().filter_map(|(value, _)| value.as_bytes());
         Ok(bytes.map(<[u8]>::to_vec).collect())
     }
 
-    /// Returns the heads that the document had without some changes, and all that are based on them.
-    pub fn heads_without(&self, changes: &HashSet<ChangeHash>) -> Vec<ChangeHash> {
-        let mut heads = HashSet::new();
-        let mut seen = HashSet::new();
-        let mut left = self.heads();
-        while let Some(hash) = left.pop() {
-            if !changes.contains(&hash) {
-                heads.insert(hash);
-            } else if seen.insert(hash)
-                && let Some(change) = self.0.get_change_by_hash(&hash)
+    /// Returns the newest change of each replica among those of the cuts that a vector covers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`].
+    pub fn heads_at(&self, vector: &VersionVector) -> Result<Vec<ChangeHash>> {
+        let mut newest: HashMap<ReplicaId, (u64, ChangeHash)> = HashMap::new();
+        for change in self.doc.get_changes_meta(&[]) {
+            let (replica, number) = (replica(&change.actor)?, number(change.timestamp)?);
+            if number <= vector.get(replica)
+                && newest.get(&replica).is_none_or(|(n, _)| *n < number)
             {
-                left.extend(change.deps());
+                newest.insert(replica, (number, change.hash));
             }
         }
-        heads.into_iter().collect()
+        Ok(newest.into_values().map(|(_, hash)| hash).collect())
     }
 
     /// Returns the names directly in a directory that have a register.
@@ -111,7 +199,7 @@ impl Document {
             true => "/".to_owned(),
             false => format!("{dir}/"),
         };
-        let inside = self.0.map_range(ROOT, prefix.clone()..);
+        let inside = self.doc.map_range(ROOT, prefix.clone()..);
         let inside = inside
             .map(|item| item.key)
             .take_while(|key| key.starts_with(&prefix));
@@ -123,106 +211,103 @@ impl Document {
 
     /// Returns every register.
     pub fn keys(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.keys(ROOT)
+        self.doc.keys(ROOT)
     }
 
-    /// Writes over whatever some registers hold. Returns the change, for others to
-    /// [`apply`](Self::apply).
+    /// Puts values into registers, over those that the writer had seen. The writer's cuts come in
+    /// their order, and after those that it had seen. Returns the change; no bytes where it makes no
+    /// difference.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] where the document cannot be written to.
-    pub fn put(&mut self, values: Vec<(String, Vec<u8>)>) -> Result<Vec<u8>> {
-        let mut transaction = self.0.transaction();
-        for (key, bytes) in values {
-            let bytes = ScalarValue::Bytes(bytes);
+    pub fn put(&mut self, share: &Share) -> Result<Vec<u8>> {
+        let mut known = share.seen.clone();
+        known.see(share.replica, share.number);
+        self.doc.set_actor(ActorId::from(&share.replica.0[..]));
+        let mut transaction = match known.covers(&self.vector) {
+            true => self.doc.transaction(),
+            false => {
+                let heads = self.heads_at(&known)?;
+                self.doc
+                    .transaction_at(PatchLog::null(), &heads)
+                    .map_err(corrupt)?
+            }
+        };
+        for (key, bytes) in &share.values {
+            let bytes = ScalarValue::Bytes(bytes.to_vec());
             transaction.put(ROOT, key, bytes).map_err(corrupt)?;
         }
-        // The stamps tell the time.
-        transaction.commit_with(CommitOptions::default().with_time(0));
-        let change = self.0.get_last_local_change();
-        change
+        let time = i64::try_from(share.number).map_err(corrupt)?;
+        let options = CommitOptions::default()
+            .with_time(time)
+            .with_message(hex(&kept::encode(&share.seen)));
+        let (change, _) = transaction.commit_with(options);
+        self.vector.see(share.replica, share.number);
+        if change.is_none() {
+            return Ok(Vec::new());
+        }
+        let change = self.doc.get_last_local_change();
+        Ok(change
             .map(|change| change.raw_bytes().to_vec())
-            .ok_or_else(|| {
-                Error::with_detail(ErrorKind::Corrupt, "nothing was written to the document")
-            })
+            .unwrap_or_default())
     }
 
-    /// Applies a change that a replica made, all that it is based on being there already. Returns
-    /// the registers that were written, with their values.
+    /// Returns all shares that are there, in order.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] where it is not a change by that replica which puts values of registers
-    /// that belong here; nothing was applied then.
-    pub fn apply(
-        &mut self,
-        change: &[u8],
-        replica: ReplicaId,
-        number: u16,
-    ) -> Result<Vec<(String, Vec<u8>)>> {
-        let (checksum, change) = (change.get(4..8).map(<[u8]>::to_vec), decode(change)?);
-        let refuse = |why: &str| Err(Error::with_detail(ErrorKind::Corrupt, why));
-        // Automerge looks at it in whole documents only.
-        if checksum.as_deref() != Some(&change.hash().0[..4]) {
-            return refuse("a change's checksum is wrong");
+    /// [`ErrorKind::Corrupt`].
+    pub fn shares(&self) -> Result<Vec<Share>> {
+        let mut shares: BTreeMap<Order, Share> = BTreeMap::new();
+        for change in self.doc.get_changes(&[]) {
+            let change = change.decode();
+            let seen = change.message.as_deref().and_then(unhex);
+            let seen = seen.and_then(|bytes| postcard::from_bytes(&bytes).ok());
+            let values = change.operations.into_iter().map(|op| match op {
+                legacy::Op {
+                    action: legacy::OpType::Put(ScalarValue::Bytes(bytes)),
+                    key: legacy::Key::Map(key),
+                    ..
+                } => Ok((key.to_string(), ByteBuf::from(bytes))),
+                _ => Err(damaged()),
+            });
+            let mut values = values.collect::<Result<Values>>()?;
+            values.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let share = Share {
+                replica: replica(&change.actor_id)?,
+                number: number(change.time)?,
+                seen: seen.ok_or_else(damaged)?,
+                values,
+            };
+            shares.insert(share.order(), share);
         }
-        if *change.actor_id() != actor(replica) {
-            return refuse("a change was made by somebody else than who sent it");
-        }
-        let known = |hash: &ChangeHash| self.0.get_change_meta_by_hash(hash).is_some();
-        if !change.deps().iter().all(known) {
-            return refuse("a change is based on one that is not there");
-        }
-        let written = written(&change.decode(), number)?;
-        self.0.apply_changes([change]).map_err(corrupt)?;
-        Ok(written)
+        Ok(shares.into_values().collect())
     }
 }
 
-/// Returns the hash that names a change.
-///
-/// # Errors
-/// [`ErrorKind::Corrupt`].
-pub(crate) fn hash_of(change: &[u8]) -> Result<ChangeHash> {
-    Ok(decode(change)?.hash())
+fn replica(actor: &ActorId) -> Result<ReplicaId> {
+    let bytes = actor.to_bytes().try_into();
+    bytes.map(ReplicaId).map_err(|_| damaged())
 }
 
-/// Returns the registers that a change writes.
-///
-/// # Errors
-/// [`ErrorKind::Corrupt`].
-pub(crate) fn keys_of(change: &[u8], number: u16) -> Result<Vec<String>> {
-    let written = written(&decode(change)?.decode(), number)?;
-    Ok(written.into_iter().map(|(key, _)| key).collect())
+fn number(time: i64) -> Result<u64> {
+    u64::try_from(time).map_err(corrupt)
 }
 
-fn decode(change: &[u8]) -> Result<Change> {
-    check_size(change)?;
-    Change::try_from(change).map_err(corrupt)
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Returns what a change writes, where it is one that [`Document::put`] could have made.
-fn written(change: &ExpandedChange, number: u16) -> Result<Vec<(String, Vec<u8>)>> {
-    let refuse = |why: &str| Error::with_detail(ErrorKind::Corrupt, why);
-    let mut written = Vec::with_capacity(change.operations.len());
-    for op in &change.operations {
-        let (legacy::ObjectId::Root, legacy::Key::Map(key)) = (&op.obj, &op.key) else {
-            return Err(refuse(
-                "a change writes elsewhere than at a document's root",
-            ));
-        };
-        let legacy::OpType::Put(ScalarValue::Bytes(bytes)) = &op.action else {
-            return Err(refuse("a change does something else than to put a value"));
-        };
-        check_register(number, key, bytes)?;
-        written.push((key.to_string(), bytes.clone()));
-    }
-    Ok(written)
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok())
+        .collect()
 }
 
-fn actor(replica: ReplicaId) -> ActorId {
-    ActorId::from(&replica.0[..])
+fn damaged() -> Error {
+    Error::with_detail(ErrorKind::Corrupt, "a document is damaged")
 }
 
 fn corrupt(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::with_detail(ErrorKind::Corrupt, "a document is damaged").source(error)
+    damaged().source(error)
 }

@@ -7,13 +7,14 @@
 
 mod branch;
 mod bucket;
-mod check;
 mod collect;
 mod conflicts;
 mod document;
 mod kept;
+mod pages;
 mod settle;
+mod thin;
 
-pub use branch::{Applied, Branch, Gathered};
+pub use branch::{Applied, Branch, Gathered, History};
 pub use bucket::Bucket;
-pub use document::{Document, SHARDS, shard};
+pub use document::{Document, SHARDS, Share, shard};

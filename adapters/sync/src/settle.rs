@@ -22,7 +22,8 @@ impl Bucket {
     /// Makes the store have the branches and snapshots that the documents speak of. Returns whether it
     /// has them all: one may need what has not come yet, or cannot go while somebody uses it.
     pub(crate) fn settle(&mut self, txn: &mut dyn WriteTxn, context: &Context) -> Result<bool> {
-        let wanted = self.wanted(txn)?;
+        self.wanted.clear();
+        let wanted = self.branches_to_show(txn)?;
         let mut all = self.settle_branches(txn, &wanted, context)?;
         if !all {
             // The last branch cannot go before another came, nor give its name away.
@@ -51,7 +52,7 @@ impl Bucket {
     }
 
     /// Returns the branches that are to be there, with their names here.
-    fn wanted(&mut self, txn: &dyn ReadTxn) -> Result<BTreeMap<Scope, AboutBranch>> {
+    fn branches_to_show(&mut self, txn: &dyn ReadTxn) -> Result<BTreeMap<Scope, AboutBranch>> {
         let mut said: BTreeMap<Scope, (Stamp, AboutBranch)> = BTreeMap::new();
         let mut wanted = BTreeSet::new();
         for scope in self.scopes.keys().copied().collect::<Vec<_>>() {
@@ -353,7 +354,11 @@ impl Bucket {
         }
         let chain = Chain::load(txn, branch, None)?;
         let present = self.moment_of(txn, &chain)?;
-        let rows = match present.as_ref() == Some(moment) {
+        let is_present = present.as_ref() == Some(moment);
+        if !is_present && !self.has_all_of(txn, moment)? {
+            return Ok(None);
+        }
+        let rows = match is_present {
             true => BTreeMap::new(),
             false => self.rows_at(txn, &chain, moment, present.as_ref(), now)?,
         };
@@ -364,6 +369,18 @@ impl Bucket {
             self.keep_moment(txn, scope, Epoch(epoch.0 - 1), &present)?;
         }
         Ok(Some(epoch))
+    }
+
+    /// Tells whether the documents have all that a moment needs; notes what they lack.
+    fn has_all_of(&mut self, txn: &dyn ReadTxn, moment: &Moment) -> Result<bool> {
+        let mut all = true;
+        for (scope, vector) in moment.cuts() {
+            if !self.documents(scope).can_show(txn, vector)? {
+                self.wanted.insert((scope, vector.clone()));
+                all = false;
+            }
+        }
+        Ok(all)
     }
 
     /// Returns the rows that differ between the present and a point in time.

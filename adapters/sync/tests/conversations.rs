@@ -15,13 +15,14 @@ use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
 use alknet_fs_core::{Timestamp, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
-use alknet_fs_sync::Bucket;
+use alknet_fs_sync::{Bucket, History};
 use fastrand::Rng;
 
 struct Node {
     store: Arc<dyn Store>,
     number: BucketId,
     bucket: Bucket,
+    history: History,
 }
 
 /// What one says to another, and what is on its way there.
@@ -54,11 +55,23 @@ impl Node {
         }
         let replica = ReplicaId([n; 16]);
         let mut bucket = Bucket::open(Arc::clone(&store), number, replica).unwrap();
+        // Some keep little of what was.
+        let history = match rng.bool() {
+            true => History::default(),
+            false => History {
+                beside: rng.u64(0..1000),
+                changes: rng.u32(0..6),
+                values: rng.usize(0..4),
+                cuts: rng.u64(0..2000),
+            },
+        };
+        bucket.set_history(history);
         bucket.gather(Timestamp(9)).unwrap();
         Self {
             store,
             number,
             bucket,
+            history,
         }
     }
 }
@@ -142,6 +155,7 @@ impl Network {
             let replica = node.bucket.replica();
             node.bucket = Bucket::open(Arc::clone(&node.store), node.number, other).unwrap();
             assert_eq!(node.bucket.replica(), replica);
+            node.bucket.set_history(node.history);
         }
         for other in [node.wrapping_sub(1), node + 1] {
             if other < count {

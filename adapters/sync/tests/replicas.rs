@@ -12,7 +12,7 @@ use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, LineBase, Store, WriteTxn};
 use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, VersionVector};
 use alknet_fs_core::{Change, Commit, Cursor, Timestamp};
-use alknet_fs_sync::Branch;
+use alknet_fs_sync::{Branch, History};
 use common::BRANCHES;
 use fastrand::Rng;
 
@@ -28,7 +28,13 @@ struct Node {
 }
 
 fn documents(bucket: BucketId, replica: ReplicaId) -> [Branch; BRANCHES] {
-    [1, 2, 3].map(|n| Branch::new(bucket.0, Scope([n; 16]), replica))
+    // Documents are saved anew often; no cut is dropped.
+    let history = History {
+        beside: 300,
+        changes: 4,
+        ..History::default()
+    };
+    [1, 2, 3].map(|n| Branch::new(bucket.0, Scope([n; 16]), replica, history))
 }
 
 impl Node {
