@@ -187,8 +187,7 @@ impl Branch {
                 let value = Value::decode(&past.value).unwrap();
                 ((past.replica, past.number), value)
             });
-            self.registers
-                .insert(path.parse().unwrap(), some.collect());
+            self.registers.insert(path.parse().unwrap(), some.collect());
         }
         let all: Vec<_> = self.registers.keys().cloned().collect();
         self.show(&all);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use alknet_fs_core::sync::{Cut, Frame, Replica, Scope, VersionVector};
+use alknet_fs_core::sync::{Cut, Frame, Page, Replica, Scope, Taken, VersionVector, Want};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use alknet_fs_sync::Bucket;
 
@@ -109,11 +109,11 @@ impl Terms {
                     self.note(*scope, vector);
                 }
             }
+            Frame::State { scope, .. } => self.check_takes(*scope)?,
+            // What is asked of others is answered with nothing.
+            Frame::Want { .. } => {}
             Frame::Cuts { scope, cuts } => {
-                if !self.takes(*scope) {
-                    let why = "the peer sent changes that its grant does not allow";
-                    return Err(Error::with_detail(ErrorKind::PermissionDenied, why).path(scope));
-                }
+                self.check_takes(*scope)?;
                 for cut in cuts {
                     self.name(*scope, cut.seen.len() + 1)?;
                     let mut knows = cut.seen.clone();
@@ -123,6 +123,16 @@ impl Terms {
             }
         }
         Ok(frame)
+    }
+
+    fn check_takes(&self, scope: Scope) -> Result<()> {
+        match self.takes(scope) {
+            true => Ok(()),
+            false => {
+                let why = "the peer sent changes that its grant does not allow";
+                Err(Error::with_detail(ErrorKind::PermissionDenied, why).path(scope))
+            }
+        }
     }
 
     fn name(&mut self, scope: Scope, entries: usize) -> Result<()> {
@@ -182,5 +192,40 @@ impl Replica for Granted<'_> {
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
         self.bucket.apply(scope, cuts)
+    }
+
+    fn floor(&self, scope: Scope) -> Result<VersionVector> {
+        match self.terms.sends(scope) {
+            true => self.bucket.floor(scope),
+            false => Ok(VersionVector::new()),
+        }
+    }
+
+    fn first_page(&self, scope: Scope) -> Result<Vec<u8>> {
+        self.bucket.first_page(scope)
+    }
+
+    fn page(
+        &self,
+        scope: Scope,
+        what: &Want,
+        seen: &VersionVector,
+        bytes: usize,
+    ) -> Result<Option<Page>> {
+        match self.terms.sends(scope) {
+            true => self.bucket.page(scope, what, seen, bytes),
+            false => Ok(None),
+        }
+    }
+
+    fn take_page(&mut self, scope: Scope, page: &Page) -> Result<Taken> {
+        self.bucket.take_page(scope, page)
+    }
+
+    fn wanted(&self) -> Vec<(Scope, VersionVector)> {
+        let wanted = self.bucket.wanted().into_iter();
+        wanted
+            .filter(|(scope, _)| self.terms.takes(*scope))
+            .collect()
     }
 }

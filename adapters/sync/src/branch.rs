@@ -29,9 +29,10 @@ pub struct History {
     /// How many values that others were put over a document may have besides as many as it has
     /// registers, before those that nothing needs are left out.
     pub values: usize,
-    /// How many bytes of cuts are kept at least for peers that are behind; it may be four times as
-    /// many as the documents have.
+    /// How many bytes of cuts are kept for peers that are behind.
     pub cuts: u64,
+    /// For how many bytes of cuts each byte of the documents stands, where that is more.
+    pub cuts_ratio: u64,
 }
 
 impl Default for History {
@@ -41,6 +42,7 @@ impl Default for History {
             changes: 256,
             values: 64,
             cuts: 1 << 20,
+            cuts_ratio: 4,
         }
     }
 }
@@ -217,7 +219,7 @@ impl Place {
             let saved = self.saved(txn, number)?;
             documents += saved.document + saved.beside;
         }
-        log.bytes_max = self.history.cuts.max(4 * documents);
+        log.bytes_max = self.history.cuts.max(self.history.cuts_ratio * documents);
         let waiting = log.waiting.values().flatten().min().copied();
         let last = waiting.unwrap_or(log.came + 1);
         if log.bytes > log.bytes_max {
@@ -712,7 +714,6 @@ impl Branch {
             heads: RefCell::default(),
         }
     }
-
 }
 
 /// Notes what a share wrote.

@@ -341,20 +341,20 @@ impl Replica for Bucket {
             None => Durability::Full,
         };
         let mut txn = store.write(durability)?;
-        let taken = self.change(&mut *txn, |this, txn| {
-            if let Some(taken) = this.documents(scope).keep_page(txn, page, now)? {
-                return Ok(taken);
-            }
+        if let Some(taken) = self.documents(scope).keep_page(&mut *txn, page, now)? {
+            txn.commit()?;
+            return Ok(taken);
+        }
+        self.change(&mut *txn, |this, txn| {
             this.gather_in(txn, now)?;
             let moments = this.moments_by_scope(txn)?.remove(&scope);
             let (moments, author) = (moments.unwrap_or_default(), this.replica());
             this.bring_in(txn, scope, author, &mut |branch, txn, chain, clock| {
                 branch.absorb(txn, chain, &moments, clock, now)
-            })?;
-            Ok(Taken::All)
+            })
         })?;
         txn.commit()?;
-        Ok(taken)
+        Ok(Taken::All)
     }
 
     fn wanted(&self) -> Vec<(Scope, VersionVector)> {

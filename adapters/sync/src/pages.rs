@@ -173,12 +173,7 @@ impl Branch {
             }
         };
         let page = kept::encode(&body);
-        let next = next.map(|at| {
-            kept::encode(&Position {
-                at,
-                ..from.clone()
-            })
-        });
+        let next = next.map(|at| kept::encode(&Position { at, ..from.clone() }));
         let from = kept::encode(&from);
         Ok(Some(Page { from, next, page }))
     }
@@ -242,7 +237,9 @@ impl Branch {
                     return Ok(Some(position));
                 }
                 let values = share.values.iter();
-                size += values.map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                size += values
+                    .map(|(key, value)| key.len() + value.len())
+                    .sum::<usize>();
                 part.shares.push(share);
             }
             body.documents.push(part);

@@ -63,6 +63,7 @@ impl Node {
                 changes: rng.u32(0..6),
                 values: rng.usize(0..4),
                 cuts: rng.u64(0..2000),
+                cuts_ratio: 0,
             },
         };
         bucket.set_history(history);
