@@ -3,6 +3,7 @@
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::sync::{
     Cut, Frame, MAX_FRAME, Removed, ReplicaId, Resolved, Scope, Stamp, State, Value, VersionVector,
+    Want,
 };
 use alknet_fs_core::{ErrorKind, Kind};
 use proptest::prelude::*;
@@ -67,8 +68,8 @@ fn frame() -> impl Strategy<Value = Frame> {
     let scope = || any::<[u8; 16]>().prop_map(Scope);
     let digests = proptest::collection::btree_map(scope(), any::<[u8; 16]>(), 0..5);
     let vectors = proptest::collection::btree_map(scope(), vector(), 0..5);
-    let bytes = proptest::collection::vec(any::<u8>(), 0..50);
-    let cut = (any::<[u8; 16]>(), 1..u64::MAX, vector(), bytes);
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..50);
+    let cut = (any::<[u8; 16]>(), 1..u64::MAX, vector(), bytes());
     let cut = cut.prop_map(|(replica, number, seen, changes)| Cut {
         more: number % 2 == 0,
         replica: ReplicaId(replica),
@@ -90,6 +91,28 @@ fn frame() -> impl Strategy<Value = Frame> {
         }),
         (scope(), proptest::collection::vec(cut, 0..4))
             .prop_map(|(scope, cuts)| Frame::Cuts { scope, cuts }),
+        (
+            scope(),
+            bytes(),
+            proptest::option::of(bytes()),
+            any::<bool>(),
+            bytes()
+        )
+            .prop_map(|(scope, from, next, pause, page)| Frame::State {
+                scope,
+                from,
+                next,
+                pause,
+                page
+            }),
+        (
+            scope(),
+            prop_oneof![
+                vector().prop_map(Want::Moment),
+                bytes().prop_map(Want::From)
+            ]
+        )
+            .prop_map(|(scope, what)| Frame::Want { scope, what }),
     ]
 }
 

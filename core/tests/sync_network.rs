@@ -142,7 +142,7 @@ impl Branch {
     }
 
     /// Returns the values that counted at a moment.
-    fn values_at(&self, moment: &VersionVector) -> BTreeMap<String, BTreeSet<Vec<u8>>> {
+    fn values_at(&self, moment: &VersionVector) -> Counting {
         let known = self.past.iter();
         let known = known.filter(|past| past.number <= moment.get(past.replica));
         let known: Vec<_> = known.cloned().collect();
@@ -210,6 +210,9 @@ fn by_path(past: &[Past]) -> BTreeMap<String, Vec<&Past>> {
     }
     paths
 }
+
+/// The values that count, by their paths.
+type Counting = BTreeMap<String, BTreeSet<Vec<u8>>>;
 
 /// Where a page begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -557,7 +560,7 @@ struct Network {
     apart: BTreeSet<(usize, usize)>,
     written: Vec<(Scope, TreePath, Value)>,
     /// What counted at moments that somebody wants to be shown.
-    moments: BTreeMap<(Scope, VersionVector), BTreeMap<String, BTreeSet<Vec<u8>>>>,
+    moments: BTreeMap<(Scope, VersionVector), Counting>,
 }
 
 const BRANCHES: u8 = 3;

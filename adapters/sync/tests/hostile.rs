@@ -1,14 +1,24 @@
-//! Changes that no honest replica makes.
+//! What no honest replica says.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use alknet_fs_core::ErrorKind;
-use alknet_fs_core::entry::{Attrs, Entry, Node, Timestamp};
-use alknet_fs_core::sync::{ReplicaId, Stamp, State, Value};
-use alknet_fs_sync::{Document, shard};
-use automerge::transaction::Transactable;
-use automerge::{ActorId, AutoCommit, Automerge, ObjType, ROOT, ReadDoc, ScalarValue};
+use std::collections::BTreeSet;
 
+use alknet_fs_core::entry::{Attrs, Entry, Node, Timestamp};
+use alknet_fs_core::memory::MemoryStore;
+use alknet_fs_core::store::{Durability, Store};
+use alknet_fs_core::sync::{
+    Clock, Cut, Page, ReplicaId, Scope, Stamp, State, Taken, Value, VersionVector, Want,
+};
+use alknet_fs_core::{ErrorKind, Result};
+use alknet_fs_sync::{Branch, Document, History, Share};
+use automerge::transaction::Transactable;
+use automerge::{AutoCommit, Automerge, ROOT, ReadDoc};
+use proptest::prelude::*;
+use serde_bytes::ByteBuf;
+
+const SELF: ReplicaId = ReplicaId([1; 16]);
 const PEER: ReplicaId = ReplicaId([7; 16]);
+const SCOPE: Scope = Scope([5; 16]);
 
 fn value(time: u64) -> Value {
     let attrs = Attrs {
@@ -29,148 +39,297 @@ fn value(time: u64) -> Value {
     }
 }
 
-fn register(path: &str, time: u64) -> (String, Vec<u8>) {
-    (path.to_owned(), value(time).encode())
+fn register(path: &str, time: u64) -> (String, ByteBuf) {
+    (path.to_owned(), ByteBuf::from(value(time).encode()))
 }
 
-/// A document with one register, as this node has it.
-fn document() -> (Document, u16) {
-    let number = shard("/dir");
-    let mut document = Document::new(ReplicaId([1; 16]));
-    document.put(vec![register("/dir/a", 1)]).unwrap();
-    (document, number)
+fn cut(number: u64, changes: Vec<u8>) -> Cut {
+    Cut {
+        replica: PEER,
+        number,
+        seen: VersionVector::new(),
+        more: false,
+        changes,
+    }
 }
 
-/// Makes a change of its own by whatever it does to a document.
-fn change(make: impl FnOnce(&mut AutoCommit)) -> Vec<u8> {
-    let mut doc = AutoCommit::new().with_actor(ActorId::from(&PEER.0[..]));
-    make(&mut doc);
+fn encode(values: &[(String, ByteBuf)]) -> Vec<u8> {
+    postcard::to_allocvec(values).unwrap()
+}
+
+struct Here {
+    store: MemoryStore,
+    branch: Branch,
+    clock: Clock,
+}
+
+impl Here {
+    fn new(replica: ReplicaId) -> Self {
+        Self {
+            store: MemoryStore::new(),
+            branch: Branch::new(1, SCOPE, replica, History::default()),
+            clock: Clock::new(replica, 0),
+        }
+    }
+
+    fn apply(&mut self, cut: Cut) -> Result<()> {
+        let mut txn = self.store.write(Durability::Full)?;
+        let now = Timestamp(1);
+        let applied = self
+            .branch
+            .apply(&mut *txn, None, &[cut], &mut self.clock, now);
+        match applied {
+            Ok(_) => txn.commit(),
+            Err(e) => {
+                drop(txn);
+                self.branch.forget();
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes in a page; where it is the last, what all say.
+    fn take(&mut self, page: &Page) -> Result<Taken> {
+        let mut txn = self.store.write(Durability::Full)?;
+        let now = Timestamp(1);
+        let taken = match self.branch.keep_page(&mut *txn, page, now)? {
+            Some(taken) => taken,
+            None => {
+                let none = BTreeSet::new();
+                let branch = &mut self.branch;
+                branch.absorb(&mut *txn, None, &none, &mut self.clock, now)?;
+                Taken::All
+            }
+        };
+        txn.commit()?;
+        Ok(taken)
+    }
+
+    fn paths(&self) -> usize {
+        let txn = self.store.read().unwrap();
+        self.branch.paths(&*txn).unwrap().len()
+    }
+
+    fn vector(&self) -> VersionVector {
+        self.branch.vector(&*self.store.read().unwrap()).unwrap()
+    }
+
+    /// Returns all pages of what is here.
+    fn pages(&self) -> Vec<Page> {
+        let txn = self.store.read().unwrap();
+        let mut from = self.branch.first_page(&*txn).unwrap();
+        let nothing = VersionVector::new();
+        let mut pages = vec![Page {
+            from: from.clone(),
+            next: Some(from.clone()),
+            page: Vec::new(),
+        }];
+        loop {
+            let page = self
+                .branch
+                .page(&*txn, &Want::From(from), &nothing, 500)
+                .unwrap()
+                .unwrap();
+            pages.push(page.clone());
+            match page.next {
+                Some(next) => from = next,
+                None => return pages,
+            }
+        }
+    }
+}
+
+/// Bytes in which a few are said to stand for many.
+fn automerge_bomb() -> Vec<u8> {
+    let mut doc = AutoCommit::new();
+    for n in 0..40 {
+        doc.put(ROOT, format!("/dir/{n}"), vec![7u8; 20]).unwrap();
+    }
     doc.commit();
-    doc.get_last_local_change().unwrap().raw_bytes().to_vec()
-}
-
-fn bytes(value: &Value) -> ScalarValue {
-    ScalarValue::Bytes(value.encode())
+    let mut change = doc.get_last_local_change().unwrap().raw_bytes().to_vec();
+    let at = change.iter().position(|byte| *byte == 40).unwrap();
+    change.splice(at..=at, [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f]);
+    change
 }
 
 #[test]
-fn only_changes_that_put_values_are_applied() {
-    let good = change(|doc| doc.put(ROOT, "/dir/b", bytes(&value(2))).unwrap());
+fn only_cuts_that_put_values_are_applied() {
+    let mut followed = encode(&[register("/dir/b", 2)]);
+    followed.push(0);
+    let no_value = ("/dir/b".to_owned(), ByteBuf::from(vec![1, 2]));
     let bad: Vec<(&str, Vec<u8>)> = vec![
+        ("no value", encode(&[no_value])),
+        ("no path", encode(&[register("/dir/../b", 2)])),
+        ("a path in other words", encode(&[register("/dir//b", 2)])),
+        ("no register", encode(&[register("dir/b", 2)])),
         (
-            "no bytes",
-            change(|doc| doc.put(ROOT, "/dir/b", "text").unwrap()),
+            "a value of another register",
+            encode(&[register("branch", 2)]),
         ),
         (
-            "no value",
-            change(|doc| {
-                doc.put(ROOT, "/dir/b", ScalarValue::Bytes(vec![1, 2]))
-                    .unwrap()
-            }),
+            "out of order",
+            encode(&[register("/b", 2), register("/a", 2)]),
         ),
-        (
-            "no path",
-            change(|doc| doc.put(ROOT, "/dir/../b", bytes(&value(2))).unwrap()),
-        ),
-        (
-            "another document's path",
-            change(|doc| doc.put(ROOT, "/elsewhere/b", bytes(&value(2))).unwrap()),
-        ),
-        (
-            "an object",
-            change(|doc| drop(doc.put_object(ROOT, "/dir/b", ObjType::Map).unwrap())),
-        ),
-        (
-            "below the root",
-            change(|doc| {
-                let map = doc.put_object(ROOT, "/dir/b", ObjType::Map).unwrap();
-                doc.put(map, "/dir/b", bytes(&value(2))).unwrap();
-            }),
-        ),
-        (
-            "a removal",
-            change(|doc| {
-                doc.put(ROOT, "/dir/b", bytes(&value(2))).unwrap();
-                doc.commit();
-                doc.delete(ROOT, "/dir/b").unwrap();
-            }),
-        ),
+        ("twice", encode(&[register("/b", 2), register("/b", 3)])),
+        ("something behind it", followed),
         ("a whole document", {
-            let mut doc = AutoCommit::load(&document().0.save()).unwrap();
-            doc.put(ROOT, "/dir/b", bytes(&value(2))).unwrap();
+            let mut doc = Automerge::new();
+            doc.transact::<_, _, automerge::AutomergeError>(|tx| {
+                tx.put(ROOT, "/dir/b", value(2).encode())
+            })
+            .unwrap();
             doc.save()
         }),
+        ("a bomb", automerge_bomb()),
+        ("more registers than bytes", vec![0xff; 9]),
         ("nothing", Vec::new()),
         ("noise", vec![0x85; 100]),
     ];
-    for (what, change) in &bad {
-        let (mut document, number) = document();
-        let before = document.heads();
-        let error = document.apply(change, PEER, number).unwrap_err();
+    let mut here = Here::new(SELF);
+    for (n, (what, changes)) in (1..).zip(bad) {
+        let error = here.apply(cut(n, changes)).unwrap_err();
         let kinds = [ErrorKind::Corrupt, ErrorKind::InvalidPath];
         assert!(kinds.contains(&error.kind()), "{what}: {error}");
-        assert_eq!(document.heads(), before, "{what}");
+        assert_eq!(here.vector().get(PEER), n - 1, "{what}");
         // It goes on.
-        let written = document.apply(&good, PEER, number).unwrap();
-        assert_eq!(written, [register("/dir/b", 2)], "{what}");
-        assert_eq!(
-            document.values("/dir/b", None).unwrap(),
-            [value(2).encode()]
-        );
+        let good = register(&format!("/dir/{n:02}"), n);
+        here.apply(cut(n, encode(&[good]))).unwrap();
+        assert_eq!(here.paths(), n as usize);
     }
 }
 
+/// A cut of a group is refused when it comes, not when the group is whole.
 #[test]
-fn nobody_speaks_for_another_replica() {
-    let change = change(|doc| doc.put(ROOT, "/dir/b", bytes(&value(2))).unwrap());
-    let (mut document, number) = document();
-    let error = document
-        .apply(&change, ReplicaId([8; 16]), number)
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+fn a_part_of_a_group_is_looked_at_when_it_comes() {
+    let mut here = Here::new(SELF);
+    let bomb = Cut {
+        more: true,
+        ..cut(1, automerge_bomb())
+    };
+    assert_eq!(here.apply(bomb).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(here.vector().is_empty());
+}
+
+fn there() -> Here {
+    let mut there = Here::new(PEER);
+    for n in 1..=60 {
+        let values = [register(&format!("/dir{}/{n:02}", n % 7), n)];
+        there.apply(cut(n, encode(&values))).unwrap();
+    }
+    there
 }
 
 #[test]
-fn a_change_whose_base_is_not_there_is_refused() {
-    let second = change(|doc| {
-        doc.put(ROOT, "/dir/b", bytes(&value(2))).unwrap();
-        doc.commit();
-        doc.put(ROOT, "/dir/b", bytes(&value(3))).unwrap();
-    });
-    let (mut document, number) = document();
-    let error = document.apply(&second, PEER, number).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(document.values("/dir/b", None).unwrap().is_empty());
+fn pages_come_to_what_is_there() {
+    let there = there();
+    let pages = there.pages();
+    assert!(pages.len() > 5);
+    let mut here = Here::new(SELF);
+    for page in &pages {
+        here.take(page).unwrap();
+    }
+    assert_eq!(here.paths(), 60);
+    assert_eq!(here.vector(), there.vector());
+    // Who has all takes no more.
+    assert_eq!(here.take(&pages[0]).unwrap(), Taken::All);
+    assert_eq!(here.take(&pages[1]).unwrap(), Taken::All);
 }
 
-/// A deflated change is refused before it is inflated, and so is one that was changed on the way.
+/// Of a page that is not the next nothing is kept, and the rest still comes together.
 #[test]
-fn changes_come_plain_and_whole() {
-    let mut doc = AutoCommit::new().with_actor(ActorId::from(&PEER.0[..]));
-    for n in 0..200 {
-        doc.put(ROOT, format!("/dir/{n}"), bytes(&value(n)))
-            .unwrap();
+fn pages_that_are_lost_or_repeated_do_no_harm() {
+    let there = there();
+    let pages = there.pages();
+    let mut here = Here::new(SELF);
+    assert!(matches!(here.take(&pages[2]).unwrap(), Taken::Nothing));
+    here.take(&pages[0]).unwrap();
+    assert!(matches!(here.take(&pages[2]).unwrap(), Taken::Waiting(_)));
+    for page in &pages[1..] {
+        here.take(page).unwrap();
+        let again = here.take(page).unwrap();
+        assert!(matches!(again, Taken::Waiting(_) | Taken::All));
     }
-    doc.commit();
-    let mut change = doc.get_last_local_change().unwrap();
-    let deflated = change.bytes().into_owned();
-    assert!(deflated.len() < change.raw_bytes().len());
-    let (mut document, number) = document();
-    assert!(document.apply(&deflated, PEER, number).is_err());
-    let plain = change.raw_bytes().to_vec();
-    for at in 0..plain.len() {
-        let mut other = plain.clone();
-        other[at] ^= 1;
-        assert!(document.apply(&other, PEER, number).is_err(), "{at}");
+    assert_eq!(here.paths(), 60);
+}
+
+proptest! {
+    /// Whatever is made of a page, nothing panics, nothing of it is shown before all came, and what
+    /// comes to be known is never less than before.
+    #[test]
+    fn spoiled_pages_are_refused_or_harmless(
+        which in any::<prop::sample::Index>(),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 1..=255u8), 1..4),
+        length in proptest::option::of(0..200usize),
+        part in 0..3u8,
+    ) {
+        let pages = there().pages();
+        let mut here = Here::new(SELF);
+        let spoiled = which.index(pages.len());
+        for (n, page) in pages.iter().enumerate() {
+            let mut page = page.clone();
+            if n == spoiled {
+                let bytes = match (part, &mut page.next) {
+                    (0, _) => &mut page.from,
+                    (1, Some(next)) => next,
+                    _ => &mut page.page,
+                };
+                for (at, bits) in &flips {
+                    if !bytes.is_empty() {
+                        let at = at.index(bytes.len());
+                        bytes[at] ^= bits;
+                    }
+                }
+                bytes.truncate(length.unwrap_or(usize::MAX));
+            }
+            if here.take(&page).is_err() {
+                here.branch.forget();
+                break;
+            }
+        }
+        prop_assert!(here.paths() <= 60);
+        // The next cut is taken, or is known.
+        let next = here.vector().get(PEER) + 1;
+        if next < 1 << 40 {
+            let value = register("/after", 100);
+            here.apply(cut(next, encode(&[value]))).unwrap();
+        }
     }
-    assert_eq!(document.apply(&plain, PEER, number).unwrap().len(), 200);
+
+    #[test]
+    fn spoiled_cuts_are_refused_or_are_others(
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 1..=255u8), 1..4),
+        length in proptest::option::of(0..200usize),
+    ) {
+        let mut bytes = encode(&[register("/a", 1), register("/b/c", 2), register("/d", 3)]);
+        for (at, bits) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= bits;
+        }
+        bytes.truncate(length.unwrap_or(usize::MAX));
+        let mut here = Here::new(SELF);
+        let known = here.apply(cut(1, bytes)).is_ok();
+        prop_assert_eq!(here.vector().get(PEER), u64::from(known));
+    }
 }
 
 /// The document can be read by any program that knows automerge.
 #[test]
 fn documents_are_those_of_automerge() {
-    let (document, _) = document();
+    let mut document = Document::new();
+    let share = Share {
+        replica: PEER,
+        number: 3,
+        seen: VersionVector::new(),
+        values: vec![register("/dir/a", 1)],
+    };
+    document.put(&share).unwrap();
     let doc = Automerge::load(&document.save()).unwrap();
     let (held, _) = doc.get(ROOT, "/dir/a").unwrap().unwrap();
     assert_eq!(held.as_bytes().unwrap(), &value(1).encode()[..]);
+    let change = &doc.get_changes_meta(&[])[0];
+    assert_eq!(
+        (change.actor.to_bytes(), change.timestamp),
+        (&PEER.0[..], 3)
+    );
+    assert_eq!(document.shares().unwrap(), [share]);
 }

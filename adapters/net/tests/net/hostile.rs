@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Node, now, offer};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
-use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector};
+use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector, Want};
 use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, Offer, Records, Ticket};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
@@ -263,6 +263,27 @@ async fn frames_that_make_no_sense_end_the_conversation() {
     let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
     say(&mut send, &cuts.encode()).await;
     assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    // Pages that are none, of which nobody had the first.
+    for (from, page) in [(Vec::new(), vec![0; 100]), (vec![0xff; 100], Vec::new())] {
+        let page = Frame::State {
+            scope,
+            next: Some(from.clone()),
+            from,
+            pause: true,
+            page,
+        };
+        let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+        say(&mut send, &page.encode()).await;
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    }
+    // A place in pages where none begins.
+    let want = Frame::Want {
+        scope: Scope::of_first_branch(),
+        what: Want::From(vec![0xff; 100]),
+    };
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    say(&mut send, &want.encode()).await;
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
     // One that speaks of more than a bucket can have.
     let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
     for page in 0..8u32 {
@@ -286,7 +307,6 @@ async fn who_may_only_read_and_writes_is_refused() {
     let (node, bucket) = node().await;
     let ticket = node.share(bucket, offer(Access::Read));
     let stranger = Stranger::new(node.net().addr()).await;
-    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
     let cut = Cut {
         replica: ReplicaId([1; 16]),
         number: 1,
@@ -294,12 +314,20 @@ async fn who_may_only_read_and_writes_is_refused() {
         more: false,
         changes: Vec::new(),
     };
-    let cuts = Frame::Cuts {
-        scope: Scope([1; 16]),
-        cuts: vec![cut],
+    let scope = Scope([1; 16]);
+    let page = Frame::State {
+        scope,
+        from: Vec::new(),
+        next: None,
+        pause: true,
+        page: vec![0],
     };
-    say(&mut send, &cuts.encode()).await;
-    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    let cuts = vec![cut];
+    for said in [page, Frame::Cuts { scope, cuts }] {
+        let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+        say(&mut send, &said.encode()).await;
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    }
     assert_eq!(node.paths(bucket, "main"), ["/here"]);
     let links = node.links().await;
     let trouble = links[0].trouble.as_deref().unwrap();
