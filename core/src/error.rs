@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::entry::Hash;
+
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -122,6 +124,8 @@ struct Inner {
     op: Option<&'static str>,
     path: Option<String>,
     detail: Option<String>,
+    content: Option<Hash>,
+    asked: Vec<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -133,6 +137,8 @@ impl Error {
             op: None,
             path: None,
             detail: None,
+            content: None,
+            asked: Vec::new(),
             source: None,
         }))
     }
@@ -156,6 +162,14 @@ impl Error {
     #[must_use]
     pub fn path(mut self, path: impl fmt::Display) -> Self {
         self.0.path.get_or_insert_with(|| path.to_string());
+        self
+    }
+
+    /// Adds the content that is not here, and who was asked for it.
+    #[must_use]
+    pub fn content(mut self, hash: Hash, asked: &[String]) -> Self {
+        self.0.content = Some(hash);
+        self.0.asked = asked.to_vec();
         self
     }
 
@@ -189,6 +203,17 @@ impl Error {
     /// Returns the path or name the operation was on, if known.
     pub fn subject(&self) -> Option<&str> {
         self.0.path.as_deref()
+    }
+
+    /// Returns the content that is not here, of [`ErrorKind::ContentUnavailable`], if known.
+    pub fn missing_content(&self) -> Option<Hash> {
+        self.0.content
+    }
+
+    /// Returns who was asked for a content that is not here: the name of each peer, or the beginning of
+    /// its key.
+    pub fn asked(&self) -> &[String] {
+        &self.0.asked
     }
 
     /// Returns the explanation without the operation and the path.

@@ -216,6 +216,7 @@ impl Commit {
                 bucket: bucket.to_owned(),
                 branch: self.branch.clone(),
                 session: self.session,
+                peer: None,
                 change: change.clone(),
             })
     }
@@ -237,9 +238,24 @@ pub struct Event {
     /// The write session that was closed, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
+    /// The node whose store it was written in, where that is one that this store deals with itself.
+    /// Nothing for what was written in this store; of what came from a node by way of others, the
+    /// author is the id of its replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<EventPeer>,
     /// What happened.
     #[serde(flatten)]
     pub change: Change,
+}
+
+/// A node that something came from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EventPeer {
+    /// Its key.
+    pub id: String,
+    /// What it is called here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Chooses events by branch, by what happened, by directory and by glob patterns.

@@ -21,5 +21,5 @@ pub mod tree;
 
 pub use entry::{Attrs, DirEntry, Entry, EntryId, Hash, Kind, Node, Timestamp};
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Change, Commit, Cursor, Event, EventFilter, Op};
+pub use event::{Change, Commit, Cursor, Event, EventFilter, EventPeer, Op};
 pub use path::TreePath;

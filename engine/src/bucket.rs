@@ -223,6 +223,7 @@ impl Bucket {
             end = start;
         }
         out.truncate(limit);
+        crate::peers::name_peers(&*txn, &mut out);
         Ok(out)
     }
 

@@ -3,10 +3,11 @@
 use alknet_fs_core::sync;
 use alknet_fs_core::sync::{Keep, ReplicaId, Resolution, Value};
 use alknet_fs_core::tree::{Follow, resolve};
-use alknet_fs_core::{Entry, Result, Timestamp, TreePath};
+use alknet_fs_core::{Entry, EventPeer, Result, Timestamp, TreePath};
 
 use crate::branch::Branch;
 use crate::bucket::Bucket;
+use crate::peers::Peers;
 use crate::store::IntoPath;
 
 /// A path of a branch that nodes wrote without knowing of each other, and that nobody has decided about.
@@ -33,7 +34,7 @@ pub struct Side {
 }
 
 /// Who wrote one side of a [`Conflict`], and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SideWritten {
     /// When, by that node's clock.
     pub at: Timestamp,
@@ -41,6 +42,8 @@ pub struct SideWritten {
     pub replica: ReplicaId,
     /// Whether that is this store.
     pub here: bool,
+    /// The node that has the replica, where that is one that this store deals with itself.
+    pub peer: Option<EventPeer>,
 }
 
 /// A branch or a snapshot that has a suffix here, because another one of its name came from elsewhere.
@@ -65,6 +68,7 @@ impl Branch {
             let txn = self.inner.tree.read()?;
             let chain = self.inner.chain(&*txn, self.id)?;
             let here = sync::names(&*txn, self.bucket)?.map(|names| names.replica);
+            let peers = Peers::new(&*txn);
             let mut listed = Vec::new();
             for conflict in sync::conflicts(&*txn, &chain)? {
                 let side = |value: &Value| Side {
@@ -73,6 +77,7 @@ impl Branch {
                         at: Timestamp(i64::try_from(value.stamp.time).unwrap_or(i64::MAX)),
                         replica: value.stamp.replica,
                         here: Some(value.stamp.replica) == here,
+                        peer: peers.of(value.stamp.replica),
                     }),
                 };
                 let shown = match &conflict.winner {

@@ -33,6 +33,7 @@ mod fsck;
 mod gc;
 #[cfg(feature = "sync")]
 pub mod node;
+mod peers;
 mod progress;
 mod reader;
 mod session;
@@ -52,8 +53,8 @@ pub use alknet_fs_core::store::{
 pub use alknet_fs_core::sync::{Keep, ReplicaId, Resolution};
 pub use alknet_fs_core::tree::{Follow, Walk};
 pub use alknet_fs_core::{
-    Attrs, Change, Cursor, DirEntry, Entry, EntryId, Error, ErrorKind, Event, EventFilter, Hash,
-    Kind, Node, Op, Result, Timestamp, TreePath,
+    Attrs, Change, Cursor, DirEntry, Entry, EntryId, Error, ErrorKind, Event, EventFilter,
+    EventPeer, Hash, Kind, Node, Op, Result, Timestamp, TreePath,
 };
 
 pub use batch::Batch;

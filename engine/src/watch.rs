@@ -8,6 +8,7 @@ use alknet_fs_core::branch;
 use alknet_fs_core::store::BucketId;
 use alknet_fs_core::{Cursor, Event, EventFilter, Result};
 
+use crate::peers::name_peers;
 use crate::store::Inner;
 
 /// What to watch, and from where on.
@@ -126,6 +127,8 @@ impl Watcher {
             let wanted = events
                 .into_iter()
                 .filter(|e| filter.passes(&e.branch, &e.change));
+            let mut wanted: Vec<_> = wanted.collect();
+            name_peers(&*txn, &mut wanted);
             self.ready.extend(wanted);
             if self.ready.is_empty() {
                 self.cursor = self.read_to;

@@ -6,7 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use alknet_fs::node::{Access, Bind, JoinOptions, Node, NodeOptions, ShareOptions, SyncStatus};
-use alknet_fs::{Bucket, ErrorKind, Fetching, Store, TreeRef};
+use alknet_fs::{
+    Bucket, Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Store,
+    Task, TreeRef, WatchOptions,
+};
 use tempfile::TempDir;
 
 fn node(store: &Store) -> Node {
@@ -367,7 +370,7 @@ fn what_a_peer_keeps_makes_room_here_and_comes_back() {
     a.write("/f", "shared");
     b.reads("main", "/f", "shared");
     b.write("/own", "here only");
-    let task = alknet_fs::Task::new();
+    let task = Task::new();
     let evicted = || b.store.evict(0, &task).unwrap();
     until("it goes", || evicted().contents > 0);
     let here = b.store.stats().unwrap();
@@ -378,4 +381,109 @@ fn what_a_peer_keeps_makes_room_here_and_comes_back() {
     drop(view);
     b.reads("main", "/f", "shared");
     b.reads("main", "/own", "here only");
+}
+
+#[test]
+fn events_say_which_peer() {
+    let [a, b] = pair();
+    let mut c = Side::new();
+    let ticket = b.store.share("joined", &ShareOptions::new()).unwrap();
+    let named = JoinOptions::new().name("passed on");
+    c.bucket = c.store.join(&ticket, &named).unwrap();
+    let log = |side: &Side, path: &str| {
+        let all = EventFilter::all().globs([path]).unwrap();
+        side.bucket.log(&all, 1).unwrap().pop()
+    };
+    let found = |side: &Side, path: &str| {
+        until(path, || log(side, path).is_some());
+        log(side, path).unwrap()
+    };
+    // Both come to the third at once, by way of the second.
+    c.node.stop();
+    a.write("/first", "x");
+    b.write("/second", "x");
+    found(&a, "second");
+    found(&b, "first");
+    c.node = node(&c.store);
+
+    let peer = |id: &str, name: Option<&str>| {
+        Some(EventPeer {
+            id: id.to_owned(),
+            name: name.map(str::to_owned),
+        })
+    };
+    assert_eq!(found(&a, "first").peer, None);
+    assert_eq!(found(&a, "second").peer, peer(b.node.id(), None));
+    assert_eq!(found(&b, "first").peer, peer(a.node.id(), None));
+    assert_eq!(found(&b, "second").peer, None);
+    assert_eq!(found(&c, "second").peer, peer(b.node.id(), None));
+    let passed_on = found(&c, "first");
+    assert_eq!(passed_on.peer, None);
+    assert_eq!(passed_on.author, found(&b, "first").author);
+    assert_ne!(passed_on.author, found(&c, "second").author);
+
+    a.store.name_peer(&b.node.id()[..10], "laptop").unwrap();
+    assert_eq!(found(&a, "second").peer, peer(b.node.id(), Some("laptop")));
+    let all = WatchOptions {
+        bucket: Some("default".to_owned()),
+        after: Some(Cursor::START),
+        ..WatchOptions::default()
+    };
+    let mut watcher = a.store.watch(&all).unwrap();
+    let mut from = Vec::new();
+    while let Some(event) = watcher.next_ready().unwrap() {
+        from.push(event.peer.and_then(|peer| peer.name));
+    }
+    assert_eq!(from, [None, Some("laptop".to_owned())]);
+}
+
+#[test]
+fn synced_is_said_of_what_was_written_before() {
+    let [a, b] = pair();
+    for side in [&a, &b] {
+        let policy = ContentPolicy::Eager;
+        side.bucket.set_content_policy(policy).unwrap();
+    }
+    let wait = Duration::from_secs(40);
+    for n in 0..3 {
+        let (path, text) = (format!("/{n}"), format!("text {n}"));
+        let here = Fetching::new().timeout(Duration::ZERO);
+        let main = b.bucket.main().unwrap().fetching(&here);
+        let there = || main.read(&path).is_ok_and(|bytes| bytes == text.as_bytes());
+        a.write(&path, &text);
+        // Not what was so before.
+        assert!(!a.store.sync_status().unwrap().is_synced() || there());
+        assert!(!a.node.status().unwrap().is_synced() || there());
+        let status = a
+            .store
+            .wait_until_synced(Some("default"), wait, &Task::new());
+        assert!(status.unwrap().is_synced() && there());
+    }
+    b.node.stop();
+    a.write("/later", "x");
+    let soon = Duration::from_millis(300);
+    let status = a.store.wait_until_synced(None, soon, &Task::new()).unwrap();
+    assert!(!status.is_synced());
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let task = Task::new().cancel_with(&cancel);
+    let error = a.store.wait_until_synced(None, wait, &task).unwrap_err();
+    assert!(error.is_cancelled());
+}
+
+#[test]
+fn who_waits_is_asked_whether_to_go_on() {
+    let [a, b] = pair();
+    a.write("/a", "x");
+    until("the name", || b.has("main", "/a"));
+    let never = Fetching::new().while_waiting(|| Err(ErrorKind::Cancelled.into()));
+    let main = b.bucket.main().unwrap();
+    assert!(main.fetching(&never).read("/a").unwrap_err().is_cancelled());
+    let quick = Fetching::new().timeout(Duration::ZERO);
+    let error = main.fetching(&quick).read("/a").unwrap_err();
+    assert_eq!(error.missing_content(), main.stat("/a").unwrap().hash());
+    assert_eq!(error.asked(), [""; 0]);
+    assert_eq!(main.read("/a").unwrap(), b"x");
+    // What is here is not waited for.
+    assert_eq!(main.fetching(&never).read("/a").unwrap(), b"x");
 }

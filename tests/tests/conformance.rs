@@ -1198,6 +1198,7 @@ fn a_commit_is_published_in_records(store: &dyn Store) {
     assert_eq!(events.last().unwrap().cursor, last);
     assert_eq!(txn.last_cursor().unwrap(), last);
     let event = Event {
+        peer: None,
         cursor: events[0].cursor,
         at: Timestamp(77),
         author: "somebody".to_owned(),

@@ -113,6 +113,8 @@ struct Conversation {
 /// A driver's other end. Dropping the last one ends the thread.
 #[derive(Clone)]
 pub(crate) struct Driver {
+    /// The replica of the bucket that this store is.
+    pub(crate) replica: ReplicaId,
     commands: Sender<Command>,
     /// Whether the driver was told of a commit that it has not looked at.
     committed: Arc<AtomicBool>,
@@ -129,6 +131,7 @@ impl Driver {
         let committed = Arc::new(AtomicBool::new(true));
         let noted = Arc::clone(&committed);
         let opened = open(&store, bucket)?;
+        let replica = opened.replica();
         let thread = thread::Builder::new().name(format!("alkfs-sync-{bucket}"));
         let thread = thread.spawn(move || {
             let worker = Worker {
@@ -147,6 +150,7 @@ impl Driver {
         })?;
         Ok((
             Self {
+                replica,
                 commands,
                 committed,
             },
@@ -268,6 +272,8 @@ impl Worker {
                 self.gather_at = Some(self.rest_until.max(Instant::now()));
             }
             Command::Progress(answer) => {
+                // What was committed before the question counts.
+                self.gather()?;
                 let _ = answer.send(self.progress()?);
             }
             Command::Stop => return Ok(false),

@@ -1,9 +1,10 @@
 //! Who may have what of a bucket.
 
 use std::fmt;
+use std::str::FromStr;
 
 use alknet_fs_core::store::BranchId;
-use alknet_fs_core::{Error, Result, Timestamp};
+use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use iroh::EndpointId;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,22 @@ ids! {
     BucketUid;
     /// A grant.
     GrantId;
+}
+
+impl FromStr for GrantId {
+    type Err = Error;
+
+    /// Reads an id as it is shown.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`].
+    fn from_str(text: &str) -> Result<Self> {
+        let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| is_hex);
+        let why = "the id of a grant is 32 hexadecimal digits";
+        let invalid = || Error::with_detail(ErrorKind::InvalidInput, why).path(text);
+        Ok(Self(number.ok_or_else(invalid)?.to_be_bytes()))
+    }
 }
 
 /// What proves that a ticket was given out. Not shown by [`Debug`].

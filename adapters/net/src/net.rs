@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::store::{BucketId, Durability, Store};
-use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL};
-use alknet_fs_core::{Error, ErrorKind, Result};
+use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
+use alknet_fs_core::{Cursor, Error, ErrorKind, Result};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use iroh::endpoint::{BindOpts, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt};
 use iroh::endpoint::{Builder, presets};
@@ -25,6 +25,7 @@ use crate::cover::{Cover, Role};
 use crate::driver::{Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault};
 use crate::grant::{Access, BucketUid, Grant, Refusal, admit};
 use crate::records::{Joined, Records};
+use crate::replicas::Replicas;
 use crate::status::{Behind, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
@@ -36,6 +37,9 @@ const GREETING: Duration = Duration::from_secs(10);
 
 /// How long a dialled node may take.
 const DIALLING: Duration = Duration::from_secs(20);
+
+/// How long the endpoint may take to close in order.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// How many connections may be open of nodes that are not let in yet.
 const STRANGERS: usize = 64;
@@ -255,7 +259,8 @@ impl Net {
         self.inner.tasks.close();
         // What the other sides are told has to get onto its way.
         let _ = timeout(Duration::from_secs(2), self.inner.tasks.wait()).await;
-        if let Err(e) = self.router.shutdown().await {
+        // A connection that was being made to a node that is away would take seconds to end.
+        if let Ok(Err(e)) = timeout(CLOSING, self.router.shutdown()).await {
             tracing::warn!("the endpoint did not stop in order: {e}");
         }
         let watcher = self.watcher.take();
@@ -733,7 +738,7 @@ impl Inner {
                 Ok(hello) => match self.welcome(peer, &hello).await {
                     Ok(Ok(grant)) => {
                         let_in.notify_one();
-                        self.give(peer, grant, send, recv).await;
+                        self.give(peer, grant, hello.replica, send, recv).await;
                         return;
                     }
                     Ok(Err(refusal)) => refusal,
@@ -819,6 +824,7 @@ impl Inner {
         self: &Arc<Self>,
         peer: EndpointId,
         grant: Grant,
+        replica: ReplicaId,
         mut send: SendStream,
         mut recv: RecvStream,
     ) {
@@ -835,6 +841,7 @@ impl Inner {
                 return end(&mut send, &mut recv, Code::Store);
             }
         };
+        self.note_replica(peer, grant.bucket, replica).await;
         let scopes = match &opened.cover {
             Cover::All(_) => None,
             Cover::Some(scopes) => {
@@ -847,6 +854,7 @@ impl Inner {
             access: grant.access,
             scopes,
             addrs: Addrs::of(&addr(&self.endpoint, self.bind)),
+            replica: driver.replica,
         });
         let greeted = timeout(GREETING, wire::greet(&mut send, &welcome)).await;
         if !matches!(greeted, Ok(Ok(()))) {
@@ -923,11 +931,19 @@ impl Inner {
             Ok(stream) => stream,
             Err(e) => return Outcome::Lost(Lost::Connection(e.to_string())),
         };
+        let own = match self.driver_of(joined.bucket).await {
+            Ok((_, driver)) => driver.replica,
+            Err(e) => {
+                end(&mut send, &mut recv, Code::Store);
+                return Outcome::Failed(e);
+            }
+        };
         let hello = Hello {
             versions: vec![PROTOCOL],
             bucket: joined.bucket,
             ticket: Some((joined.grant, joined.secret.clone())),
             addrs: Addrs::of(&addr(&self.endpoint, self.bind)),
+            replica: own,
         };
         let greeting = async {
             wire::greet(&mut send, &hello)
@@ -962,6 +978,8 @@ impl Inner {
             }
         };
         let (peer, addrs) = (joined.peer, welcome.addrs);
+        self.note_replica(peer, joined.bucket, welcome.replica)
+            .await;
         let records = self.records();
         if !addrs.is_empty() && records.peer(peer).is_none_or(|p| p.addrs != addrs) {
             let addrs = addrs.limited();
@@ -984,10 +1002,7 @@ impl Inner {
         bucket: BucketUid,
         terms: OpenTerms,
     ) -> Result<(u64, BucketId, Driver, Opened, oneshot::Receiver<Error>)> {
-        let gone = || Error::with_detail(ErrorKind::NotFound, "the bucket was deleted here");
-        let number = self.records().bucket(bucket).ok_or_else(gone)?;
-        let this = Arc::clone(self);
-        let driver = blocking(move || this.driver(number)).await?;
+        let (number, driver) = self.driver_of(bucket).await?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (opened_send, opened) = oneshot::channel();
         let (ended_send, ended) = oneshot::channel();
@@ -997,14 +1012,29 @@ impl Inner {
             opened: opened_send,
             ended: ended_send,
         }));
-        let opened = opened.await.map_err(|_| gone())?;
+        let opened = opened.await.map_err(|_| deleted())?;
         Ok((id, number, driver, opened, ended))
+    }
+
+    async fn driver_of(self: &Arc<Self>, bucket: BucketUid) -> Result<(BucketId, Driver)> {
+        let number = self.records().bucket(bucket).ok_or_else(deleted)?;
+        let this = Arc::clone(self);
+        let driver = blocking(move || this.driver(number)).await?;
+        Ok((number, driver))
+    }
+
+    /// Keeps which replica a peer says that it is, by which its changes are told from those of others.
+    async fn note_replica(&self, peer: EndpointId, bucket: BucketUid, replica: ReplicaId) {
+        let store = Arc::clone(&self.store);
+        let noted = blocking(move || Replicas::note(&*store, peer, bucket, replica));
+        if let Err(e) = noted.await {
+            tracing::debug!("who a replica is was not kept: {e}");
+        }
     }
 
     fn driver(&self, bucket: BucketId) -> Result<Driver> {
         if self.store.read()?.bucket(bucket)?.is_none() {
-            let why = "the bucket was deleted here";
-            return Err(Error::with_detail(ErrorKind::NotFound, why));
+            return Err(deleted());
         }
         let mut drivers = self.drivers.lock();
         if let Some((driver, thread)) = drivers.get(&bucket)
@@ -1148,16 +1178,19 @@ impl Inner {
 
     /// Tells other processes how it stands, when that changed.
     async fn tell(self: Arc<Self>) {
-        let mut told: Option<Vec<Link>> = None;
+        let mut told: Option<(Cursor, Vec<Link>)> = None;
         loop {
-            if self.stirred.swap(false, Ordering::AcqRel) {
+            let cursor = self.last_cursor().await;
+            let is_news = told.as_ref().is_none_or(|(at, _)| *at != cursor);
+            if self.stirred.swap(false, Ordering::AcqRel) || is_news {
                 let status = self.status().await;
                 let mut links = status.links.clone();
                 links.iter_mut().for_each(|link| link.seen = None);
-                if told.as_ref() != Some(&links) {
+                let tells = (status.cursor, links);
+                if told.as_ref() != Some(&tells) {
                     let store = Arc::clone(&self.store);
                     match blocking(move || status.save(&*store)).await {
-                        Ok(()) => told = Some(links),
+                        Ok(()) => told = Some(tells),
                         Err(e) => tracing::debug!("the status was not kept: {e}"),
                     }
                 }
@@ -1169,7 +1202,15 @@ impl Inner {
         }
     }
 
+    /// Returns where the event log ends; nothing of it is known where it cannot be read.
+    async fn last_cursor(&self) -> Cursor {
+        let store = Arc::clone(&self.store);
+        let cursor = blocking(move || store.read()?.last_cursor());
+        cursor.await.unwrap_or_default()
+    }
+
     async fn status(&self) -> Status {
+        let cursor = self.last_cursor().await;
         let drivers: Vec<Driver> = {
             let drivers = self.drivers.lock();
             drivers.values().map(|(driver, _)| driver.clone()).collect()
@@ -1208,6 +1249,7 @@ impl Inner {
         });
         let mut status = Status {
             at: now,
+            cursor,
             links: links.collect(),
         };
         status.complete(&records);
@@ -1253,6 +1295,10 @@ impl Drop for Closed<'_> {
         }
         self.inner.stirred.store(true, Ordering::Release);
     }
+}
+
+fn deleted() -> Error {
+    Error::with_detail(ErrorKind::NotFound, "the bucket was deleted here")
 }
 
 /// Cancels a task that is no longer wanted; false, for it does not stay in its map.

@@ -1,7 +1,7 @@
 //! What the node tells of its peers, also to other processes.
 
 use alknet_fs_core::store::{Durability, ReadTxn, Store};
-use alknet_fs_core::{Result, Timestamp};
+use alknet_fs_core::{Cursor, Result, Timestamp};
 use iroh::EndpointId;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,8 @@ pub struct Link {
 pub struct Status {
     /// When.
     pub at: Timestamp,
+    /// Up to where in the event log the links take account of what was committed here.
+    pub cursor: Cursor,
     /// Each peer and bucket.
     pub links: Vec<Link>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use alknet_fs_core::sync::{MAX_FRAME, MAX_SCOPES, PROTOCOL, Scope};
+use alknet_fs_core::sync::{MAX_FRAME, MAX_SCOPES, PROTOCOL, ReplicaId, Scope};
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, VarInt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub(crate) struct Hello {
     pub(crate) ticket: Option<(GrantId, Secret)>,
     /// Where the asking side can be reached.
     pub(crate) addrs: Addrs,
+    /// The replica of the bucket that the asking side is.
+    pub(crate) replica: ReplicaId,
 }
 
 impl Hello {
@@ -65,6 +67,8 @@ pub(crate) struct Welcome {
     pub(crate) scopes: Option<Vec<(Scope, bool)>>,
     /// Where the answering side can be reached.
     pub(crate) addrs: Addrs,
+    /// The replica of the bucket that the answering side is.
+    pub(crate) replica: ReplicaId,
 }
 
 impl Welcome {

@@ -8,8 +8,8 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, Row, WriteTxn};
 use alknet_fs_core::sync::{
     About, AboutBranch, AboutSnapshot, AboutState, Clock, Conflict, Cut, Key, MAX_FRAME, Projected,
-    Registers, ReplicaId, Scope, Value, VersionVector, affected, forget_settled, note_conflicts,
-    outgoing, project, settle, show,
+    Registers, ReplicaId, Scope, Stamp, Value, VersionVector, affected, forget_settled,
+    note_conflicts, outgoing, project, settle, show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
 use automerge::ChangeHash;
@@ -309,11 +309,16 @@ pub struct Gathered {
     pub changes: Vec<Change>,
 }
 
+/// The paths that were written, each with its latest stamp.
+pub type Written = BTreeMap<TreePath, Stamp>;
+
 /// What cuts did to a branch.
 #[derive(Debug)]
 pub struct Applied {
     /// What changed in what the branch shows; nothing where it has to be shown anew over its base.
     pub changes: Option<Vec<Change>>,
+    /// Who wrote each path last.
+    pub writers: Written,
     /// Whether something was said about the branch itself or its snapshots.
     pub about: bool,
 }
@@ -541,9 +546,10 @@ impl Branch {
         now: Timestamp,
     ) -> Result<Applied> {
         let mut log = self.place.log(txn)?;
-        let mut written = BTreeSet::new();
+        let mut written = Written::new();
         let mut applied = Applied {
             changes: Some(Vec::new()),
+            writers: Written::new(),
             about: false,
         };
         for cut in cuts {
@@ -564,9 +570,10 @@ impl Branch {
         }
         self.place.drop_cuts(txn)?;
         if let Some(chain) = chain {
-            let paths = affected(&self.registers(txn), &written)?;
+            let paths = affected(&self.registers(txn), written.keys())?;
             applied.changes = self.show(txn, chain, paths, now)?;
         }
+        applied.writers = written;
         Ok(applied)
     }
 
@@ -574,7 +581,7 @@ impl Branch {
         &mut self,
         txn: &mut dyn WriteTxn,
         shares: &BTreeMap<u16, Share>,
-        written: &mut BTreeSet<TreePath>,
+        written: &mut Written,
         clock: &mut Clock,
     ) -> Result<bool> {
         for (number, share) in shares {
@@ -720,13 +727,15 @@ impl Branch {
 pub(crate) fn note(
     number: u16,
     share: &Share,
-    written: &mut BTreeSet<TreePath>,
+    written: &mut Written,
     clock: &mut Clock,
 ) -> Result<()> {
     for (key, value) in &share.values {
-        clock.see(stamp_of(key, value)?);
+        let stamp = stamp_of(key, value)?;
+        clock.see(stamp);
         if number != ABOUT {
-            written.insert(TreePath::parse(key)?);
+            let last = written.entry(TreePath::parse(key)?).or_insert(stamp);
+            *last = stamp.max(*last);
         }
     }
     Ok(())

@@ -388,7 +388,17 @@ impl Bucket {
         self.news.insert(scope);
         if let Some(chain) = &chain {
             match applied.changes {
-                Some(changes) => self.publish(txn, chain.branch_name(), changes, &context)?,
+                Some(changes) => {
+                    let writer = |change: &Change| {
+                        let path = change.path.as_ref();
+                        let writer = path.and_then(|path| applied.writers.get(path));
+                        writer.map_or(author, |stamp| stamp.replica)
+                    };
+                    for changes in changes.chunk_by(|a, b| writer(a) == writer(b)) {
+                        let context = self::context(self.now, writer(&changes[0]));
+                        self.publish(txn, chain.branch_name(), changes.to_vec(), &context)?;
+                    }
+                }
                 None => self.show_anew(txn, scope, chain.branch(), chain.base(), &context)?,
             }
         }

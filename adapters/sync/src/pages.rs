@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, WriteTxn};
 use alknet_fs_core::sync::{Clock, Cut, Page, ReplicaId, Taken, VersionVector, Want, affected};
-use alknet_fs_core::{Error, ErrorKind, Result, Timestamp, TreePath};
+use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::branch::{Applied, Branch, note, shares_of};
+use crate::branch::{Applied, Branch, Written, note, shares_of};
 use crate::document::{ABOUT, Document, Order, Share, number_of, stamp_of};
 use crate::kept;
 use crate::thin::{Thinned, leave_out};
@@ -359,7 +359,7 @@ impl Branch {
             vector: self.place.log(txn)?.applied(),
             moments,
             later: BTreeMap::new(),
-            written: BTreeSet::new(),
+            written: Written::new(),
             about: false,
         };
         absorbing.later = self.later(txn, &incoming, &upto)?;
@@ -400,11 +400,12 @@ impl Branch {
         }
         let mut changes = Some(Vec::new());
         if let Some(chain) = chain {
-            let paths = affected(&self.registers(txn), &absorbing.written)?;
+            let paths = affected(&self.registers(txn), absorbing.written.keys())?;
             changes = self.show(txn, chain, paths, now)?;
         }
         Ok(Applied {
             changes,
+            writers: absorbing.written,
             about: absorbing.about,
         })
     }
@@ -520,7 +521,7 @@ struct Absorbing<'a> {
     vector: VersionVector,
     moments: &'a BTreeSet<VersionVector>,
     later: BTreeMap<u16, Vec<Share>>,
-    written: BTreeSet<TreePath>,
+    written: Written,
     about: bool,
 }
 

@@ -4,12 +4,14 @@ use alknet_fs::{Bucket as CoreBucket, BucketId, Result, Retention, Timestamp, Tr
 use pyo3::prelude::*;
 
 use crate::args::PathArg;
+use crate::content::{Conflict, ContentSettings, FetchReport, NameConflict, policy, seconds};
 use crate::entry::{BranchInfo, Difference};
 use crate::handle::{Handle, Held};
 use crate::store::Store;
 use crate::task::{Cancel, Follower};
 use crate::tree::{Branch, Tree, View};
 use crate::upkeep::Sharing;
+use crate::waiting;
 use crate::watch::{Event, filter};
 
 /// A bucket: the unit of isolation.
@@ -61,7 +63,7 @@ impl Bucket {
 
     fn _branch(&self, py: Python<'_>, name: &str) -> PyResult<Py<Branch>> {
         let branch = self.bucket.run(py, |bucket| bucket.branch(name))?;
-        Py::new(py, Branch::init(&self.bucket, branch))
+        Py::new(py, Branch::init(&self.bucket, &branch))
     }
 
     /// Returns what is known of all branches, from the oldest.
@@ -73,13 +75,14 @@ impl Bucket {
     fn _fork(&self, py: Python<'_>, source: &str, name: &str) -> PyResult<Py<Branch>> {
         let fork = |bucket: &CoreBucket| bucket.fork(&source.parse::<TreeRef>()?, name);
         let branch = self.bucket.run(py, fork)?;
-        Py::new(py, Branch::init(&self.bucket, branch))
+        Py::new(py, Branch::init(&self.bucket, &branch))
     }
 
     fn _view(&self, py: Python<'_>, tree: &str) -> PyResult<Py<View>> {
         let view = self
             .bucket
-            .run(py, |bucket| bucket.view(&tree.parse::<TreeRef>()?))?;
+            .run(py, |bucket| bucket.view(&tree.parse::<TreeRef>()?))?
+            .fetching(&waiting::fetching(None));
         Py::new(py, Tree::view(&self.bucket, view))
     }
 
@@ -153,6 +156,66 @@ impl Bucket {
             bucket.sharing(&trees.collect::<Result<Vec<TreeRef>>>()?, task)
         })?;
         Ok(sharing.into())
+    }
+
+    /// Tells what the bucket does about contents that are elsewhere.
+    fn content_settings(&self, py: Python<'_>) -> PyResult<ContentSettings> {
+        let settings = self.bucket.run(py, CoreBucket::content_settings)?;
+        Ok(settings.into())
+    }
+
+    /// Sets which contents are fetched before anybody reads them: `"eager"` for all, `"on-read"` for
+    /// those of pinned paths only.
+    fn set_content_policy(&self, py: Python<'_>, policy: &str) -> PyResult<()> {
+        let policy = self::policy(policy)?;
+        self.bucket
+            .run(py, |bucket| bucket.set_content_policy(policy))
+    }
+
+    /// Sets for how many seconds a read waits for a content that is elsewhere.
+    fn set_content_timeout(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        let timeout = self::seconds("seconds", seconds)?;
+        self.bucket
+            .run(py, |bucket| bucket.set_content_timeout(timeout))
+    }
+
+    /// Pins a path with all below it, or a pattern, in all branches and snapshots: the contents are
+    /// fetched in the background, and stay. `*` and `?` stop at `/`, `**` does not, and a pattern
+    /// without a `/` matches names at any depth.
+    fn pin(&self, py: Python<'_>, pattern: &str) -> PyResult<()> {
+        self.bucket.run(py, |bucket| bucket.pin(pattern))
+    }
+
+    /// Takes a pin off, given as it was set. What is here stays until it is evicted.
+    fn unpin(&self, py: Python<'_>, pattern: &str) -> PyResult<()> {
+        self.bucket.run(py, |bucket| bucket.unpin(pattern))
+    }
+
+    /// Fetches all contents that are elsewhere, of all branches and snapshots. The progress counts
+    /// contents, as `files`, and their bytes. What could not be fetched is in the report.
+    #[pyo3(signature = (*, progress = None, cancel = None))]
+    fn fetch(
+        &self,
+        py: Python<'_>,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<FetchReport> {
+        let follower = Follower { progress, cancel };
+        let report = follower.run(py, &self.bucket, CoreBucket::fetch)?;
+        Ok(report.into())
+    }
+
+    /// Lists what nodes wrote to one path without knowing of each other, by branch and path.
+    fn conflicts(&self, py: Python<'_>) -> PyResult<Vec<Conflict>> {
+        let conflicts = self.bucket.run(py, CoreBucket::conflicts)?;
+        Ok(conflicts.into_iter().map(Conflict::from).collect())
+    }
+
+    /// Lists the branches and snapshots that have a suffix, because another one of their name came
+    /// from elsewhere. To rename or delete one of the two settles it.
+    fn name_conflicts(&self, py: Python<'_>) -> PyResult<Vec<NameConflict>> {
+        let conflicts = self.bucket.run(py, CoreBucket::name_conflicts)?;
+        Ok(conflicts.into_iter().map(NameConflict::from).collect())
     }
 
     /// Deletes a branch with its snapshots.

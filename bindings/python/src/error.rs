@@ -21,6 +21,8 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
             error.message(),
             error.subject(),
             error.operation(),
+            error.missing_content().map(|hash| hash.to_hex()),
+            error.asked(),
         ))
     };
     match make() {

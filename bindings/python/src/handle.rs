@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyBytesMethods as _};
 use pyo3::{Bound, PyResult, Python};
 
 use crate::error::to_py;
+use crate::waiting;
 
 /// How many times this process came out of a fork.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -162,7 +163,8 @@ impl<T: Held> Handle<T> {
     ) -> PyResult<R> {
         let value = self.checked(py)?;
         // The value goes there, too: a store that is closed meanwhile lets it go to this call.
-        py.detach(move || call(&value)).map_err(|e| to_py(py, e))
+        let result = py.detach(move || call(&value));
+        result.map_err(|e| waiting::interrupted(&e).unwrap_or_else(|| to_py(py, e)))
     }
 
     /// Returns what is wrapped, where the engine may be called with it.

@@ -9,10 +9,12 @@
 mod args;
 mod batch;
 mod bucket;
+mod content;
 mod entry;
 mod error;
 mod file;
 mod handle;
+mod node;
 mod reader;
 mod record;
 mod session;
@@ -20,6 +22,7 @@ mod store;
 mod task;
 mod tree;
 mod upkeep;
+mod waiting;
 mod watch;
 
 use pyo3::prelude::*;
@@ -34,11 +37,17 @@ mod _native {
     #[pymodule_export]
     use crate::bucket::Bucket;
     #[pymodule_export]
+    use crate::content::{
+        Conflict, ConflictSide, ContentSettings, EvictReport, FetchReport, NameConflict, Unfetched,
+    };
+    #[pymodule_export]
     use crate::entry::{BranchInfo, Closed, Difference, DirEntry, Entry, Snapshot};
     #[pymodule_export]
     use crate::error::kinds;
     #[pymodule_export]
     use crate::file::File;
+    #[pymodule_export]
+    use crate::node::{Behind, GrantInfo, JoinInfo, Node, PeerInfo, PeerStatus, SyncStatus};
     #[pymodule_export]
     use crate::reader::Reader;
     #[pymodule_export]
@@ -57,7 +66,9 @@ mod _native {
         TreeSharing,
     };
     #[pymodule_export]
-    use crate::watch::{Event, Watch};
+    use crate::waiting::{call_stoppably, call_without_waiting};
+    #[pymodule_export]
+    use crate::watch::{Event, EventPeer, Watch};
 
     /// Tells the module that this process is a child made by `os.fork()`.
     #[pyfunction]

@@ -5,14 +5,18 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::content::{
+    Conflict, ConflictSide, ContentSettings, EvictReport, FetchReport, NameConflict, Unfetched,
+};
 use crate::entry::{BranchInfo, Closed, Difference, Entry, Snapshot};
+use crate::node::{Behind, GrantInfo, JoinInfo, PeerInfo, PeerStatus, SyncStatus};
 use crate::session::SessionInfo;
 use crate::task::Progress;
 use crate::upkeep::{
     ExportReport, FsckReport, GcReport, GcSchedule, ImportReport, Problem, Sharing, Stats,
     TreeSharing,
 };
-use crate::watch::Event;
+use crate::watch::{Event, EventPeer};
 
 fn save<T: PyClass + Serialize>(object: &Bound<'_, PyAny>) -> Option<serde_json::Result<String>> {
     let record = object.cast_exact::<T>().ok()?;
@@ -58,6 +62,8 @@ macro_rules! records {
 }
 
 records! {
-    BranchInfo, Closed, Difference, Entry, Event, ExportReport, FsckReport, GcReport, GcSchedule,
-    ImportReport, Problem, Progress, SessionInfo, Sharing, Snapshot, Stats, TreeSharing,
+    Behind, BranchInfo, Closed, Conflict, ConflictSide, ContentSettings, Difference, Entry, Event,
+    EventPeer, EvictReport, ExportReport, FetchReport, FsckReport, GcReport, GcSchedule, GrantInfo,
+    ImportReport, JoinInfo, NameConflict, PeerInfo, PeerStatus, Problem, Progress, SessionInfo,
+    Sharing, Snapshot, Stats, SyncStatus, TreeSharing, Unfetched,
 }

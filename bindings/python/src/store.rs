@@ -3,16 +3,19 @@
 use std::path::{PathBuf, absolute};
 use std::time::Duration;
 
+use alknet_fs::node::{JoinOptions, ShareOptions, Ticket};
 use alknet_fs::{
-    Cursor, Durability, FsckOptions, Options, SessionId, Store as CoreStore, WatchOptions,
+    Cursor, Durability, Error, FsckOptions, Options, SessionId, Store as CoreStore, WatchOptions,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::args::PathArg;
 use crate::bucket::Bucket;
+use crate::content::{EvictReport, seconds};
 use crate::error::to_py;
 use crate::handle::{Handle, OpenedWith};
+use crate::node::{GrantInfo, Node, PeerInfo, SyncStatus};
 use crate::session::{Session, SessionInfo};
 use crate::task::{Cancel, Follower};
 use crate::upkeep::{FsckReport, GcReport, GcSchedule, Stats, gc_options};
@@ -279,6 +282,139 @@ impl Store {
         let follower = Follower { progress, cancel };
         let report = follower.run(py, &self.0, |store, task| store.gc_if_due(task))?;
         Ok(report.map(GcReport::from))
+    }
+
+    #[pyo3(signature = (loopback, port, relays))]
+    fn _start_node(
+        &self,
+        py: Python<'_>,
+        loopback: bool,
+        port: Option<u16>,
+        relays: Option<Vec<String>>,
+    ) -> PyResult<Node> {
+        Node::start(py, &self.0, loopback, port, relays)
+    }
+
+    fn _share(
+        &self,
+        py: Python<'_>,
+        bucket: &str,
+        read_only: bool,
+        branches: Vec<String>,
+        expires: Option<f64>,
+        name: Option<String>,
+    ) -> PyResult<String> {
+        let mut options = ShareOptions::new().read_only(read_only);
+        options = branches.into_iter().fold(options, ShareOptions::branch);
+        if let Some(expires) = expires {
+            options = options.expires_in(seconds("expires", expires)?);
+        }
+        if let Some(name) = name {
+            options = options.name(name);
+        }
+        let ticket = self.0.run(py, |store| store.share(bucket, &options))?;
+        Ok(ticket.to_string())
+    }
+
+    fn _join(
+        &self,
+        py: Python<'_>,
+        ticket: &str,
+        name: Option<String>,
+        merge: bool,
+    ) -> PyResult<Bucket> {
+        let mut options = JoinOptions::new().merge(merge);
+        if let Some(name) = name {
+            options = options.name(name);
+        }
+        let bucket = self.0.run(py, |store| {
+            let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
+            store.join(&ticket, &options)
+        })?;
+        Ok(Bucket::new(&self.0, bucket))
+    }
+
+    /// Ends what was joined of a bucket, which stays as it is.
+    fn leave(&self, py: Python<'_>, bucket: &str) -> PyResult<()> {
+        self.0.run(py, |store| store.leave(bucket))
+    }
+
+    /// Lists what was given to others, from the oldest, used or not.
+    fn grants(&self, py: Python<'_>) -> PyResult<Vec<GrantInfo>> {
+        let grants = self.0.run(py, CoreStore::grants)?;
+        Ok(grants.into_iter().map(GrantInfo::from).collect())
+    }
+
+    /// Lists the nodes that this store has to do with.
+    fn peers(&self, py: Python<'_>) -> PyResult<Vec<PeerInfo>> {
+        let peers = self.0.run(py, CoreStore::peers)?;
+        Ok(peers.into_iter().map(PeerInfo::from).collect())
+    }
+
+    /// Gives a peer a name, by which it is called from then on. `who` is its present name, its key, or
+    /// the beginning of its key.
+    fn name_peer(&self, py: Python<'_>, who: &str, name: &str) -> PyResult<()> {
+        self.0.run(py, |store| store.name_peer(who, name))
+    }
+
+    /// Takes everything back that a peer was given, from this moment on. The tickets that it used let
+    /// nobody new in any more; who else used them stays. Returns how many grants it had.
+    fn revoke_peer(&self, py: Python<'_>, who: &str) -> PyResult<usize> {
+        self.0.run(py, |store| store.revoke_peer(who))
+    }
+
+    /// Takes a grant back from everybody who uses it; its ticket is worth nothing any more.
+    fn revoke_grant(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        self.0.run(py, |store| store.revoke_grant(id.parse()?))
+    }
+
+    /// Tells how it stands with each peer and bucket, whichever process runs the node.
+    fn sync_status(&self, py: Python<'_>) -> PyResult<SyncStatus> {
+        self.0.run(py, CoreStore::sync_status).map(SyncStatus::from)
+    }
+
+    fn _wait_until_synced(
+        &self,
+        py: Python<'_>,
+        bucket: Option<String>,
+        timeout: f64,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<SyncStatus> {
+        let timeout = seconds("timeout", timeout)?;
+        let progress = None;
+        let follower = Follower { progress, cancel };
+        let status = follower.run(py, &self.0, |store, task| {
+            store.wait_until_synced(bucket.as_deref(), timeout, task)
+        })?;
+        Ok(status.into())
+    }
+
+    /// Returns how many bytes of contents the store may hold; `None` for any number.
+    fn cache_limit(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        self.0.run(py, CoreStore::cache_limit)
+    }
+
+    /// Sets how many bytes of contents the store may hold; `None` for any number. The process that
+    /// runs the node evicts what is beyond, as `evict` does.
+    #[pyo3(signature = (limit))]
+    fn set_cache_limit(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<()> {
+        self.0.run(py, |store| store.set_cache_limit(limit))
+    }
+
+    /// Removes what was not read for longest, and a peer confirms that it holds, until the store has
+    /// at most so many bytes of contents. It is fetched again when it is read. Contents of buckets
+    /// that are not shared, or are eager, and of pinned paths stay.
+    #[pyo3(signature = (to_bytes = 0, *, progress = None, cancel = None))]
+    fn evict(
+        &self,
+        py: Python<'_>,
+        to_bytes: u64,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<EvictReport> {
+        let follower = Follower { progress, cancel };
+        let report = follower.run(py, &self.0, |store, task| store.evict(to_bytes, task))?;
+        Ok(report.into())
     }
 
     /// Panics in the engine's place, here or in the thread of long work; only in builds for tests.

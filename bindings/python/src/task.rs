@@ -40,6 +40,12 @@ impl Cancel {
     }
 }
 
+impl Cancel {
+    pub(crate) fn switch(&self) -> CoreCancel {
+        self.0.clone()
+    }
+}
+
 /// How far long work has come. Totals are 0 until they are known.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

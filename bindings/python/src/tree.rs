@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use alknet_fs::{
     Branch as CoreBranch, BranchId, Entry as CoreEntry, Error, ErrorKind, ExportOptions,
@@ -12,6 +13,7 @@ use pyo3::types::{PyBytes, PyList, PyString};
 
 use crate::args::{DataArg, Offset, PathArg, attrs, follow, put_mode};
 use crate::bucket::Bucket;
+use crate::content::{Conflict, FetchReport, keep, timeout};
 use crate::entry::{BranchInfo, DirEntry, Entry, Snapshot};
 use crate::file::File;
 use crate::handle::{Handle, Held, fill};
@@ -19,6 +21,7 @@ use crate::reader::Reader;
 use crate::session::{Session, SessionInfo};
 use crate::task::{Cancel, Follower};
 use crate::upkeep::{ExportReport, ImportReport};
+use crate::waiting;
 
 /// What reads come from.
 #[derive(Debug)]
@@ -260,6 +263,23 @@ impl Tree {
         Ok(report.into())
     }
 
+    /// Fetches what a path, or all below it, has of contents that are elsewhere. The progress counts
+    /// contents, as `files`, and their bytes. What could not be fetched is in the report.
+    #[pyo3(signature = (path = None, *, progress = None, cancel = None))]
+    fn fetch(
+        &self,
+        py: Python<'_>,
+        path: Option<PathArg<'_>>,
+        progress: Option<Py<PyAny>>,
+        cancel: Option<Py<Cancel>>,
+    ) -> PyResult<FetchReport> {
+        let path = path.unwrap_or_default();
+        let report = Follower { progress, cancel }.run(py, &self.0, |source, task| {
+            source.view()?.fetch(&path, task)
+        })?;
+        Ok(report.into())
+    }
+
     /// Re-reads a file and checks every byte against its hash.
     fn verify(&self, py: Python<'_>, path: PathArg<'_>) -> PyResult<()> {
         self.0.run(py, |source| source.view()?.verify(&path))
@@ -315,7 +335,17 @@ pub(crate) struct Branch {
 }
 
 impl Branch {
-    pub(crate) fn init<T: Held>(of: &Handle<T>, branch: CoreBranch) -> PyClassInitializer<Self> {
+    pub(crate) fn init<T: Held>(of: &Handle<T>, branch: &CoreBranch) -> PyClassInitializer<Self> {
+        Self::fetching(of, branch, None)
+    }
+
+    /// Wraps a branch whose reads wait for contents, the bucket's time or another.
+    fn fetching<T: Held>(
+        of: &Handle<T>,
+        branch: &CoreBranch,
+        timeout: Option<Duration>,
+    ) -> PyClassInitializer<Self> {
+        let branch = branch.fetching(&waiting::fetching(timeout));
         let tree = Tree(of.with(Source::Branch(branch.clone())));
         PyClassInitializer::from(tree).add_subclass(Self {
             id: branch.id(),
@@ -363,6 +393,26 @@ impl Branch {
         self.branch.run(py, CoreBranch::info).map(BranchInfo::from)
     }
 
+    fn _fetching(&self, py: Python<'_>, seconds: Option<f64>) -> PyResult<Py<Self>> {
+        let timeout = timeout(seconds)?;
+        let branch = self.branch.run(py, |branch| Ok(branch.clone()))?;
+        Py::new(py, Self::fetching(&self.branch, &branch, timeout))
+    }
+
+    /// Lists what nodes wrote to one path of the branch without knowing of each other, by path.
+    fn conflicts(&self, py: Python<'_>) -> PyResult<Vec<Conflict>> {
+        let conflicts = self.branch.run(py, CoreBranch::conflicts)?;
+        Ok(conflicts.into_iter().map(Conflict::from).collect())
+    }
+
+    fn _resolve(&self, py: Python<'_>, path: PathArg<'_>, how: &str) -> PyResult<Vec<String>> {
+        let done = self
+            .branch
+            .run(py, |branch| branch.resolve(&path, keep(how)?))?;
+        let beside = done.beside.iter();
+        Ok(beside.map(|path| path.as_str().to_owned()).collect())
+    }
+
     /// Gives the branch another name.
     fn rename_to(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         self.branch.run(py, |branch| branch.rename_to(name))
@@ -381,7 +431,7 @@ impl Branch {
             None => branch.fork(name),
             Some(snapshot) => branch.fork_at(snapshot, name),
         })?;
-        Py::new(py, Self::init(&self.branch, fork))
+        Py::new(py, Self::init(&self.branch, &fork))
     }
 
     /// Takes a snapshot of all that the branch shows now, inherited files included.

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 macro_rules! report {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-        #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub(crate) struct $name { $($(#[$field_doc])* $field: $type,)* }
+        #[pyclass(frozen, get_all, eq, module = "alknet_fs", from_py_object)]
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        pub(crate) struct $name { $($(#[$field_doc])* pub(crate) $field: $type,)* }
 
         #[pymethods]
         impl $name {
@@ -39,6 +39,8 @@ macro_rules! report {
         }
     };
 }
+
+pub(crate) use report;
 
 report! {
     /// What a store holds.

@@ -13,10 +13,21 @@ use crate::args::PathArg;
 use crate::error::to_py;
 use crate::handle::{Handle, Held};
 use crate::task::{Cancel, TICK};
+use crate::upkeep::report;
+
+report! {
+    /// A node that something came from.
+    EventPeer = alknet_fs::EventPeer {
+        /// Its key.
+        id: String,
+        /// What it is called here.
+        name: Option<String>,
+    }
+}
 
 /// One committed change.
 #[pyclass(frozen, get_all, eq, module = "alknet_fs")]
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Event {
     /// The event's position: a watch with `after` set to it goes on after this event.
     cursor: u64,
@@ -47,6 +58,10 @@ pub(crate) struct Event {
     size: Option<u64>,
     /// The other name that `op` speaks of: of a snapshot, or of another branch.
     name: Option<String>,
+    /// The node whose store it was written in, where that is one that this store deals with itself;
+    /// `None` for what was written in this store. Of what came from a node by way of others, the
+    /// author is the id of its replica.
+    peer: Option<EventPeer>,
 }
 
 #[pymethods]
@@ -76,6 +91,7 @@ impl From<alknet_fs::Event> for Event {
             new: change.new.map(|hash| hash.to_hex()),
             size: change.size,
             name: change.name,
+            peer: event.peer.map(EventPeer::from),
         }
     }
 }

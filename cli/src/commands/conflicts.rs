@@ -1,9 +1,9 @@
 //! Conflicts: listing and deciding them.
 
-use alknet_fs::{ErrorKind, Keep, Node, Side};
+use alknet_fs::{ErrorKind, EventPeer, Keep, Node, Side};
 use serde::Serialize;
 
-use super::records::octal;
+use super::records::{called, octal};
 use crate::app::App;
 use crate::args::{Conflicts, KeepSide, Resolve};
 use crate::failure::{Failure, Result};
@@ -36,6 +36,8 @@ struct SideRecord {
     written: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replica: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<EventPeer>,
     here: bool,
 }
 
@@ -60,7 +62,7 @@ struct ResolveRecord<'a> {
 
 impl SideRecord {
     fn of(side: &Side) -> Self {
-        let entry = side.entry.as_ref();
+        let (entry, written) = (side.entry.as_ref(), side.written.as_ref());
         let attrs = entry.map(|entry| entry.attrs);
         let (size, target) = match entry.map(|entry| &entry.node) {
             Some(Node::File { size, .. }) => (Some(*size), None),
@@ -74,9 +76,10 @@ impl SideRecord {
             target,
             mode: attrs.map(|attrs| octal(attrs.mode)),
             mtime: attrs.map(|attrs| output::rfc3339(attrs.mtime)),
-            written: side.written.map(|written| output::rfc3339(written.at)),
-            replica: side.written.map(|written| written.replica.to_string()),
-            here: side.written.is_some_and(|written| written.here),
+            written: written.map(|written| output::rfc3339(written.at)),
+            replica: written.map(|written| written.replica.to_string()),
+            peer: written.and_then(|written| written.peer.clone()),
+            here: written.is_some_and(|written| written.here),
         }
     }
 }
@@ -160,12 +163,15 @@ pub(crate) fn conflicts(app: &App, args: &Conflicts) -> Result<()> {
 fn row(branch: &str, path: &str, keep: &str, side: &Side) -> Vec<Cell> {
     let entry = side.entry.as_ref();
     let bytes = entry.filter(|entry| entry.is_file());
-    let (written, by) = match side.written {
+    let (written, by) = match &side.written {
         Some(written) if written.here => (Some(written.at), "this store".to_owned()),
-        Some(written) => (
-            Some(written.at),
-            written.replica.to_string()[..8].to_owned(),
-        ),
+        Some(written) => {
+            let by = match &written.peer {
+                Some(peer) => called(peer).to_owned(),
+                None => written.replica.to_string()[..8].to_owned(),
+            };
+            (Some(written.at), by)
+        }
         None => (None, "-".to_owned()),
     };
     let hash = entry.and_then(alknet_fs::Entry::hash);

@@ -10,7 +10,7 @@ use anstyle::Style;
 use serde::Serialize;
 use similar::TextDiff;
 
-use super::records::{EventRecord, octal};
+use super::records::{EventRecord, called, octal, who};
 use crate::app::App;
 use crate::args::{Diff, Log, Watch};
 use crate::failure::{Failure, Result};
@@ -349,7 +349,7 @@ pub(crate) fn log(app: &App, args: &Log) -> Result<()> {
         let (what, style, detail) = told(event);
         table.push(vec![
             Cell::new(output::time(event.at, output::SECOND)).styled(DIM),
-            Cell::new(&event.author),
+            Cell::new(who(event)),
             Cell::new(&event.branch),
             Cell::new(what).styled(style),
             Cell::new(detail),
@@ -399,7 +399,7 @@ fn told(event: &Event) -> (&'static str, Style, String) {
 /// Renders an event as a line.
 pub(crate) fn event_line(app: &App, event: &Event) -> String {
     let (what, style, detail) = told(event);
-    format!(
+    let line = format!(
         "{}  {:<10}  {}{:pad$}  {}",
         app.out.paint(DIM, output::time(event.at, "%H:%M:%S%.3f")),
         printable(&event.branch),
@@ -407,7 +407,14 @@ pub(crate) fn event_line(app: &App, event: &Event) -> String {
         "",
         printable(&detail),
         pad = 10_usize.saturating_sub(what.len()),
-    )
+    );
+    match &event.peer {
+        None => line,
+        Some(peer) => {
+            let from = format!("from {}", printable(called(peer)));
+            format!("{line}  {}", app.out.paint(DIM, from))
+        }
+    }
 }
 
 pub(crate) fn watch(app: &App, args: &Watch) -> Result<()> {

@@ -1,8 +1,9 @@
 //! The records that several commands print as JSON.
 
-use alknet_fs::{Change, ContentForm, Cursor, Entry, Event, Kind, SessionId, TreePath};
+use alknet_fs::{Change, ContentForm, Cursor, Entry, Event, EventPeer, Kind, SessionId, TreePath};
 use serde::Serialize;
 
+use super::sync::short;
 use crate::output::rfc3339;
 
 /// An entry of a tree.
@@ -58,6 +59,9 @@ pub(crate) struct EventRecord<'a> {
     branch: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionId>,
+    /// The node that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'a EventPeer>,
     #[serde(flatten)]
     change: &'a Change,
 }
@@ -71,9 +75,20 @@ impl<'a> EventRecord<'a> {
             bucket: &event.bucket,
             branch: &event.branch,
             session: event.session,
+            peer: event.peer.as_ref(),
             change: &event.change,
         }
     }
+}
+
+/// Returns what a peer is called: its name, or the beginning of its key.
+pub(crate) fn called(peer: &EventPeer) -> &str {
+    peer.name.as_deref().unwrap_or_else(|| short(&peer.id))
+}
+
+/// Returns who made a change: what the node that it came from is called, or the author.
+pub(crate) fn who(event: &Event) -> &str {
+    event.peer.as_ref().map_or(&event.author, called)
 }
 
 /// A change that a command made.

@@ -1,13 +1,13 @@
 //! Sharing buckets with other nodes: tickets, peers, and the node itself.
 
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use alknet_fs::node::{
     Access, Behind, Bind, GrantInfo, JoinOptions, MissingContents, Node, NodeOptions, PeerStatus,
     Relays, ShareOptions, Ticket,
 };
-use alknet_fs::{Error, ErrorKind};
+use alknet_fs::{Error, ErrorKind, Task};
 use serde::Serialize;
 
 use crate::app::App;
@@ -223,7 +223,7 @@ pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
     }
 }
 
-fn short(key: &str) -> &str {
+pub(crate) fn short(key: &str) -> &str {
     key.get(..SHORT).unwrap_or(key)
 }
 
@@ -354,17 +354,12 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
 
 fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     let store = app.store()?;
-    let deadline = wait.map(|wait| Instant::now().checked_add(wait));
-    let status = loop {
-        let status = store.sync_status()?;
-        let synced = !status.peers.is_empty() && status.peers.iter().all(|peer| peer.synced);
-        match deadline {
-            None => break status,
-            Some(_) if synced => break status,
-            Some(deadline) if deadline.is_some_and(|at| Instant::now() >= at) => break status,
-            Some(_) => app.cancel().check()?,
+    let status = match wait {
+        None => store.sync_status()?,
+        Some(wait) => {
+            let task = Task::new().cancel_with(app.cancel());
+            store.wait_until_synced(None, wait, &task)?
         }
-        std::thread::sleep(Duration::from_millis(50));
     };
     let heads = [
         "peer",

@@ -99,14 +99,14 @@ impl Inner {
             }
         }
         let why = "it was said to have arrived, and has not";
-        Err(unavailable(&named.hash, why))
+        Err(unavailable(&named.hash, why, &[]))
     }
 }
 
 /// Makes the error for a content that cannot be had. Whoever knows the path adds it.
-fn unavailable(hash: &Hash, why: &str) -> Error {
+fn unavailable(hash: &Hash, why: &str, asked: &[String]) -> Error {
     let detail = format!("its content {hash} is not here: {why}");
-    Error::with_detail(ErrorKind::ContentUnavailable, detail)
+    Error::with_detail(ErrorKind::ContentUnavailable, detail).content(*hash, asked)
 }
 
 /// Looks in the newest events for what a content was made from that is here.

@@ -58,6 +58,16 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Returns who was asked in vain.
+    pub(super) fn asked(&self) -> &[String] {
+        match self {
+            Self::Here { .. } => &[],
+            Self::Nobody { asked } | Self::Failed { asked, .. } => asked,
+        }
+    }
+}
+
 /// Fetches contents from peers: a node, or what stands for one in tests.
 ///
 /// Calls come from threads of their own, several at a time, and may block; none comes from a thread of
@@ -212,6 +222,17 @@ pub struct Fetching {
     pub(crate) task: crate::Task,
     /// Thrown when nobody waits for the call any more.
     pub(crate) dropped: Cancel,
+    waiting: Waiting,
+}
+
+/// What is called while a call waits.
+#[derive(Clone, Default)]
+struct Waiting(Option<Arc<dyn Fn() -> alknet_fs_core::Result<()> + Send + Sync>>);
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "called" } else { "-" })
+    }
 }
 
 impl Fetching {
@@ -236,8 +257,23 @@ impl Fetching {
         self
     }
 
+    /// Calls a function in the thread that has to wait: before it does, and then every 50 ms. Its error
+    /// ends the wait. That is how an interpreter notices its signals, and how a thread that must not
+    /// wait says so.
+    #[must_use]
+    pub fn while_waiting(
+        mut self,
+        check: impl Fn() -> alknet_fs_core::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.waiting = Waiting(Some(Arc::new(check)));
+        self
+    }
+
     pub(crate) fn check(&self) -> alknet_fs_core::Result<()> {
         self.dropped.check()?;
+        if let Some(check) = &self.waiting.0 {
+            check()?;
+        }
         self.task.cancel().check()
     }
 

@@ -326,8 +326,9 @@ impl Inner {
         let deadline = now.checked_add(timeout);
         let deadline = deadline.unwrap_or(now + Duration::from_secs(365 * 86_400));
         if timeout.is_zero() {
-            return Err(unavailable(&want.hash, "it is not waited for"));
+            return Err(unavailable(&want.hash, "it is not waited for", &[]));
         }
+        fetching.check()?;
         match self.hub.source() {
             Some(source) => self.bring_from(&source, want, deadline, timeout, fetching),
             None => self.bring_by_queue(&want, deadline, timeout, fetching),
@@ -369,7 +370,7 @@ impl Inner {
         fetching: &Fetching,
     ) -> Result<()> {
         if self.disk.is_none() {
-            return Err(unavailable(&want.hash, NO_NODE));
+            return Err(unavailable(&want.hash, NO_NODE, &[]));
         }
         let job = self.queue_read(want, timeout)?;
         let waited = self.wait_for_job(job, want, deadline, fetching);
@@ -383,7 +384,7 @@ impl Inner {
             Waited::Here => Ok(()),
             Waited::Said(said) => conclude(want, &said, timeout),
             Waited::Late(said) => Err(late(want, &said, timeout)),
-            Waited::NoNode => Err(unavailable(&want.hash, NO_NODE)),
+            Waited::NoNode => Err(unavailable(&want.hash, NO_NODE, &[])),
         }
     }
 
@@ -510,7 +511,7 @@ pub(super) fn encode(value: &impl Serialize) -> Result<String> {
 fn conclude(want: &Want, said: &Said, timeout: Duration) -> Result<()> {
     match &said.outcome {
         Some(Outcome::Here { .. }) => Ok(()),
-        Some(outcome) => Err(unavailable(&want.hash, &why_not(outcome))),
+        Some(outcome) => Err(unavailable(&want.hash, &why_not(outcome), outcome.asked())),
         None => Err(late(want, said, timeout)),
     }
 }
@@ -521,5 +522,5 @@ fn late(want: &Want, said: &Said, timeout: Duration) -> Error {
         false => format!("asked: {}", said.asked.join(", ")),
     };
     let why = format!("it did not arrive within {timeout:?} ({asked})");
-    unavailable(&want.hash, &why)
+    unavailable(&want.hash, &why, &said.asked)
 }

@@ -404,7 +404,7 @@ impl Source {
             for (peer, bucket) in connected {
                 let known = held.entry((peer, bucket)).or_default();
                 match self.missing(peer, bucket, known).await {
-                    Ok(Some(count)) => missing.0.push((peer, bucket, count)),
+                    Ok(Some((cursor, count))) => missing.0.push((peer, bucket, cursor, count)),
                     Ok(None) => {}
                     Err(e) => tracing::debug!(peer = %peer.fmt_short(), "what it holds: {e}"),
                 }
@@ -420,19 +420,21 @@ impl Source {
         }
     }
 
-    /// Counts the contents of a bucket that are here and that a peer does not hold.
+    /// Counts the contents of a bucket that are here and that a peer does not hold, and says up to
+    /// where in the event log that takes account of what was committed.
     async fn missing(
         &self,
         peer: EndpointId,
         uid: BucketUid,
         known: &mut HashSet<Hash>,
-    ) -> Result<Option<(u64, u64)>> {
+    ) -> Result<Option<(Cursor, (u64, u64))>> {
         let this = self.clone();
         let skip = std::mem::take(known);
         let looked = tokio::task::spawn_blocking(move || {
             let txn = this.store.read()?;
+            let cursor = txn.last_cursor()?;
             let Some(bucket) = Records::load(&*txn)?.bucket(uid) else {
-                return Ok((skip, Vec::new()));
+                return Ok((cursor, skip, Vec::new()));
             };
             let mut unknown = Vec::new();
             for part in Readers::parts(&*txn, peer)? {
@@ -448,15 +450,15 @@ impl Source {
                     Ok(())
                 })?;
             }
-            Ok::<_, alknet_fs_core::Error>((skip, unknown))
+            Ok::<_, alknet_fs_core::Error>((cursor, skip, unknown))
         });
-        let (skip, unknown) = match looked.await {
+        let (cursor, skip, unknown) = match looked.await {
             Ok(looked) => looked?,
             Err(_) => return Ok(None),
         };
         *known = skip;
         if unknown.is_empty() {
-            return Ok(Some((0, 0)));
+            return Ok(Some((cursor, (0, 0))));
         }
         let Ok(connection) = self.connect(peer).await else {
             return Ok(None);
@@ -472,7 +474,7 @@ impl Source {
                 missing.1 += size;
             }
         }
-        Ok(Some(missing))
+        Ok(Some((cursor, missing)))
     }
 }
 
@@ -521,9 +523,10 @@ impl ContentSource for Source {
     }
 }
 
-/// How many contents each connected peer was found to miss of each bucket, and their bytes.
+/// How many contents each connected peer was found to miss of each bucket, and their bytes, among those
+/// up to a place in the event log.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Held(Vec<(EndpointId, BucketUid, (u64, u64))>);
+struct Held(Vec<(EndpointId, BucketUid, Cursor, (u64, u64))>);
 
 const SCOPE: &str = "net";
 const HELD: &str = "contents";
@@ -543,7 +546,8 @@ impl Held {
     }
 }
 
-/// Returns what a connected peer was found to miss of a bucket.
+/// Returns what a connected peer was found to miss of a bucket; nothing where something was committed
+/// since.
 pub(super) fn missing_there(
     txn: &dyn ReadTxn,
     peer: EndpointId,
@@ -552,9 +556,28 @@ pub(super) fn missing_there(
     let held = Held::load(txn)?.0;
     let found = held
         .iter()
-        .find(|(of, uid, _)| (*of, *uid) == (peer, bucket));
-    Ok(found.map(|(_, _, (contents, bytes))| MissingContents {
-        contents: *contents,
-        bytes: *bytes,
-    }))
+        .find(|(of, uid, ..)| (*of, *uid) == (peer, bucket));
+    let Some((.., cursor, (contents, bytes))) = found else {
+        return Ok(None);
+    };
+    let id = Records::load(txn)?.bucket(bucket);
+    match id.map(|id| is_news(txn, id, *cursor)).transpose()? {
+        Some(false) => Ok(Some(MissingContents {
+            contents: *contents,
+            bytes: *bytes,
+        })),
+        _ => Ok(None),
+    }
+}
+
+/// Tells whether something was committed to a bucket after a place in the event log.
+pub(super) fn is_news(txn: &dyn ReadTxn, bucket: BucketId, after: Cursor) -> Result<bool> {
+    if txn.last_cursor()? == after {
+        return Ok(false);
+    }
+    match txn.events(Some(bucket), after, 1) {
+        Ok(events) => Ok(!events.is_empty()),
+        Err(e) if e.kind() == ErrorKind::Lagged => Ok(true),
+        Err(e) => Err(e),
+    }
 }

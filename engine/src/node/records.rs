@@ -1,6 +1,6 @@
 //! Sharing, joining, and telling how it stands: what any process of a store may do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alknet_fs_core::branch;
 use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
@@ -11,6 +11,7 @@ use alknet_fs_net::{
 };
 
 use crate::bucket::Bucket;
+use crate::progress::Task;
 use crate::store::{Store, now};
 
 /// What to share of a bucket: by default all of it, to read and to write, for good.
@@ -193,6 +194,16 @@ pub struct SyncStatus {
     /// Each peer and bucket.
     pub peers: Vec<PeerStatus>,
 }
+
+impl SyncStatus {
+    /// Tells whether there is a peer, and all are synced.
+    pub fn is_synced(&self) -> bool {
+        !self.peers.is_empty() && self.peers.iter().all(|peer| peer.synced)
+    }
+}
+
+/// How often it is looked how it stands.
+const POLL: Duration = Duration::from_millis(50);
 
 fn name_of(txn: &dyn ReadTxn, bucket: Option<BucketId>) -> Result<Option<String>> {
     let Some(id) = bucket else { return Ok(None) };
@@ -464,6 +475,39 @@ impl Store {
     pub fn sync_status(&self) -> Result<SyncStatus> {
         status(self, None)
     }
+
+    /// Waits until a bucket, or each that is shared or joined, is synced with all peers, or a time has
+    /// passed. Returns how it stands then ([`SyncStatus::is_synced`]), with that bucket only.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for the bucket; [`ErrorKind::Cancelled`].
+    pub fn wait_until_synced(
+        &self,
+        bucket: Option<&str>,
+        timeout: Duration,
+        task: &Task,
+    ) -> Result<SyncStatus> {
+        let wait = || {
+            let bucket = bucket.map(|name| self.bucket(name)).transpose()?;
+            let deadline = Instant::now().checked_add(timeout);
+            let mut seen = 0;
+            loop {
+                let mut status = self.sync_status()?;
+                if let Some(bucket) = &bucket {
+                    let name = bucket.name()?;
+                    let peers = &mut status.peers;
+                    peers.retain(|peer| peer.bucket.as_deref() == Some(&*name));
+                }
+                let is_over = deadline.is_some_and(|at| Instant::now() >= at);
+                if status.is_synced() || is_over {
+                    return Ok(status);
+                }
+                task.cancel().check()?;
+                seen = self.inner.tree.wait_for_commit(seen, POLL)?;
+            }
+        };
+        wait().map_err(|e: Error| e.op("wait until synced"))
+    }
 }
 
 /// Tells how it stands: as the node says at this moment, or as it said last.
@@ -491,7 +535,8 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             })?;
         }
         let connected = link.connected && running.is_some();
-        let in_step = link.in_step && connected;
+        let is_news = bucket.map(|bucket| super::contents::is_news(&*txn, bucket, told.cursor));
+        let in_step = link.in_step && connected && !is_news.transpose()?.unwrap_or(true);
         let contents_there =
             super::contents::missing_there(&*txn, link.peer, link.bucket)?.filter(|_| connected);
         let none = Some(MissingContents::default());

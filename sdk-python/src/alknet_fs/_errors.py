@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno as _errno
 import io
+from typing import TYPE_CHECKING
 
 from . import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class AlkError(OSError):
@@ -115,6 +119,11 @@ class Corrupt(AlkError):
 class ContentUnavailable(AlkError):
     """The content is not here, and did not come from whoever may have it."""
 
+    content: str | None = None
+    """The content's BLAKE3 hash, if known."""
+    asked: tuple[str, ...] = ()
+    """Who was asked for it: the name of each peer, or the beginning of its key."""
+
 
 class NotAStore(AlkError):
     """The directory is not an alknet-fs store, or a version this program cannot read."""
@@ -128,7 +137,14 @@ _CLASSES = {cls.__name__: cls for cls in AlkError.__subclasses__()}
 _CODES = {name: (code, getattr(_errno, code, number)) for name, code, number, _ in _native.kinds()}
 
 
-def make(kind: str, message: str, path: str | None, op: str | None) -> AlkError:
+def make(
+    kind: str,
+    message: str,
+    path: str | None,
+    op: str | None,
+    content: str | None = None,
+    asked: Sequence[str] = (),
+) -> AlkError:
     """Make the exception for an error of the engine."""
     cls = _CLASSES.get(kind, AlkError)
     code, number = _CODES[kind]
@@ -137,4 +153,7 @@ def make(kind: str, message: str, path: str | None, op: str | None) -> AlkError:
     error.code = code
     error.op = op
     error.path = path
+    if isinstance(error, ContentUnavailable):
+        error.content = content
+        error.asked = tuple(asked)
     return error

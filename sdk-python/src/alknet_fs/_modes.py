@@ -1,4 +1,4 @@
-"""Words that are arguments, as type checkers know them: modes of ``open``, kinds, events, paths."""
+"""Words that are arguments, as type checkers know them: modes of ``open``, kinds and others."""
 
 from typing import Literal, Protocol, Union
 
@@ -43,6 +43,9 @@ EventOp = Literal[
     "restore",
 ]
 EntryKind = Literal["file", "dir", "symlink"]
+Access = Literal["read", "write"]
+ContentPolicy = Literal["eager", "on-read"]
+Keep = Literal["shown", "both"]
 
 
 class InTree(Protocol):

@@ -16,23 +16,37 @@ def _reduce(record: object) -> tuple[object, tuple[str, str]]:
 
 
 _RECORDS = (
+    _native.Behind,
     _native.BranchInfo,
     _native.Closed,
+    _native.Conflict,
+    _native.ConflictSide,
+    _native.ContentSettings,
     _native.Difference,
     _native.Entry,
     _native.Event,
+    _native.EventPeer,
+    _native.EvictReport,
     _native.ExportReport,
+    _native.FetchReport,
     _native.FsckReport,
     _native.GcReport,
     _native.GcSchedule,
+    _native.GrantInfo,
     _native.ImportReport,
+    _native.JoinInfo,
+    _native.NameConflict,
+    _native.PeerInfo,
+    _native.PeerStatus,
     _native.Problem,
     _native.Progress,
     _native.SessionInfo,
     _native.Sharing,
     _native.Snapshot,
     _native.Stats,
+    _native.SyncStatus,
     _native.TreeSharing,
+    _native.Unfetched,
 )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
+import operator
 import os
 import posixpath
 import time
@@ -20,6 +22,7 @@ from ._files import (
     File,
     TextFile,
 )
+from ._node import Node
 from ._path import Path, text_of
 from ._session import Session
 from ._watch import Watch, patterns
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         EntryKind,
         EventOp,
         InTree,
+        Keep,
         OpenBinaryMode,
         OpenBinaryModeReading,
         OpenBinaryModeUpdating,
@@ -611,6 +615,29 @@ class Branch(_Reading, _Writing, _native.Branch):
             kinds=kinds,
         )
 
+    def fetching(self, timeout: float | None = None) -> Branch:
+        """Return the branch with another time that its reads wait for contents that are elsewhere.
+
+        ``timeout`` is in seconds; with 0, only what is here can be read. Otherwise it is that of
+        the bucket, 30 seconds unless :meth:`Bucket.set_content_timeout` said otherwise.
+
+        >>> import alknet_fs
+        >>> branch = alknet_fs.memory().branch()
+        >>> _ = branch.write_bytes("/a", b"data")
+        >>> branch.fetching(timeout=0).read_bytes("/a")
+        b'data'
+        """
+        return Branch(self._fetching(timeout))
+
+    def resolve(self, path: StrPath, keep: Keep | int = "shown") -> list[str]:
+        """Decide a conflict on all nodes: keep what is shown, one of the others, or both.
+
+        One of the others is given by its place in ``conflict.others``. With ``"both"``, they are
+        kept beside what is shown under other names, which are returned. An other that is a removal
+        removes what is shown, and one that is a file takes the place of a directory with all in it.
+        """
+        return self._resolve(path, keep if isinstance(keep, str) else str(operator.index(keep)))
+
     def batch(self) -> Batch:
         """Begin a batch of changes that are committed together."""
         return Batch(self)
@@ -902,6 +929,72 @@ class Store(_native.Store):
     def create_bucket(self, name: str) -> Bucket:
         """Make a bucket with the branch ``main``."""
         return Bucket(self._create_bucket(name))
+
+    def node(
+        self,
+        *,
+        loopback: bool = False,
+        port: int | None = None,
+        relays: Literal["n0"] | Iterable[str] | None = None,
+    ) -> Node:
+        """Start the store's node, for as long as a ``with`` block or until it is stopped.
+
+        It listens on all addresses of the machine, or on this machine only with ``loopback``, on a
+        free port and from then on on the same again, unless ``port`` names one. Nothing leaves the
+        machine but to nodes that were let in; ``relays`` names some by whose help nodes are reached
+        that cannot be reached directly, or is ``"n0"`` for those that n0 runs for everybody.
+
+        Fails with ``Locked`` where a process runs the node of this store already.
+        """
+        if relays is None:
+            urls: list[str] | None = []
+        elif isinstance(relays, str):
+            urls = None if relays == "n0" else [relays]
+        else:
+            urls = list(relays)
+        return Node(self._start_node(loopback, port, urls))
+
+    def share(
+        self,
+        bucket: str = "default",
+        *,
+        read_only: bool = False,
+        branches: str | Iterable[str] = (),
+        expires: float | datetime.timedelta | None = None,
+        name: str | None = None,
+    ) -> str:
+        """Share a bucket, or some branches of it: return a ticket that lets in whoever has it.
+
+        Hand it over in private. ``expires`` is a time in seconds after which nobody is let in by
+        it; ``name`` is what ``grants()`` calls what was given. A ticket for a branch lets its
+        holder read what the branch inherits, too. Who joins waits until the node runs.
+        """
+        if isinstance(expires, datetime.timedelta):
+            expires = expires.total_seconds()
+        names = [branches] if isinstance(branches, str) else list(branches)
+        return self._share(bucket, read_only, names, expires, name)
+
+    def join(self, ticket: str, *, name: str | None = None, merge: bool = False) -> Bucket:
+        """Make a bucket here that somebody shares, and keep the two the same while a node runs.
+
+        ``name`` is what to call it here. With ``merge``, a bucket of that name that was never
+        shared becomes the joined one, with all that both hold. Joining again is harmless, and how
+        a newer ticket for the same bucket is used.
+        """
+        return Bucket(self._join(ticket, name, merge))
+
+    def wait_until_synced(
+        self,
+        timeout: float = 60.0,
+        *,
+        bucket: str | None = None,
+        cancel: _native.Cancel | None = None,
+    ) -> _native.SyncStatus:
+        """Wait until each bucket that is shared or joined, or one, is synced with all peers.
+
+        Returns how it stands then, or when the time is over: ``synced`` says which.
+        """
+        return self._wait_until_synced(bucket, timeout, cancel)
 
     def branch(self, name: str = "main", bucket: str = "default") -> Branch:
         """Find a branch of a bucket: short for ``store.bucket(bucket).branch(name)``."""

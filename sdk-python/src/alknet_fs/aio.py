@@ -2,10 +2,11 @@
 
 Every call runs in one of a few threads, with the interpreter's lock released, and the event loop
 goes on meanwhile. A task that is cancelled first waits for the end of the call it is in, so that
-nothing goes on behind its back; long work (``import_``, ``export``, ``fsck``, ``gc``, ``sharing``)
-and watches are told to stop. An ``async with`` block that a cancellation leaves throws away what it
-was writing: a file, a session or a batch. A cancellation that arrives while the commit at the end
-of a block, or any other change, is under way may come too late: then the change was made.
+nothing goes on behind its back; long work (``import_``, ``export``, ``fetch``, ``fsck``, ``gc``,
+``sharing``), watches and calls that wait for contents that are elsewhere are told to stop. An
+``async with`` block that a cancellation leaves throws away what it was writing: a file, a session
+or a batch. A cancellation that arrives while the commit at the end of a block, or any other change,
+is under way may come too late: then the change was made.
 
 >>> import asyncio
 >>> from alknet_fs import aio
@@ -44,7 +45,7 @@ from typing import (
     overload,
 )
 
-from . import _files, _native, _path, _session, _tree, _watch
+from . import _files, _native, _node, _path, _session, _tree, _watch
 from ._errors import BadHandle, make
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ __all__ = [
     "BinaryFile",
     "Branch",
     "Bucket",
+    "Node",
     "Path",
     "Reader",
     "Session",
@@ -95,9 +97,12 @@ _Sync = TypeVar("_Sync", bound="_tree.Branch | _tree.View")
 _pool: concurrent.futures.ThreadPoolExecutor | None = None
 
 
+_waiting_pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+
 def _forget_pool() -> None:
-    global _pool
-    _pool = None
+    global _pool, _waiting_pool
+    _pool = _waiting_pool = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -110,6 +115,15 @@ def _executor() -> concurrent.futures.ThreadPoolExecutor:
         workers = min(32, (os.cpu_count() or 1) + 4)
         _pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="alknet-fs")
     return _pool
+
+
+def _waiting_executor() -> concurrent.futures.ThreadPoolExecutor:
+    """Return the threads of calls that wait for other nodes: many, as they do nothing else."""
+    global _waiting_pool
+    if _waiting_pool is None:
+        name = "alknet-fs-waiting"
+        _waiting_pool = concurrent.futures.ThreadPoolExecutor(256, thread_name_prefix=name)
+    return _waiting_pool
 
 
 async def _end_of(done: asyncio.Future[Any]) -> bool:
@@ -142,8 +156,36 @@ async def _run(
 
     If the task is cancelled, work that has not begun never does; other work is told to ``stop``,
     its end is awaited, and its result is given to ``undo``.
+
+    Where it has to wait for contents that are elsewhere, it does so in a thread for that.
     """
-    future = _executor().submit(work)
+
+    def undo_done(result: tuple[bool, _R]) -> None:
+        if undo is not None and result[0]:
+            undo(result[1])
+
+    at_once = functools.partial(_native.call_without_waiting, work)
+    is_done, result = await _run_in(_executor(), at_once, stop, undo_done)
+    if is_done:
+        return result
+    switch = _native.Cancel()
+
+    def stop_waiting() -> None:
+        switch.cancel()
+        if stop is not None:
+            stop()
+
+    waiting = functools.partial(_native.call_stoppably, work, switch)
+    return await _run_in(_waiting_executor(), waiting, stop_waiting, undo)
+
+
+async def _run_in(
+    executor: concurrent.futures.ThreadPoolExecutor,
+    work: Callable[[], _R],
+    stop: Callable[[], object] | None,
+    undo: Callable[[_R], object] | None,
+) -> _R:
+    future = executor.submit(work)
     done = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(done)
@@ -676,6 +718,7 @@ class _Reading(Generic[_Sync]):
     verify = _awaits(_tree.View.verify)
     tree_hash = _awaits(_tree.View.tree_hash)
     export = _awaits_long(_tree.View.export)
+    fetch = _awaits_long(_tree.View.fetch)
 
     async def walk(
         self,
@@ -782,6 +825,8 @@ class Branch(_Reading["_tree.Branch"]):
     sessions = _awaits(_tree.Branch.sessions)
     log = _awaits(_tree.Branch.log)
     import_ = _awaits_long(_tree.Branch.import_)
+    conflicts = _awaits(_tree.Branch.conflicts)
+    resolve = _awaits(_tree.Branch.resolve)
 
     async def diff(
         self, other: str | Branch | View, path: StrPath = "/"
@@ -792,6 +837,10 @@ class Branch(_Reading["_tree.Branch"]):
     def view(self, snapshot: str | None = None) -> _Opening[View]:
         """Open a view of the branch as it is now, or of one of its snapshots."""
         return _opens(functools.partial(self._sync.view, snapshot), View, _tree.View.close)
+
+    async def fetching(self, timeout: float | None = None) -> Branch:
+        """Return the branch with another timeout; see ``alknet_fs.Branch.fetching``."""
+        return Branch(await _call(self._sync.fetching, timeout))
 
     async def fork(self, name: str, snapshot: str | None = None) -> Branch:
         """Fork a branch off this one, or off one of its snapshots."""
@@ -935,6 +984,14 @@ class Bucket:
     log = _awaits(_tree.Bucket.log)
     prune_events = _awaits(_tree.Bucket.prune_events)
     sharing = _awaits_long(_tree.Bucket.sharing)
+    content_settings = _awaits(_tree.Bucket.content_settings)
+    set_content_policy = _awaits(_tree.Bucket.set_content_policy)
+    set_content_timeout = _awaits(_tree.Bucket.set_content_timeout)
+    pin = _awaits(_tree.Bucket.pin)
+    unpin = _awaits(_tree.Bucket.unpin)
+    fetch = _awaits_long(_tree.Bucket.fetch)
+    conflicts = _awaits(_tree.Bucket.conflicts)
+    name_conflicts = _awaits(_tree.Bucket.name_conflicts)
 
     async def branch(self, name: str = "main") -> Branch:
         """Find a branch."""
@@ -980,6 +1037,32 @@ class Bucket:
         return _watches(work, timeout)
 
 
+class Node:
+    """A running node; see :class:`alknet_fs.Node`."""
+
+    def __init__(self, node: _node.Node) -> None:
+        self._sync = node
+
+    @property
+    def id(self) -> str:
+        """The node's key, by which peers tell it from others."""
+        return self._sync.id
+
+    @property
+    def running(self) -> bool:
+        """Whether it was neither stopped nor its store closed."""
+        return self._sync.running
+
+    status = _awaits(_node.Node.status)
+    stop = _awaits(_node.Node.stop)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _surely(self._sync.stop)
+
+
 class Store:
     """An open store; see :class:`alknet_fs.Store`. Make it with ``await aio.open(path)``."""
 
@@ -1016,6 +1099,17 @@ class Store:
     fsck = _awaits_long(_tree.Store.fsck)
     gc = _awaits_long(_tree.Store.gc)
     gc_if_due = _awaits_long(_tree.Store.gc_if_due)
+    share = _awaits(_tree.Store.share)
+    leave = _awaits(_tree.Store.leave)
+    grants = _awaits(_tree.Store.grants)
+    peers = _awaits(_tree.Store.peers)
+    name_peer = _awaits(_tree.Store.name_peer)
+    revoke_peer = _awaits(_tree.Store.revoke_peer)
+    revoke_grant = _awaits(_tree.Store.revoke_grant)
+    sync_status = _awaits(_tree.Store.sync_status)
+    cache_limit = _awaits(_tree.Store.cache_limit)
+    set_cache_limit = _awaits(_tree.Store.set_cache_limit)
+    evict = _awaits_long(_tree.Store.evict)
 
     async def __aenter__(self) -> Self:
         return self
@@ -1035,6 +1129,31 @@ class Store:
     async def branch(self, name: str = "main", bucket: str = "default") -> Branch:
         """Find a branch of a bucket."""
         return Branch(await _call(self._sync.branch, name, bucket))
+
+    def node(
+        self,
+        *,
+        loopback: bool = False,
+        port: int | None = None,
+        relays: Literal["n0"] | Iterable[str] | None = None,
+    ) -> _Opening[Node]:
+        """Start the store's node: ``async with store.node()``; see ``alknet_fs.Store.node``."""
+        work = functools.partial(self._sync.node, loopback=loopback, port=port, relays=relays)
+        return _opens(work, Node, _node.Node.stop)
+
+    async def join(self, ticket: str, *, name: str | None = None, merge: bool = False) -> Bucket:
+        """Make a bucket here that somebody shares; see ``alknet_fs.Store.join``."""
+        return Bucket(await _call(self._sync.join, ticket, name=name, merge=merge))
+
+    async def wait_until_synced(
+        self, timeout: float = 60.0, *, bucket: str | None = None
+    ) -> _native.SyncStatus:
+        """Wait until all is synced; see ``alknet_fs.Store.wait_until_synced``."""
+        cancel = _native.Cancel()
+        work = functools.partial(
+            self._sync.wait_until_synced, timeout, bucket=bucket, cancel=cancel
+        )
+        return await _run_in(_waiting_executor(), work, cancel.cancel, None)
 
     def resume_session(self, id: int) -> _Opening[Session]:
         """Take over an open write session that no living process works on, with all it wrote."""

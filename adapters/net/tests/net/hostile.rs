@@ -96,7 +96,7 @@ async fn until_reset(recv: &mut RecvStream) -> u32 {
 fn hello(format: u8, versions: &[u8], bucket: BucketUid, ticket: Option<&Ticket>) -> Vec<u8> {
     let ticket = ticket.map(|ticket| (ticket.grant, ticket.secret.clone()));
     let addrs = (Vec::<std::net::SocketAddr>::new(), Vec::<String>::new());
-    let hello = (versions, bucket, ticket, addrs);
+    let hello = (versions, bucket, ticket, addrs, [8u8; 16]);
     postcard::to_extend(&hello, vec![format]).unwrap()
 }
 
