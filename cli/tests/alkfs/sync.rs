@@ -98,6 +98,15 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     a.one(&["peers", "name", &id[..8], "laptop"]);
     assert!(a.run(&["peers", "list"]).text().contains("laptop"));
     assert_eq!(a.json(&["peers", "grants"]).len(), 2);
+    let events = a.json(&["log"]);
+    let came = events.iter().find(|event| event["path"] == "/back");
+    assert_eq!(came.unwrap()["peer"]["name"], "laptop", "{events:?}");
+    assert_eq!(came.unwrap()["peer"]["id"], id[..]);
+    let own = events.iter().find(|event| event["path"] == "/hello");
+    assert!(own.unwrap().get("peer").is_none(), "{events:?}");
+    assert!(a.run(&["log"]).text().contains("laptop"));
+    let watched = a.run(&["watch", "--after", "0", "--count", "2", "--timeout", "20"]);
+    assert!(watched.text().contains("from laptop"), "{watched:?}");
     a.fails(&["peers", "name", "nobody", "x"], "NotFound");
     assert_eq!(a.one(&["peers", "revoke", "laptop"])["grants"], 1);
     eventually("b is told", || {
