@@ -12,11 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store};
-use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, VersionVector};
-use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
+use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, VersionVector, digest};
+use alknet_fs_core::{Cursor, Error, ErrorKind, Result, Timestamp};
 use alknet_fs_sync::Bucket;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::cover::{Cover, Granted, Role, Terms};
 use crate::grant::{Access, random};
@@ -100,6 +100,10 @@ pub(crate) struct Progress {
     pub(crate) missing_here: (u64, u64),
     /// How many cuts the peer is not known to have, and in how many scopes.
     pub(crate) missing_there: (u64, u64),
+    /// The digest of what is known here.
+    pub(crate) state: [u8; 16],
+    /// All commits up to here are known.
+    pub(crate) gathered: Option<Cursor>,
 }
 
 struct Conversation {
@@ -125,7 +129,7 @@ impl Driver {
     pub(crate) fn start(
         store: Arc<dyn Store>,
         bucket: BucketId,
-        stirred: Arc<AtomicBool>,
+        stirred: watch::Sender<u64>,
     ) -> Result<(Self, thread::JoinHandle<()>)> {
         let (commands, inbox) = unbounded();
         let committed = Arc::new(AtomicBool::new(true));
@@ -175,8 +179,8 @@ fn open(store: &Arc<dyn Store>, bucket: BucketId) -> Result<Bucket> {
 struct Worker {
     inbox: Receiver<Command>,
     committed: Arc<AtomicBool>,
-    /// Set when something happened that the status tells of.
-    stirred: Arc<AtomicBool>,
+    /// Changed when something happened that the status tells of.
+    stirred: watch::Sender<u64>,
     store: Arc<dyn Store>,
     number: BucketId,
     bucket: Bucket,
@@ -263,7 +267,7 @@ impl Worker {
             Command::Open(open) => self.open(open)?,
             Command::Frame { id, bytes, permit } => {
                 self.hear(id, &bytes);
-                self.stirred.store(true, Ordering::Release);
+                stir(&self.stirred);
                 drop(permit);
             }
             Command::Room => {}
@@ -364,7 +368,11 @@ impl Worker {
         let begun = Instant::now();
         self.committed.store(false, Ordering::Release);
         let now = now();
+        let known = self.bucket.gathered();
         self.bucket.gather(now)?;
+        if self.bucket.gathered() != known {
+            stir(&self.stirred);
+        }
         let rest = (begun.elapsed() * REST).min(LONGEST_REST);
         self.rest_until = Instant::now() + rest;
         self.gather_at = None;
@@ -398,18 +406,22 @@ impl Worker {
                 bucket: &mut self.bucket,
                 terms: &conversation.terms,
             };
-            all.insert(*id, progress(&conversation.peer, &granted)?);
+            let mut progress = progress(&conversation.peer, &granted)?;
+            progress.gathered = granted.bucket.gathered();
+            all.insert(*id, progress);
         }
         Ok(all)
     }
 }
 
 fn progress(peer: &Peer, replica: &dyn Replica) -> Result<Progress> {
+    let vectors = replica.vectors()?;
     let mut progress = Progress {
         in_step: peer.is_in_step(replica)?,
+        state: digest(&vectors),
         ..Progress::default()
     };
-    for (scope, ours) in replica.vectors()? {
+    for (scope, ours) in vectors {
         let theirs = peer.knows(scope);
         let missing = |of: &VersionVector, at: &VersionVector| {
             let each = of
@@ -463,6 +475,11 @@ impl Conversation {
             let _ = ended.send(why);
         }
     }
+}
+
+/// Says that something happened that the status tells of.
+pub(crate) fn stir(stirred: &watch::Sender<u64>) {
+    stirred.send_modify(|count| *count += 1);
 }
 
 /// Finds the branches that some inherit from, whatever they show of them.

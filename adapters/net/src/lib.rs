@@ -20,7 +20,7 @@ pub use grant::{Access, BucketUid, Grant, GrantId, Key, Refusal, Secret};
 pub use net::{Bind, Net, NetOptions, Relays, reserve};
 pub use records::{Joined, Known, Offer, Records, secret_key, share};
 pub use replicas::Replicas;
-pub use status::{Behind, Link, Status};
+pub use status::{Behind, Lacks, Link, Status};
 pub use ticket::Ticket;
 pub use wire::ALPN;
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
-use alknet_fs_core::{Cursor, Error, ErrorKind, Result};
+use alknet_fs_core::{Error, ErrorKind, Result};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use iroh::endpoint::{BindOpts, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt};
 use iroh::endpoint::{Builder, presets};
@@ -22,14 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cover::{Cover, Role};
-use crate::driver::{Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault};
+use crate::driver::{
+    Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault, stir,
+};
 use crate::grant::{Access, BucketUid, Grant, Refusal, admit};
 use crate::records::{Joined, Records};
 use crate::replicas::Replicas;
-use crate::status::{Behind, Link, Status};
+use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
-use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lost, Welcome};
+use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome};
 
 /// How long a stream may take to say what it is for, and a stranger's connection to have one that
 /// is let in.
@@ -108,6 +110,10 @@ struct LinkState {
     /// The conversation, if there is one, and what it goes by.
     live: Option<(u64, BucketId, Access)>,
     seen: Option<alknet_fs_core::Timestamp>,
+    /// What the peer said last that it lacks, and what it knew then.
+    lacks: Option<([u8; 16], Lacks)>,
+    /// What the peer was told last of what this node lacks.
+    told: Option<([u8; 16], Lacks)>,
     trouble: Option<String>,
 }
 
@@ -136,8 +142,10 @@ struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
     next: AtomicU64,
-    /// Whether something happened that the status tells of.
-    stirred: Arc<AtomicBool>,
+    /// How many bytes went over connections that there were before.
+    past: AtomicU64,
+    /// Changed when something happened that the status tells of.
+    stirred: watch::Sender<u64>,
     /// How many conversations there were.
     begun: watch::Sender<u64>,
 }
@@ -194,7 +202,8 @@ impl Net {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             next: AtomicU64::new(1),
-            stirred: Arc::new(AtomicBool::new(true)),
+            past: AtomicU64::new(0),
+            stirred: watch::Sender::new(0),
             begun: watch::Sender::new(0),
         });
         inner.remember_addrs().await?;
@@ -233,6 +242,25 @@ impl Net {
     /// Returns what changes whenever a conversation with a peer begins.
     pub fn arrivals(&self) -> watch::Receiver<u64> {
         self.inner.begun.subscribe()
+    }
+
+    /// Returns what changes whenever the status may have.
+    pub fn stirs(&self) -> watch::Receiver<u64> {
+        self.inner.stirred.subscribe()
+    }
+
+    /// Tells a peer how many contents of a bucket this node lacks, knowing what `state` stands for. Says
+    /// nothing where the peer was told so already.
+    pub async fn tell_lacks(&self, link: &Link, lacks: Lacks) {
+        self.inner.tell_lacks(link, lacks).await;
+    }
+
+    /// Returns how many bytes went over the connections with peers since the node started, both ways:
+    /// all that UDP carried of them, content aside.
+    pub fn traffic(&self) -> u64 {
+        let connections = self.inner.connections.lock();
+        let open = connections.values().map(|held| bytes(&held.connection));
+        open.sum::<u64>() + self.inner.past.load(Ordering::Relaxed)
     }
 
     /// Returns since when there is the connection with a peer that there is now.
@@ -549,7 +577,7 @@ impl Inner {
                     .any(|grant| grant.bucket == *bucket && grant.key(*peer).is_some()),
             };
             self.links.lock().retain(|key, _| kept(key));
-            self.stirred.store(true, Ordering::Release);
+            stir(&self.stirred);
             if records.changed().await.is_err() {
                 return;
             }
@@ -610,7 +638,10 @@ impl Inner {
             dialled,
             since: Instant::now(),
         };
-        connections.insert(peer, held);
+        if let Some(before) = connections.insert(peer, held) {
+            self.past
+                .fetch_add(bytes(&before.connection), Ordering::Relaxed);
+        }
         drop(connections);
         self.arrived.notify_waiters();
         true
@@ -663,13 +694,78 @@ impl Inner {
         Ok(())
     }
 
+    async fn tell_lacks(&self, link: &Link, lacks: Lacks) {
+        let role = if link.shared {
+            Role::Giver
+        } else {
+            Role::Taker
+        };
+        let said = Some((link.state, lacks));
+        let connection = {
+            let mut links = self.links.lock();
+            let known = links.get_mut(&(link.peer, link.bucket, role));
+            match known.filter(|known| known.live.is_some() && known.told != said) {
+                Some(known) => known.told = said,
+                None => return,
+            }
+            self.live(link.peer)
+        };
+        let Some(connection) = connection else {
+            return;
+        };
+        let message = Lacking {
+            bucket: link.bucket,
+            shared: link.shared,
+            state: link.state,
+            lacks,
+        };
+        let telling = async {
+            let mut send = connection.open_uni().await.map_err(|e| e.to_string())?;
+            let bytes = message.encode();
+            send.write_all(&bytes).await.map_err(|e| e.to_string())?;
+            send.finish().map_err(|e| e.to_string())
+        };
+        match timeout(GREETING, telling).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::debug!("a peer was not told what is missing: {why}"),
+            Err(_) => tracing::debug!("a peer was not told what is missing in time"),
+        }
+    }
+
+    /// Takes in what a peer says that it lacks, until the connection is closed.
+    async fn hear_lacks(self: Arc<Self>, connection: Connection) {
+        let peer = connection.remote_id();
+        while let Ok(mut recv) = connection.accept_uni().await {
+            let read = timeout(GREETING, recv.read_to_end(wire::MAX_LACKING)).await;
+            let Ok(Ok(Some(said))) = read.map(|read| read.map(|bytes| Lacking::decode(&bytes)))
+            else {
+                tracing::info!(peer = %self.call(peer), "it said nonsense of what it lacks");
+                let _ = recv.stop(Code::Protocol.into());
+                continue;
+            };
+            let role = if said.shared {
+                Role::Taker
+            } else {
+                Role::Giver
+            };
+            let mut links = self.links.lock();
+            if let Some(link) = links.get_mut(&(peer, said.bucket, role))
+                && link.live.is_some()
+            {
+                link.lacks = Some((said.state, said.lacks));
+                drop(links);
+                stir(&self.stirred);
+            }
+        }
+    }
+
     fn note_unreached(&self, peer: EndpointId, why: &str) {
         let mut links = self.links.lock();
         for join in self.records().joined.iter().filter(|j| j.peer == peer) {
             let link = links.entry((peer, join.bucket, Role::Taker)).or_default();
             link.trouble = Some(why.to_owned());
         }
-        self.stirred.store(true, Ordering::Release);
+        stir(&self.stirred);
     }
 
     /// Answers the streams of a connection until it is closed.
@@ -688,6 +784,11 @@ impl Inner {
         } else if !self.register(&connection, dialled) {
             return;
         }
+        let hearing = self.stop.child_token();
+        let _heard = hearing.clone().drop_guard();
+        let heard = Arc::clone(&self).hear_lacks(connection.clone());
+        self.tasks
+            .spawn(async move { hearing.run_until_cancelled(heard).await });
         let let_in = Arc::new(Notify::new());
         let patience = sleep(GREETING);
         tokio::pin!(patience);
@@ -1046,7 +1147,7 @@ impl Inner {
             return Err(Error::with_detail(ErrorKind::Cancelled, "the node stops"));
         }
         let store = Arc::clone(&self.store);
-        let (driver, thread) = Driver::start(store, bucket, Arc::clone(&self.stirred))?;
+        let (driver, thread) = Driver::start(store, bucket, self.stirred.clone())?;
         drivers.insert(bucket, (driver.clone(), thread));
         Ok(driver)
     }
@@ -1076,10 +1177,10 @@ impl Inner {
             let mut links = self.links.lock();
             let link = links.entry(key).or_default();
             link.live = Some(live);
-            link.trouble = None;
+            (link.lacks, link.told, link.trouble) = (None, None, None);
         }
         self.begun.send_modify(|count| *count += 1);
-        self.stirred.store(true, Ordering::Release);
+        stir(&self.stirred);
         tracing::info!(peer = %self.call(key.0), bucket = %key.1, "conversation begins");
         let _closed = Closed {
             inner: self,
@@ -1173,44 +1274,36 @@ impl Inner {
                 link.trouble = trouble;
             }
         }
-        self.stirred.store(true, Ordering::Release);
+        stir(&self.stirred);
     }
 
     /// Tells other processes how it stands, when that changed.
     async fn tell(self: Arc<Self>) {
-        let mut told: Option<(Cursor, Vec<Link>)> = None;
+        let mut told: Option<Vec<Link>> = None;
+        let mut stirred = self.stirred.subscribe();
         loop {
-            let cursor = self.last_cursor().await;
-            let is_news = told.as_ref().is_none_or(|(at, _)| *at != cursor);
-            if self.stirred.swap(false, Ordering::AcqRel) || is_news {
-                let status = self.status().await;
-                let mut links = status.links.clone();
-                links.iter_mut().for_each(|link| link.seen = None);
-                let tells = (status.cursor, links);
-                if told.as_ref() != Some(&tells) {
-                    let store = Arc::clone(&self.store);
-                    match blocking(move || status.save(&*store)).await {
-                        Ok(()) => told = Some(tells),
-                        Err(e) => tracing::debug!("the status was not kept: {e}"),
-                    }
-                }
-                if let Err(e) = self.remember_addrs().await {
-                    tracing::debug!("where this node is was not kept: {e}");
+            stirred.mark_unchanged();
+            let status = self.status().await;
+            let mut links = status.links.clone();
+            links.iter_mut().for_each(|link| link.seen = None);
+            if told.as_ref() != Some(&links) {
+                let store = Arc::clone(&self.store);
+                match blocking(move || status.save(&*store)).await {
+                    Ok(()) => told = Some(links),
+                    Err(e) => tracing::debug!("the status was not kept: {e}"),
                 }
             }
+            if let Err(e) = self.remember_addrs().await {
+                tracing::debug!("where this node is was not kept: {e}");
+            }
             sleep(TELLING).await;
+            if stirred.changed().await.is_err() {
+                return;
+            }
         }
     }
 
-    /// Returns where the event log ends; nothing of it is known where it cannot be read.
-    async fn last_cursor(&self) -> Cursor {
-        let store = Arc::clone(&self.store);
-        let cursor = blocking(move || store.read()?.last_cursor());
-        cursor.await.unwrap_or_default()
-    }
-
     async fn status(&self) -> Status {
-        let cursor = self.last_cursor().await;
         let drivers: Vec<Driver> = {
             let drivers = self.drivers.lock();
             drivers.values().map(|(driver, _)| driver.clone()).collect()
@@ -1244,12 +1337,15 @@ impl Inner {
                 in_step: link.live.is_some() && progress.in_step,
                 missing_here: behind(progress.missing_here),
                 missing_there: behind(progress.missing_there),
+                state: progress.state,
+                gathered: progress.gathered,
+                lacks: link.lacks.map(|(_, lacks)| lacks),
+                lacks_now: link.lacks.is_some_and(|(state, _)| state == progress.state),
                 trouble: link.trouble,
             }
         });
         let mut status = Status {
             at: now,
-            cursor,
             links: links.collect(),
         };
         status.complete(&records);
@@ -1291,9 +1387,10 @@ impl Drop for Closed<'_> {
             && link.live.is_some_and(|(id, ..)| id == self.id)
         {
             link.live = None;
+            link.lacks = None;
             link.seen = Some(now());
         }
-        self.inner.stirred.store(true, Ordering::Release);
+        stir(&self.inner.stirred);
     }
 }
 
@@ -1305,6 +1402,12 @@ fn deleted() -> Error {
 fn cancel(token: &CancellationToken) -> bool {
     token.cancel();
     false
+}
+
+/// Returns how many bytes UDP carried of a connection, both ways.
+fn bytes(connection: &Connection) -> u64 {
+    let stats = connection.stats();
+    stats.udp_tx.bytes + stats.udp_rx.bytes
 }
 
 /// Ends both directions of a stream.

@@ -20,6 +20,15 @@ pub struct Behind {
     pub scopes: u64,
 }
 
+/// How many of the contents that a bucket names a node does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lacks {
+    /// Their number.
+    pub contents: u64,
+    /// The sum of their sizes in bytes.
+    pub bytes: u64,
+}
+
 /// How it stands with one peer about one bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
@@ -41,6 +50,14 @@ pub struct Link {
     pub missing_here: Behind,
     /// What the peer is not known to have.
     pub missing_there: Behind,
+    /// What is known here, as far as the grant covers it: the same on both sides where they are in step.
+    pub state: [u8; 16],
+    /// Up to where this tells of what was committed here; nothing where they do not converse.
+    pub gathered: Option<Cursor>,
+    /// The contents of the bucket, as far as the grant covers it, that the peer said last not to hold.
+    pub lacks: Option<Lacks>,
+    /// Whether the peer said so knowing just what is known here.
+    pub lacks_now: bool,
     /// Why they do not converse, where something went wrong.
     pub trouble: Option<String>,
 }
@@ -50,8 +67,6 @@ pub struct Link {
 pub struct Status {
     /// When.
     pub at: Timestamp,
-    /// Up to where in the event log the links take account of what was committed here.
-    pub cursor: Cursor,
     /// Each peer and bucket.
     pub links: Vec<Link>,
 }
@@ -90,6 +105,10 @@ impl Status {
                     in_step: false,
                     missing_here: Behind::default(),
                     missing_there: Behind::default(),
+                    state: [0; 16],
+                    gathered: None,
+                    lacks: None,
+                    lacks_now: false,
                     trouble: None,
                 });
             }

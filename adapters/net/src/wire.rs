@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cover::Cover;
 use crate::grant::{Access, BucketUid, GrantId, Refusal, Secret};
+use crate::status::Lacks;
 use crate::ticket::Addrs;
 
 /// The name of the protocol on a connection.
@@ -22,6 +23,9 @@ pub(crate) const MAX_HELLO: usize = 4 << 10;
 
 /// The longest answer to it.
 pub(crate) const MAX_ANSWER: usize = 256 << 10;
+
+/// The longest word on contents, in bytes.
+pub(crate) const MAX_LACKING: usize = 64;
 
 /// The versions of the protocol that a peer may list.
 const MAX_VERSIONS: usize = 16;
@@ -82,6 +86,28 @@ impl Welcome {
                 Some(Cover::Some(scopes.collect()))
             }
         }
+    }
+}
+
+/// What is said of the contents that a node does not hold, on a stream that ends with it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lacking {
+    pub(crate) bucket: BucketUid,
+    /// Whether whoever says it gave the grant.
+    pub(crate) shared: bool,
+    /// The digest of what it knows.
+    pub(crate) state: [u8; 16],
+    pub(crate) lacks: Lacks,
+}
+
+impl Lacking {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Writing to memory cannot fail.
+        postcard::to_extend(self, vec![GREETING]).unwrap_or_default()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        decode(bytes).ok()
     }
 }
 
@@ -267,5 +293,34 @@ pub(crate) fn hello(bytes: &[u8]) -> Result<Hello, Refusal> {
         Ok(hello) if hello.versions.len() <= MAX_VERSIONS => Ok(hello),
         Err(Greeting::Version) => Err(Refusal::Version),
         _ => Err(Refusal::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_word_on_contents_fits_and_others_are_none() {
+        let said = Lacking {
+            bucket: BucketUid([255; 16]),
+            shared: true,
+            state: [255; 16],
+            lacks: Lacks {
+                contents: u64::MAX,
+                bytes: u64::MAX,
+            },
+        };
+        let bytes = said.encode();
+        assert!(bytes.len() <= MAX_LACKING, "{}", bytes.len());
+        assert_eq!(Lacking::decode(&bytes), Some(said));
+        for len in 0..bytes.len() {
+            assert_eq!(Lacking::decode(&bytes[..len]), None);
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert_eq!(Lacking::decode(&longer), None);
+        let mut newer = bytes;
+        newer[0] += 1;
+        assert_eq!(Lacking::decode(&newer), None);
     }
 }

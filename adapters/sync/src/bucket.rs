@@ -119,6 +119,11 @@ impl Bucket {
         self.forget();
     }
 
+    /// Returns up to where the documents hold what was committed.
+    pub fn gathered(&self) -> Option<Cursor> {
+        self.record.gathered
+    }
+
     /// Returns the scopes, each with the branch that shows it, if one does.
     pub fn scopes(&self) -> impl Iterator<Item = (Scope, Option<BranchId>)> + '_ {
         self.scopes

@@ -273,7 +273,7 @@ fn five_nodes_in_a_mesh_do_without_some_of_them() {
     }
     everywhere(&hosts, "/all", "all, by 4");
     for host in &hosts {
-        within(90, "in step", || host.all_peers(4, "in_step", true));
+        within(90, "synced", || host.all_peers(4, "synced", true));
         assert_eq!(names(&host.bench), names(&hosts[0].bench));
         let conflicts = host.bench.json(&["conflicts"]);
         assert_eq!(conflicts.len(), 1, "{conflicts:?}");

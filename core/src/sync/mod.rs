@@ -32,7 +32,7 @@ pub use conflicts::{
     note_conflicts, resolve, set_names, settle,
 };
 pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope, Want};
-pub use peer::{Pace, Page, Peer, Replica, Taken};
+pub use peer::{Pace, Page, Peer, Replica, Taken, digest};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
 pub use rows::{changes_between, earlier, outgoing, show};

@@ -650,7 +650,8 @@ fn known(vectors: &BTreeMap<Scope, VersionVector>) -> BTreeMap<Scope, VersionVec
         .collect()
 }
 
-fn digest(vectors: &BTreeMap<Scope, VersionVector>) -> [u8; 16] {
+/// Returns the digest of all that some vectors tell: two sides of which it is the same know the same.
+pub fn digest(vectors: &BTreeMap<Scope, VersionVector>) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     for (scope, vector) in vectors {
         hasher.update(&scope.0);

@@ -335,6 +335,7 @@ impl Inner {
                 }
             }
             let hashes: Vec<_> = gone.iter().map(|c| c.hash).collect();
+            source.evicted(&hashes);
             self.forget_uses(&hashes)?;
             task.step(Progress {
                 files: report.contents,

@@ -88,6 +88,9 @@ pub trait ContentSource: Send + Sync {
     /// Returns, for each hash, the peers that said so in answer to this call, until the deadline. A
     /// peer answers by [`Store::promise_contents`](crate::Store::promise_contents).
     fn holders(&self, bucket: BucketId, hashes: &[Hash], deadline: Instant) -> Vec<Vec<String>>;
+
+    /// Is told of contents that were evicted.
+    fn evicted(&self, _hashes: &[Hash]) {}
 }
 
 /// One call of [`ContentSource::fetch`]: until when, and what becomes of it. Clones stand for the same

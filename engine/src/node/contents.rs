@@ -2,24 +2,23 @@
 //! missing here comes from.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alknet_fs_blobs::BlobStore;
 use alknet_fs_blobs::wire::{self, Fetcher, Progress};
 use alknet_fs_core::chain::Chain;
-use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Store as TreeStore};
-use alknet_fs_core::{Cursor, Entry, ErrorKind, Hash, Node as Kind, Result, TreePath};
-use alknet_fs_net::{BucketUid, EndpointId, Net, Records};
+use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store as TreeStore};
+use alknet_fs_core::{Cursor, ErrorKind, Hash, Result};
+use alknet_fs_net::{EndpointId, Lacks, Link, Net, Records};
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
-use super::records::MissingContents;
+use super::tally::{Part, Tallies, covers, is_current, named};
 use crate::content::held::promise;
 use crate::content::{ContentSource, Fetch, Outcome, Priority, Want};
 use crate::store::now;
@@ -37,39 +36,39 @@ const STEP: Duration = Duration::from_millis(20);
 /// How often a fetch goes on with a peer after its connection broke.
 const ATTEMPTS: u32 = 3;
 
-/// How often it is looked what peers hold.
-const LOOKING: Duration = Duration::from_millis(500);
+/// How soon it is counted again what is missing, at the least.
+const COUNTING: Duration = Duration::from_millis(50);
 
-/// A bucket, or branches of it with all that they inherit from.
-type Part = (BucketId, Option<BTreeSet<BranchId>>);
+/// After counting nothing is counted for this many times as long as that took.
+const REST: u32 = 4;
+
+/// After how long everything that a bucket names is looked for again, as a multiple of how long that
+/// takes.
+const ANEW_COST: u32 = 50;
 
 /// The contents that a part of a bucket names, or ever named since this process looks.
 struct Names {
-    sizes: HashMap<Hash, u64>,
+    hashes: HashSet<Hash>,
     cursor: Cursor,
     looked: Instant,
+    /// How long looking took.
+    cost: Duration,
 }
 
 impl Names {
-    fn look(txn: &dyn ReadTxn, (bucket, branches): &Part) -> Result<Self> {
-        let mut sizes = HashMap::new();
+    fn look(txn: &dyn ReadTxn, part: &Part) -> Result<Self> {
+        let looked = Instant::now();
+        let mut hashes = HashSet::new();
         let cursor = txn.last_cursor()?;
-        txn.scan_tree(*bucket, &TreePath::root(), &mut |_, _, layer, row| {
-            let covered = |branches: &BTreeSet<_>| branches.contains(&layer.branch);
-            if branches.as_ref().is_none_or(covered)
-                && let Some(Entry {
-                    node: Kind::File { hash, size },
-                    ..
-                }) = row.entry
-            {
-                sizes.insert(hash, size);
-            }
-            Ok(ControlFlow::Continue(()))
+        named(txn, part, &mut |hash, _| {
+            hashes.insert(hash);
+            Ok(())
         })?;
         Ok(Self {
-            sizes,
+            hashes,
             cursor,
-            looked: Instant::now(),
+            looked,
+            cost: looked.elapsed(),
         })
     }
 
@@ -93,18 +92,10 @@ impl Names {
             };
             self.cursor = last.cursor;
             for event in events {
-                let Some(hash) = event.change.new else {
-                    continue;
-                };
-                let covered = match &part.1 {
-                    None => true,
-                    Some(branches) => txn
-                        .branch_named(part.0, &event.branch)?
-                        .is_some_and(|branch| branches.contains(&branch.id)),
-                };
-                if covered {
-                    let size = event.change.size.unwrap_or(0);
-                    self.sizes.insert(hash, size);
+                if let Some(hash) = event.change.new
+                    && covers(txn, part, &event.branch)?
+                {
+                    self.hashes.insert(hash);
                 }
             }
         }
@@ -124,31 +115,6 @@ impl Readers {
             store,
             names: Arc::default(),
         }
-    }
-
-    /// Finds what a peer may read: what it was given, and what was joined from it.
-    fn parts(txn: &dyn ReadTxn, peer: EndpointId) -> Result<Vec<Part>> {
-        let records = Records::load(txn)?;
-        let mut parts = Vec::new();
-        for grant in records.grants_of(peer, now()) {
-            let Some(bucket) = records.bucket(grant.bucket) else {
-                continue;
-            };
-            let branches = grant.branches.as_ref();
-            let branches = branches.map(|branches| with_ancestors(txn, branches));
-            parts.push((bucket, branches.transpose()?));
-        }
-        for joined in records.joined.iter().filter(|joined| joined.peer == peer) {
-            let Some(bucket) = records.bucket(joined.bucket) else {
-                continue;
-            };
-            let mut branches = BTreeSet::new();
-            for name in &joined.branches {
-                branches.extend(txn.branch_named(bucket, name)?.map(|branch| branch.id));
-            }
-            parts.push((bucket, (!joined.branches.is_empty()).then_some(branches)));
-        }
-        Ok(parts)
     }
 
     /// Looks with what a part of a bucket names now.
@@ -172,6 +138,39 @@ impl Readers {
     }
 }
 
+/// Finds what a peer was given.
+fn given(txn: &dyn ReadTxn, records: &Records, peer: EndpointId) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    for grant in records.grants_of(peer, now()) {
+        if let Some(bucket) = records.bucket(grant.bucket) {
+            let branches = grant.branches.as_ref();
+            let branches = branches.map(|branches| with_ancestors(txn, branches));
+            parts.push((bucket, branches.transpose()?));
+        }
+    }
+    Ok(parts)
+}
+
+/// Finds what was joined from a peer.
+fn joined(txn: &dyn ReadTxn, records: &Records, peer: EndpointId) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    for joined in records.joined.iter().filter(|joined| joined.peer == peer) {
+        let Some(bucket) = records.bucket(joined.bucket) else {
+            continue;
+        };
+        let mut branches = Vec::new();
+        for name in &joined.branches {
+            branches.extend(txn.branch_named(bucket, name)?.map(|branch| branch.id));
+        }
+        let branches = match joined.branches.is_empty() {
+            true => None,
+            false => Some(with_ancestors(txn, &branches)?),
+        };
+        parts.push((bucket, branches));
+    }
+    Ok(parts)
+}
+
 fn with_ancestors(txn: &dyn ReadTxn, branches: &[BranchId]) -> Result<BTreeSet<BranchId>> {
     let mut all = BTreeSet::new();
     for branch in branches {
@@ -188,14 +187,18 @@ impl wire::Access for Readers {
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
         let txn = self.store.read()?;
         let mut may = vec![false; hashes.len()];
-        for part in Self::parts(&*txn, peer)? {
+        let records = Records::load(&*txn)?;
+        let mut parts = given(&*txn, &records, peer)?;
+        parts.extend(joined(&*txn, &records, peer)?);
+        for part in parts {
             self.with(&*txn, &part, |names| {
-                let known = |names: &Names| hashes.iter().all(|h| names.sizes.contains_key(h));
-                if !known(names) && names.looked.elapsed() > ANEW {
+                let known = |names: &Names| hashes.iter().all(|h| names.hashes.contains(h));
+                let anew = ANEW.max(names.cost * ANEW_COST);
+                if !known(names) && names.looked.elapsed() > anew {
                     *names = Names::look(&*txn, &part)?;
                 }
                 for (may, hash) in may.iter_mut().zip(hashes) {
-                    *may |= names.sizes.contains_key(hash);
+                    *may |= names.hashes.contains(hash);
                 }
                 Ok(())
             })?;
@@ -218,26 +221,27 @@ pub(super) struct Source {
     net: Running,
     endpoint: Endpoint,
     fetcher: Fetcher,
-    readers: Readers,
+    /// What came, or went, since it was counted last what is missing.
+    changed: Arc<(Mutex<Vec<Hash>>, Notify)>,
     /// The connections for contents, and since when each is there.
     connections: Arc<Mutex<HashMap<EndpointId, (Connection, Instant)>>>,
 }
 
 impl Source {
     pub(super) fn new(
-        readers: Readers,
+        store: Arc<dyn TreeStore>,
         runtime: Handle,
         net: Running,
         endpoint: Endpoint,
         blobs: &BlobStore,
     ) -> Self {
         Self {
-            store: Arc::clone(&readers.store),
+            store,
             runtime,
             net,
             endpoint,
             fetcher: Fetcher::new(blobs),
-            readers,
+            changed: Arc::default(),
             connections: Arc::default(),
         }
     }
@@ -347,6 +351,7 @@ impl Source {
                     for at in places.get(&hash).into_iter().flatten() {
                         fetch.done(*at, Outcome::Here { from: from.clone() });
                     }
+                    self.note(&[hash]);
                 }
                 Progress::Ended { .. } => {}
             };
@@ -382,101 +387,114 @@ impl Source {
         }
     }
 
-    /// Finds out what peers hold of the buckets, again and again, and keeps it for
-    /// [`missing_there`].
-    pub(super) async fn look(self) {
-        let mut held: HashMap<(EndpointId, BucketUid), HashSet<Hash>> = HashMap::new();
-        let mut told: Option<Held> = None;
+    /// Notes that contents came or went.
+    fn note(&self, hashes: &[Hash]) {
+        self.changed.0.lock().extend(hashes);
+        self.changed.1.notify_one();
+    }
+
+    /// Counts what is missing here of the buckets, whenever that may have changed, and tells it to the
+    /// peers that know the same of a bucket.
+    pub(super) async fn count(self, mut stirs: watch::Receiver<u64>) {
+        let mut tallies = Tallies::new(Arc::clone(&self.store));
         loop {
-            sleep(LOOKING).await;
+            stirs.mark_unchanged();
             let status = match &*self.net.lock().await {
                 Some(net) => net.status().await,
                 None => return,
             };
-            let connected: HashSet<_> = status
-                .links
-                .iter()
-                .filter(|link| link.connected)
-                .map(|link| (link.peer, link.bucket))
-                .collect();
-            held.retain(|key, _| connected.contains(key));
-            let mut missing = Held::default();
-            for (peer, bucket) in connected {
-                let known = held.entry((peer, bucket)).or_default();
-                match self.missing(peer, bucket, known).await {
-                    Ok(Some((cursor, count))) => missing.0.push((peer, bucket, cursor, count)),
-                    Ok(None) => {}
-                    Err(e) => tracing::debug!(peer = %peer.fmt_short(), "what it holds: {e}"),
+            let connected = status.links.into_iter().filter(|link| link.connected);
+            let links: Vec<_> = connected.collect();
+            let begun = Instant::now();
+            let this = self.clone();
+            let counted = tokio::task::spawn_blocking(move || {
+                let counted = this.count_for(links, &mut tallies);
+                (tallies, counted)
+            });
+            let Ok((given_back, counted)) = counted.await else {
+                return;
+            };
+            tallies = given_back;
+            let (lacks, again) = counted.unwrap_or_else(|e| {
+                tracing::debug!("what is missing was not counted: {e}");
+                (Vec::new(), Some(Instant::now() + ANEW))
+            });
+            for (link, lacks) in lacks {
+                match &*self.net.lock().await {
+                    Some(net) => net.tell_lacks(&link, lacks).await,
+                    None => return,
                 }
             }
-            missing.0.sort_unstable();
-            if told.as_ref() != Some(&missing) {
-                let (store, keep) = (Arc::clone(&self.store), missing.clone());
-                let kept = tokio::task::spawn_blocking(move || keep.save(&*store)).await;
-                if matches!(kept, Ok(Ok(()))) {
-                    told = Some(missing);
+            sleep(COUNTING.max(begun.elapsed() * REST)).await;
+            let due = async {
+                match again {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                stirred = stirs.changed() => if stirred.is_err() {
+                    return;
+                },
+                () = self.changed.1.notified() => {}
+                () = due => {}
             }
         }
     }
 
-    /// Counts the contents of a bucket that are here and that a peer does not hold, and says up to
-    /// where in the event log that takes account of what was committed.
-    async fn missing(
+    /// Counts what is missing of what some peers may know of; also returns when to do so again, where
+    /// that is not only a matter of what changes.
+    fn count_for(
         &self,
-        peer: EndpointId,
-        uid: BucketUid,
-        known: &mut HashSet<Hash>,
-    ) -> Result<Option<(Cursor, (u64, u64))>> {
-        let this = self.clone();
-        let skip = std::mem::take(known);
-        let looked = tokio::task::spawn_blocking(move || {
-            let txn = this.store.read()?;
-            let cursor = txn.last_cursor()?;
-            let Some(bucket) = Records::load(&*txn)?.bucket(uid) else {
-                return Ok((cursor, skip, Vec::new()));
+        links: Vec<Link>,
+        tallies: &mut Tallies,
+    ) -> Result<Counted> {
+        let txn = self.store.read()?;
+        let changed = std::mem::take(&mut *self.changed.0.lock());
+        tallies.note(&*txn, &changed)?;
+        let records = Records::load(&*txn)?;
+        let mut wanted = Vec::new();
+        for link in links {
+            let Some(bucket) = records.bucket(link.bucket) else {
+                continue;
             };
-            let mut unknown = Vec::new();
-            for part in Readers::parts(&*txn, peer)? {
-                if part.0 != bucket {
-                    continue;
-                }
-                this.readers.with(&*txn, &part, |names| {
-                    for (hash, size) in &names.sizes {
-                        if !skip.contains(hash) && txn.has_content(hash)? {
-                            unknown.push((*hash, *size));
-                        }
-                    }
-                    Ok(())
-                })?;
+            let parts = match link.shared {
+                true => given(&*txn, &records, link.peer)?,
+                false => joined(&*txn, &records, link.peer)?,
+            };
+            let mut of_bucket = parts.into_iter().filter(|(of, _)| *of == bucket);
+            let Some((_, mut branches)) = of_bucket.next() else {
+                continue;
+            };
+            for (_, more) in of_bucket {
+                branches = branches.zip(more).map(|(mut all, more)| {
+                    all.extend(more);
+                    all
+                });
             }
-            Ok::<_, alknet_fs_core::Error>((cursor, skip, unknown))
-        });
-        let (cursor, skip, unknown) = match looked.await {
-            Ok(looked) => looked?,
-            Err(_) => return Ok(None),
-        };
-        *known = skip;
-        if unknown.is_empty() {
-            return Ok(Some((cursor, (0, 0))));
+            wanted.push((link, (bucket, branches)));
         }
-        let Ok(connection) = self.connect(peer).await else {
-            return Ok(None);
-        };
-        let hashes: Vec<_> = unknown.iter().map(|(hash, _)| *hash).collect();
-        let has = self.fetcher.has(&connection, &hashes).await?;
-        let mut missing = (0, 0);
-        for ((hash, size), has) in unknown.into_iter().zip(has) {
-            if has {
-                known.insert(hash);
-            } else {
-                missing.0 += 1;
-                missing.1 += size;
+        tallies.retain(&wanted.iter().map(|(_, part)| part.clone()).collect());
+        let (mut lacks, mut again) = (Vec::new(), None);
+        for (link, part) in wanted.into_iter().filter(|(link, _)| link.in_step) {
+            let known = link.gathered.unwrap_or_default();
+            if !is_current(&*txn, part.0, known)? {
+                // What was committed since is gathered soon, which stirs.
+                continue;
+            }
+            match tallies.count(&*txn, &part)? {
+                Ok(count) => lacks.push((link, count)),
+                Err(at) => again = Some(again.map_or(at, |other: Instant| other.min(at))),
             }
         }
-        Ok(Some((cursor, missing)))
+        drop(txn);
+        tallies.keep()?;
+        Ok((lacks, again))
     }
 }
+
+/// What is lacking of what each link is about, and when to count again, if ever.
+type Counted = (Vec<(Link, Lacks)>, Option<Instant>);
 
 async fn over(fetch: &Fetch) {
     while !fetch.is_over() {
@@ -501,6 +519,10 @@ impl ContentSource for Source {
         });
     }
 
+    fn evicted(&self, hashes: &[Hash]) {
+        self.note(hashes);
+    }
+
     fn holders(&self, bucket: BucketId, hashes: &[Hash], deadline: Instant) -> Vec<Vec<String>> {
         let mut holders = vec![Vec::new(); hashes.len()];
         self.runtime.block_on(async {
@@ -520,64 +542,5 @@ impl ContentSource for Source {
             }
         });
         holders
-    }
-}
-
-/// How many contents each connected peer was found to miss of each bucket, and their bytes, among those
-/// up to a place in the event log.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Held(Vec<(EndpointId, BucketUid, Cursor, (u64, u64))>);
-
-const SCOPE: &str = "net";
-const HELD: &str = "contents";
-
-impl Held {
-    fn load(txn: &dyn ReadTxn) -> Result<Self> {
-        let bytes = txn.value(SCOPE, HELD)?;
-        let held = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Ok(held.unwrap_or_default())
-    }
-
-    fn save(&self, store: &dyn TreeStore) -> Result<()> {
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
-        let mut txn = store.write(Durability::Relaxed)?;
-        txn.set_value(SCOPE, HELD, Some(&bytes))?;
-        txn.commit()
-    }
-}
-
-/// Returns what a connected peer was found to miss of a bucket; nothing where something was committed
-/// since.
-pub(super) fn missing_there(
-    txn: &dyn ReadTxn,
-    peer: EndpointId,
-    bucket: BucketUid,
-) -> Result<Option<MissingContents>> {
-    let held = Held::load(txn)?.0;
-    let found = held
-        .iter()
-        .find(|(of, uid, ..)| (*of, *uid) == (peer, bucket));
-    let Some((.., cursor, (contents, bytes))) = found else {
-        return Ok(None);
-    };
-    let id = Records::load(txn)?.bucket(bucket);
-    match id.map(|id| is_news(txn, id, *cursor)).transpose()? {
-        Some(false) => Ok(Some(MissingContents {
-            contents: *contents,
-            bytes: *bytes,
-        })),
-        _ => Ok(None),
-    }
-}
-
-/// Tells whether something was committed to a bucket after a place in the event log.
-pub(super) fn is_news(txn: &dyn ReadTxn, bucket: BucketId, after: Cursor) -> Result<bool> {
-    if txn.last_cursor()? == after {
-        return Ok(false);
-    }
-    match txn.events(Some(bucket), after, 1) {
-        Ok(events) => Ok(!events.is_empty()),
-        Err(e) if e.kind() == ErrorKind::Lagged => Ok(true),
-        Err(e) => Err(e),
     }
 }

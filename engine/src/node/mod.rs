@@ -6,6 +6,7 @@
 
 mod contents;
 mod records;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,10 +161,10 @@ impl Node {
         };
         let id = net.endpoint().id().to_string();
         let endpoint = net.endpoint().clone();
-        let mut arrivals = net.arrivals();
+        let (mut arrivals, stirs) = (net.arrivals(), net.stirs());
         let net = Arc::new(Mutex::new(Some(net)));
         let source = Source::new(
-            readers,
+            Arc::clone(&inner.tree),
             runtime.handle().clone(),
             Arc::clone(&net),
             endpoint,
@@ -180,12 +181,12 @@ impl Node {
                 _alone: alone,
             }),
         };
-        let (looking, parting) = (source.clone(), source.clone());
+        let (counting, parting) = (source.clone(), source.clone());
         let service = Arc::new(store.serve_contents(Arc::new(source))?);
         let told = Arc::downgrade(&service);
         if let Some(running) = &mut node.running {
             running.service = Some(service);
-            running.runtime.spawn(looking.look());
+            running.runtime.spawn(counting.count(stirs));
             running.runtime.spawn(async move {
                 while arrivals.changed().await.is_ok() {
                     parting.part_with_old().await;
@@ -230,6 +231,18 @@ impl Node {
             .flatten()
         });
         records::status(&self.store, status)
+    }
+
+    /// Returns how many bytes went over the connections with peers since the node started, both ways,
+    /// contents aside.
+    pub fn traffic(&self) -> u64 {
+        let traffic = self.running.as_ref().and_then(|running| {
+            let net = Arc::clone(&running.net);
+            on(&running.runtime, async move {
+                net.lock().await.as_ref().map(Net::traffic)
+            })
+        });
+        traffic.flatten().unwrap_or(0)
     }
 
     /// Stops the node: tells the peers, and waits until nothing of it works any more.

@@ -10,6 +10,7 @@ use alknet_fs_net::{
     reserve, secret_key,
 };
 
+use super::tally::{is_current, missing_here};
 use crate::bucket::Bucket;
 use crate::progress::Task;
 use crate::store::{Store, now};
@@ -173,7 +174,7 @@ pub struct PeerStatus {
     pub missing_there: Behind,
     /// Contents that the bucket names and this store does not hold.
     pub contents_here: MissingContents,
-    /// Contents of the bucket that the peer does not hold; nothing where that is not known.
+    /// Contents of the bucket that the peer does not hold, as it said last; nothing where it did not.
     pub contents_there: Option<MissingContents>,
     /// Whether the peer has all that this store has of the bucket, contents included, and the other way
     /// round.
@@ -523,22 +524,24 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
     let mut peers = Vec::new();
     for link in told.links {
         let bucket = records.bucket(link.bucket);
-        let mut contents_here = MissingContents::default();
-        if let Some(bucket) = bucket {
-            let mut seen = std::collections::HashSet::new();
-            txn.missing_contents(bucket, &mut |_, _, hash, size| {
-                if seen.insert(hash) {
-                    contents_here.contents += 1;
-                    contents_here.bytes += size;
-                }
-                Ok(std::ops::ControlFlow::Continue(()))
-            })?;
-        }
+        let contents_here = match bucket {
+            Some(bucket) => missing_here(&*txn, bucket, running.is_some())?,
+            None => MissingContents::default(),
+        };
         let connected = link.connected && running.is_some();
-        let is_news = bucket.map(|bucket| super::contents::is_news(&*txn, bucket, told.cursor));
-        let in_step = link.in_step && connected && !is_news.transpose()?.unwrap_or(true);
-        let contents_there =
-            super::contents::missing_there(&*txn, link.peer, link.bucket)?.filter(|_| connected);
+        // What was committed since is not known to anybody yet.
+        let told_all = match (bucket, link.gathered) {
+            (Some(bucket), Some(gathered)) => is_current(&*txn, bucket, gathered)?,
+            _ => false,
+        };
+        let in_step = link.in_step && connected && told_all;
+        let contents_there = link
+            .lacks
+            .filter(|_| connected)
+            .map(|lacks| MissingContents {
+                contents: lacks.contents,
+                bytes: lacks.bytes,
+            });
         let none = Some(MissingContents::default());
         peers.push(PeerStatus {
             peer: link.peer.to_string(),
@@ -553,7 +556,10 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             missing_there: link.missing_there,
             contents_here,
             contents_there,
-            synced: in_step && Some(contents_here) == none && contents_there == none,
+            synced: in_step
+                && Some(contents_here) == none
+                && contents_there == none
+                && link.lacks_now,
             trouble: link.trouble,
         });
     }

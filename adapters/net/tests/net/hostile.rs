@@ -362,3 +362,50 @@ async fn a_peer_that_does_not_read_holds_up_nobody() {
     crate::common::until("all of it", async || other.paths(there, "main").len() == 21).await;
     asking.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_says_that_it_lacks_is_only_what_it_says() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let (conn, _send, _recv) = stranger.welcomed(&ticket).await;
+    let tell = async |bytes: &[u8]| {
+        let mut send = conn.open_uni().await.unwrap();
+        // What is too long may be refused before its end.
+        let _ = send.write_all(bytes).await;
+        let _ = send.finish();
+    };
+    let word = |bucket: BucketUid, shared: bool, contents: u64| {
+        let said = (bucket, shared, [7_u8; 16], (contents, 70_u64));
+        postcard::to_extend(&said, vec![1]).unwrap()
+    };
+    tell(&[]).await;
+    tell(&vec![1; 1 << 20]).await;
+    tell(&word(ticket.bucket, false, 5)[..30]).await;
+    tell(&word(BucketUid([9; 16]), false, 5)).await;
+    // It did not give the grant.
+    tell(&word(ticket.bucket, true, 5)).await;
+    tell(&word(ticket.bucket, false, 6)).await;
+    crate::common::until("its word is heard", async || {
+        let links = node.links().await;
+        links.len() == 1 && links[0].lacks.is_some_and(|lacks| lacks.contents == 6)
+    })
+    .await;
+    // The last one is believed for what it is: of another state than the one here.
+    assert!(!node.links().await[0].lacks_now);
+    // Nobody who is not let in is heard.
+    let alone = Stranger::new(node.net().addr()).await;
+    let unknown = alone.connect().await;
+    let mut send = unknown.open_uni().await.unwrap();
+    send.write_all(&word(ticket.bucket, false, 8))
+        .await
+        .unwrap();
+    send.finish().unwrap();
+    still_works(&node, bucket).await;
+    let links = node.links().await;
+    assert!(
+        links
+            .iter()
+            .all(|link| link.lacks.is_none_or(|l| l.contents != 8))
+    );
+}

@@ -1,0 +1,158 @@
+//! What nodes say of the contents that they lack.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, PeerStatus, ShareOptions};
+use alknet_fs::{Bucket, Store, Task};
+use tempfile::TempDir;
+
+struct Side {
+    store: Store,
+    _node: Node,
+    bucket: Bucket,
+    _dir: TempDir,
+}
+
+impl Side {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path().join("store")).unwrap();
+        let options = NodeOptions::new().bind(Bind::Loopback);
+        Self {
+            _node: Node::start(&store, &options).unwrap(),
+            bucket: store.bucket("default").unwrap(),
+            store,
+            _dir: dir,
+        }
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        self.bucket.main().unwrap().write(path, text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.bucket.main().unwrap().read(path).ok()
+    }
+
+    /// What any process may know.
+    fn status(&self) -> PeerStatus {
+        let mut peers = self.store.sync_status().unwrap().peers;
+        assert_eq!(peers.len(), 1, "{peers:?}");
+        peers.remove(0)
+    }
+
+    /// Waits until it is known how many contents are missing here, and there.
+    #[track_caller]
+    fn lacks(&self, here: (u64, u64), there: (u64, u64)) {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        // Who was never let in is nobody's peer.
+        while self.store.sync_status().unwrap().peers.is_empty() {
+            assert!(Instant::now() < deadline, "nobody comes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        loop {
+            let status = self.status();
+            let (of, at) = (status.contents_here, status.contents_there);
+            let at = at.map(|missing| (missing.contents, missing.bytes));
+            if (of.contents, of.bytes) == here && at == Some(there) && status.in_step {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{here:?} {there:?}: {status:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[track_caller]
+    fn synced(&self) {
+        self.lacks((0, 0), (0, 0));
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while !self.status().synced {
+            assert!(Instant::now() < deadline, "{:#?}", self.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn pair(options: &ShareOptions) -> [Side; 2] {
+    let (a, mut b) = (Side::new(), Side::new());
+    let ticket = a.store.share("default", options).unwrap();
+    let named = JoinOptions::new().name("joined");
+    b.bucket = b.store.join(&ticket, &named).unwrap();
+    [a, b]
+}
+
+#[test]
+fn who_lacks_what_follows_each_change() {
+    let [a, b] = pair(&ShareOptions::new());
+    for (path, text) in [("/one", "1"), ("/two", "22"), ("/three", "333")] {
+        a.write(path, text);
+    }
+    a.write("/copy", "333");
+    b.lacks((3, 6), (0, 0));
+    a.lacks((0, 0), (3, 6));
+    assert!(!a.status().synced && !b.status().synced);
+
+    assert_eq!(b.read("/two").unwrap(), b"22");
+    a.lacks((0, 0), (2, 4));
+    // What was never fetched and is named no more is lacked by nobody; what has a copy is.
+    a.bucket.main().unwrap().remove("/one").unwrap();
+    a.bucket.main().unwrap().remove("/three").unwrap();
+    b.lacks((1, 3), (0, 0));
+    a.lacks((0, 0), (1, 3));
+    a.write("/copy", "4444");
+    a.lacks((0, 0), (1, 4));
+
+    assert_eq!(b.read("/copy").unwrap(), b"4444");
+    a.synced();
+    b.synced();
+    // Nobody says so of what was written only just now.
+    for n in 0..20 {
+        a.write(&format!("/{n}"), &format!("new {n}"));
+        assert!(!a.status().synced, "{:#?}", a.status());
+    }
+    b.lacks((20, 110), (0, 0));
+}
+
+#[test]
+fn what_was_evicted_is_lacked_again() {
+    let [a, b] = pair(&ShareOptions::new());
+    a.write("/f", "content");
+    b.lacks((1, 7), (0, 0));
+    assert_eq!(b.read("/f").unwrap(), b"content");
+    a.synced();
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while b.store.evict(0, &Task::new()).unwrap().contents == 0 {
+        assert!(Instant::now() < deadline, "it stays");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    a.lacks((0, 0), (1, 7));
+    b.lacks((1, 7), (0, 0));
+    assert_eq!(b.read("/f").unwrap(), b"content");
+    a.synced();
+}
+
+#[test]
+fn a_peer_with_a_branch_says_what_it_lacks_of_that() {
+    let a = Side::new();
+    a.write("/inherited", "all see it");
+    let main = a.bucket.main().unwrap();
+    let draft = main.fork("draft").unwrap();
+    let other = main.fork("other").unwrap();
+    draft.write("/of-draft", "draft").unwrap();
+    other.write("/of-other", "not for b").unwrap();
+    let mut b = Side::new();
+    let ticket = a
+        .store
+        .share("default", &ShareOptions::new().branch("draft"));
+    let named = JoinOptions::new().name("joined");
+    b.bucket = b.store.join(&ticket.unwrap(), &named).unwrap();
+    a.lacks((0, 0), (2, 15));
+    b.lacks((2, 15), (0, 0));
+    let draft = b.bucket.branch("draft").unwrap();
+    assert_eq!(draft.read("/of-draft").unwrap(), b"draft");
+    a.lacks((0, 0), (1, 10));
+    assert_eq!(draft.read("/inherited").unwrap(), b"all see it");
+    a.synced();
+    b.synced();
+}
