@@ -51,6 +51,14 @@ export function toText(value: unknown, name: string): string {
   return wellFormed(value, name);
 }
 
+/** Takes a list of texts. */
+export function toTexts<T extends string>(values: T[], name: string): T[] {
+  if (!Array.isArray(values)) {
+    throw wrongType(name, 'an instance of Array', values);
+  }
+  return values.map((value) => toText(value, name) as T);
+}
+
 export const READ = 1;
 export const WRITE = 2;
 export const APPEND = 4;

@@ -11,6 +11,13 @@ export interface AlkError extends NodeJS.ErrnoException {
   detail?: string;
   /** The second path of an operation on two. */
   dest?: string;
+  /** Of a content that is not here: its hash. */
+  content?: string;
+  /**
+   * Of a content that is not here: who was asked for it, by the name of each peer, or the beginning of
+   * its key.
+   */
+  asked?: string[];
 }
 
 /** The kinds of which Node has its own words, which programs look for. */
@@ -42,6 +49,8 @@ interface Packed {
   path: string | null;
   detail: string | null;
   source: string | null;
+  content: string | null;
+  asked: string[];
 }
 
 /** What Node has for a code, on this platform. */
@@ -79,7 +88,7 @@ function compose(code: string, kind: string, linux: number, text: string, call: 
 }
 
 /** Adds what Node's errors do not have, so that it does not show where they are printed. */
-function hide(error: Error, name: 'kind' | 'detail', value: string) {
+function hide(error: Error, name: keyof AlkError, value: unknown) {
   Object.defineProperty(error, name, { value, configurable: true, writable: true });
 }
 
@@ -143,6 +152,10 @@ export function rebuild(error: unknown, call?: Call): unknown {
   const made = compose(code, kind, packed.errno, text, where);
   if (packed.detail !== null) {
     hide(made, 'detail', packed.detail);
+  }
+  if (packed.content !== null) {
+    hide(made, 'content', packed.content);
+    hide(made, 'asked', packed.asked);
   }
   return made;
 }

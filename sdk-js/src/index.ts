@@ -22,18 +22,31 @@ export type {
 export type { GlobOptions } from './glob.js';
 export { FileHandle } from './handle.js';
 export type {
+  Access,
+  Behind,
   BranchInfo,
   Closed,
+  Conflict,
+  ConflictSide,
+  ContentSettings,
   Difference,
   Entry,
   EventFilter,
+  EventPeer,
+  EvictReport,
   ExportReport,
+  FetchReport,
   FsckReport,
   GcReport,
   GcSchedule,
+  GrantInfo,
   ImportReport,
+  JoinInfo,
+  NameConflict,
   NamedEntry,
   PathEntry,
+  PeerInfo,
+  PeerStatus,
   Problem,
   Progress,
   SessionInfo,
@@ -41,8 +54,16 @@ export type {
   SnapshotInfo,
   StoreEvent,
   StoreStats,
+  SyncStatus,
   TreeSharing,
 } from './native.js';
+export {
+  type JoinOptions,
+  Node,
+  type NodeOptions,
+  type ShareOptions,
+  type WaitOptions,
+} from './node.js';
 export { Reader } from './reader.js';
 export { Session, type SessionOptions } from './session.js';
 export { BigIntStats, Dirent, Stats } from './stats.js';

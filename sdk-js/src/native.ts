@@ -128,6 +128,20 @@ export interface StoreEvent {
   size?: number;
   /** The other name that the `op` speaks of: of a snapshot, or of another branch. */
   name?: string;
+  /**
+   * The node whose store it was written in, where that is one that this store deals with itself;
+   * absent for what was written in this store. Of what came from a node by way of others, the author
+   * is the id of its replica.
+   */
+  peer?: EventPeer;
+}
+
+/** A node that something came from. */
+export interface EventPeer {
+  /** Its key. */
+  id: string;
+  /** What it is called here. */
+  name?: string;
 }
 
 /** Which events: those that pass every part that is given. */
@@ -325,6 +339,210 @@ export interface Progress {
   totalBytes: number;
 }
 
+/** What a grant allows. */
+export type Access = 'read' | 'write';
+
+/** How much is missing on one side. */
+export interface Behind {
+  /** Commits of other nodes. */
+  commits: number;
+  /** The branches that they are of. */
+  branches: number;
+  /** Contents; absent where that is not known. */
+  contents?: number;
+  /** Their bytes. */
+  bytes?: number;
+}
+
+/** How it stands with one peer about one bucket. */
+export interface PeerStatus {
+  /** The peer's key. */
+  peer: string;
+  /** What the peer is called here. */
+  name?: string;
+  /** The bucket's name here; absent where it was deleted. */
+  bucket?: string;
+  /** Whether this store shares the bucket with the peer, rather than having joined it from there. */
+  shared: boolean;
+  /** What the grant between them allows. */
+  access: Access;
+  connected: boolean;
+  /** When the peer was last known to be there, in nanoseconds since 1970. */
+  seen?: bigint;
+  /** Whether both are known to know the same of the bucket, contents aside. */
+  inStep: boolean;
+  /** What the peer is known to have that is missing here, and contents that are elsewhere. */
+  behindHere: Behind;
+  /** What the peer is not known to have. */
+  behindThere: Behind;
+  /**
+   * Whether the peer has all that this store has of the bucket, contents included, and the other way
+   * round.
+   */
+  synced: boolean;
+  /** What keeps them apart, and what to do about it. */
+  trouble?: string;
+}
+
+/** How it stands with all peers. */
+export interface SyncStatus {
+  /** The process that runs the node, if one does. */
+  running?: string;
+  /** The key of this store's node; absent where it never shared, joined or ran. */
+  id?: string;
+  /** When the node last told of it, in nanoseconds since 1970. */
+  at?: bigint;
+  /** Whether there is a peer, and all are synced. */
+  synced: boolean;
+  /** Each peer and bucket. */
+  peers: PeerStatus[];
+}
+
+/** Something that was given to others. */
+export interface GrantInfo {
+  id: string;
+  /** The bucket's name; absent where it was deleted. */
+  bucket?: string;
+  access: Access;
+  /** The names of the branches that it covers; none for the whole bucket. */
+  branches: string[];
+  /** What it is called. */
+  name?: string;
+  /** When it was given, in nanoseconds since 1970. */
+  created: bigint;
+  /** When it ends, if ever. */
+  expires?: bigint;
+  /** When it was taken back, if it was. */
+  revoked?: bigint;
+  /** The keys of the peers that use it. */
+  peers: string[];
+}
+
+/** Something that was joined. */
+export interface JoinInfo {
+  /** The bucket's name; absent where it was deleted. */
+  bucket?: string;
+  access: Access;
+  /** The names of the branches that it is for; none for the whole bucket. */
+  branches: string[];
+  /** When it was joined, in nanoseconds since 1970. */
+  since: bigint;
+  /** When the grant ends, if ever. */
+  expires?: bigint;
+}
+
+/** A node that this store shares with. */
+export interface PeerInfo {
+  /** Its key. */
+  id: string;
+  /** What it is called here. */
+  name?: string;
+  /** What it was given, and not taken from it again. */
+  grants: GrantInfo[];
+  /** What was joined from it. */
+  joined: JoinInfo[];
+}
+
+/** What a bucket does about contents that are elsewhere. */
+export interface ContentSettings {
+  /**
+   * Which contents are fetched before anybody reads them: `'eager'` for all, `'on-read'` for those of
+   * pinned paths only.
+   */
+  policy: 'eager' | 'on-read';
+  /** How long a read waits for a content, in milliseconds. */
+  timeout: number;
+  /** The pinned paths and patterns, as they were given. */
+  pins: string[];
+}
+
+/** What a fetch brought. */
+export interface FetchReport {
+  /** Contents that were fetched. */
+  contents: number;
+  /** Their bytes. */
+  bytes: number;
+  /** What could not be fetched, with one path that has it, and why; at most 100. */
+  failed: { path: string; hash: string; why: string }[];
+  /** How many more could not be fetched. */
+  moreFailed: number;
+}
+
+/** What an eviction removed. Sizes are in bytes. */
+export interface EvictReport {
+  /** Contents that were removed. */
+  contents: number;
+  bytes: number;
+  /** The bytes of all contents that are here now. */
+  bytesHere: number;
+  /** Contents that nobody else was found to hold and keep, and so stay. */
+  onlyHere: number;
+  onlyHereBytes: number;
+  /** Whether removing files was put off because a view was open. */
+  filesDeferred: boolean;
+}
+
+/** One side of a conflict. */
+export interface ConflictSide {
+  /** What is, or would be, at the path; absent where it was removed. */
+  entry?: Entry;
+  /**
+   * When it was written, by its writer's clock, in nanoseconds since 1970; absent for a directory that
+   * is shown only because something is in it.
+   */
+  at?: bigint;
+  /** The replica of the bucket that wrote it. */
+  replica?: string;
+  /** Whether that is this store. */
+  here: boolean;
+  /** The node that has the replica, where that is one that this store deals with itself. */
+  peer?: EventPeer;
+}
+
+/** A path that nodes wrote without knowing of each other, and that nobody has decided about. */
+export interface Conflict {
+  /** The branch's name. */
+  branch: string;
+  path: string;
+  /** What is shown, on all nodes. */
+  shown: ConflictSide;
+  /** What is not, from what comes next to it. */
+  others: ConflictSide[];
+}
+
+/**
+ * A branch or a snapshot that has a suffix here, because another one of its name came from elsewhere.
+ */
+export interface NameConflict {
+  /** The name that the branch has here. */
+  branch: string;
+  /** The name that the snapshot of the branch has here; absent where it is about the branch. */
+  snapshot?: string;
+  /** The name that was given to it. */
+  name: string;
+}
+
+export interface NodeSettings {
+  loopback?: boolean;
+  port?: number;
+  n0?: boolean;
+  relays?: string[];
+}
+
+export interface ShareSettings {
+  readOnly?: boolean;
+  branches?: string[];
+  expires?: number;
+  name?: string;
+}
+
+export interface NodeHandle {
+  id(): string;
+  running(): boolean;
+  status(later: boolean): Outcome<SyncStatus>;
+  stop(later: boolean): Outcome<void>;
+}
+
 export interface Named {
   name: string;
   entry: Entry;
@@ -507,6 +725,10 @@ export interface Tree {
     later: boolean,
   ): Outcome<void>;
   truncate(path: string, size: number, later: boolean): Outcome<void>;
+  fetching(timeout: number | undefined): Tree;
+  fetch(path: string, task: TaskHandle, later: boolean): Outcome<FetchReport>;
+  conflicts(later: boolean): Outcome<Conflict[]>;
+  resolve(path: string, keep: string | number, later: boolean): Outcome<string[]>;
   name(): string;
   info(later: boolean): Outcome<BranchInfo>;
   bucket(): BucketHandle;
@@ -539,6 +761,14 @@ export interface BucketHandle {
     later: boolean,
   ): Outcome<number>;
   sharing(trees: string[], task: TaskHandle, later: boolean): Outcome<Sharing>;
+  contentSettings(later: boolean): Outcome<ContentSettings>;
+  setContentPolicy(policy: string, later: boolean): Outcome<void>;
+  setContentTimeout(timeout: number, later: boolean): Outcome<void>;
+  pin(pattern: string, later: boolean): Outcome<void>;
+  unpin(pattern: string, later: boolean): Outcome<void>;
+  fetch(task: TaskHandle, later: boolean): Outcome<FetchReport>;
+  conflicts(later: boolean): Outcome<Conflict[]>;
+  nameConflicts(later: boolean): Outcome<NameConflict[]>;
 }
 
 export interface StoreHandle {
@@ -564,6 +794,30 @@ export interface StoreHandle {
   gcSchedule(later: boolean): Outcome<GcSchedule | null>;
   gcIfDue(task: TaskHandle, later: boolean): Outcome<GcReport | null>;
   compact(later: boolean): Outcome<number>;
+  startNode(settings: NodeSettings, later: boolean): Outcome<NodeHandle>;
+  share(bucket: string, settings: ShareSettings, later: boolean): Outcome<string>;
+  join(
+    ticket: string,
+    name: string | undefined,
+    merge: boolean,
+    later: boolean,
+  ): Outcome<BucketHandle>;
+  leave(bucket: string, later: boolean): Outcome<void>;
+  grants(later: boolean): Outcome<GrantInfo[]>;
+  peers(later: boolean): Outcome<PeerInfo[]>;
+  namePeer(who: string, name: string, later: boolean): Outcome<void>;
+  revokePeer(who: string, later: boolean): Outcome<number>;
+  revokeGrant(id: string, later: boolean): Outcome<void>;
+  syncStatus(later: boolean): Outcome<SyncStatus>;
+  waitUntilSynced(
+    bucket: string | undefined,
+    timeout: number,
+    task: TaskHandle,
+    later: boolean,
+  ): Outcome<SyncStatus>;
+  cacheLimit(later: boolean): Outcome<number | null>;
+  setCacheLimit(bytes: number | undefined, later: boolean): Outcome<void>;
+  evict(toBytes: number, task: TaskHandle, later: boolean): Outcome<EvictReport>;
 }
 
 export interface NativeOptions {

@@ -14,19 +14,13 @@ import {
   toMode,
   toPath,
   toText,
+  toTexts,
   WRITE,
 } from './arguments.js';
 import { type Attributes, toAttributes, toFunction, toObject, toSignal } from './attributes.js';
 import { Batch, type Data, type PutOptions } from './batch.js';
 import { later, now } from './calls.js';
-import {
-  type AlkError,
-  failure,
-  isThenable,
-  wrongResult,
-  wrongType,
-  wrongValue,
-} from './errors.js';
+import { type AlkError, failure, isThenable, wrongResult, wrongValue } from './errors.js';
 import { type FileSystem, fileSystem } from './fs.js';
 import type { Watching } from './fswatch.js';
 import { FileHandle } from './handle.js';
@@ -34,28 +28,45 @@ import {
   type BranchInfo,
   type BucketHandle,
   type CollectOptions,
+  type Conflict,
+  type ContentSettings,
   type Difference,
   type Entry,
   type EventFilter,
+  type EvictReport,
   type ExportReport,
+  type FetchReport,
   type FsckReport,
   type GcReport,
   type GcSchedule,
+  type GrantInfo,
   type ImportReport,
+  type NameConflict,
   type Named,
   type NamedEntry,
   type NativeFilter,
   native,
   type Outcome,
   type PathEntry,
+  type PeerInfo,
   type SessionInfo,
   type Sharing,
   type SnapshotInfo,
   type StoreEvent,
   type StoreHandle,
   type StoreStats,
+  type SyncStatus,
   type Tree,
 } from './native.js';
+import {
+  type JoinOptions,
+  Node,
+  type NodeOptions,
+  type ShareOptions,
+  toNodeSettings,
+  toShareSettings,
+  type WaitOptions,
+} from './node.js';
 import { Reader } from './reader.js';
 import { Session, type SessionOptions, toSessionOptions } from './session.js';
 import { type TaskOptions, task } from './task.js';
@@ -157,13 +168,6 @@ function toFilter(options: EventFilter | undefined): NativeFilter {
     ...(ops === undefined ? {} : { ops: toTexts(ops, 'ops') }),
     ...(kinds === undefined ? {} : { kinds: toTexts(kinds, 'kinds') }),
   };
-}
-
-function toTexts<T extends string>(values: T[], name: string): T[] {
-  if (!Array.isArray(values)) {
-    throw wrongType(name, 'an instance of Array', values);
-  }
-  return values.map((value) => toText(value, name) as T);
 }
 
 function toCollect(options: (GcOptions & { dryRun?: boolean }) | undefined): CollectOptions {
@@ -399,6 +403,122 @@ export class Store {
   async compact(): Promise<number> {
     return later((later) => this.#native.compact(later));
   }
+
+  /**
+   * Starts the store's node. Nothing leaves the machine but to nodes that were let in. Fails with an
+   * error of kind `Locked` where a process runs the node of this store already.
+   */
+  async startNode(options?: NodeOptions): Promise<Node> {
+    const settings = toNodeSettings(options);
+    return new Node(await later((later) => this.#native.startNode(settings, later)));
+  }
+
+  /**
+   * Shares a bucket, or some branches of it: tells the ticket that lets in whoever has it. Hand it over
+   * in private. Who joins waits until the node runs.
+   */
+  async share(bucket = 'default', options?: ShareOptions): Promise<string> {
+    const [name, settings] = [toText(bucket, 'bucket'), toShareSettings(options)];
+    return later((later) => this.#native.share(name, settings, later));
+  }
+
+  /**
+   * Makes a bucket here that somebody shares, and keeps the two the same while a node runs. Joining
+   * again is harmless, and how a newer ticket for the same bucket is used.
+   */
+  async join(ticket: string, options?: JoinOptions): Promise<Bucket> {
+    const text = toText(ticket, 'ticket');
+    const { name, merge = false } = toObject(options);
+    const called = optional(name, 'options.name');
+    const bucket = await later((later) => this.#native.join(text, called, merge, later));
+    return new Bucket(bucket, this.#native);
+  }
+
+  /** Ends what was joined of a bucket, which stays as it is. */
+  async leave(bucket: string): Promise<void> {
+    const name = toText(bucket, 'bucket');
+    await later((later) => this.#native.leave(name, later));
+  }
+
+  /** Lists what was given to others, from the oldest, used or not. */
+  async grants(): Promise<GrantInfo[]> {
+    return later((later) => this.#native.grants(later));
+  }
+
+  /** Lists the nodes that this store has to do with. */
+  async peers(): Promise<PeerInfo[]> {
+    return later((later) => this.#native.peers(later));
+  }
+
+  /**
+   * Gives a peer a name, by which it is called from then on. `who` is its present name, its key, or the
+   * beginning of its key.
+   */
+  async namePeer(who: string, name: string): Promise<void> {
+    const [peer, text] = [toText(who, 'who'), toText(name, 'name')];
+    await later((later) => this.#native.namePeer(peer, text, later));
+  }
+
+  /**
+   * Takes everything back that a peer was given, from this moment on. The tickets that it used let
+   * nobody new in any more; who else used them stays. Tells how many grants it had.
+   */
+  async revokePeer(who: string): Promise<number> {
+    const peer = toText(who, 'who');
+    return later((later) => this.#native.revokePeer(peer, later));
+  }
+
+  /** Takes a grant back from everybody who uses it; its ticket is worth nothing any more. */
+  async revokeGrant(id: string): Promise<void> {
+    const text = toText(id, 'id');
+    await later((later) => this.#native.revokeGrant(text, later));
+  }
+
+  /** Tells how it stands with each peer and bucket, whichever process runs the node. */
+  async syncStatus(): Promise<SyncStatus> {
+    return later((later) => this.#native.syncStatus(later));
+  }
+
+  /**
+   * Waits until each bucket that is shared or joined, or one, is synced with all peers. Tells how it
+   * stands then, or when the time is over: {@link SyncStatus.synced} says which.
+   */
+  async untilSynced(options?: WaitOptions): Promise<SyncStatus> {
+    const given = toObject(options);
+    const bucket = optional(given.bucket, 'options.bucket');
+    const { timeout = 60_000, signal } = given;
+    return task(signal === undefined ? {} : { signal }, (task, later) =>
+      this.#native.waitUntilSynced(bucket, timeout, task, later),
+    );
+  }
+
+  /** Tells how many bytes of contents the store may hold; nothing where that is any number. */
+  async cacheLimit(): Promise<number | undefined> {
+    return (await later((later) => this.#native.cacheLimit(later))) ?? undefined;
+  }
+
+  /**
+   * Sets how many bytes of contents the store may hold; nothing for any number. The process that runs
+   * the node evicts what is beyond, as {@link evict} does.
+   */
+  async setCacheLimit(bytes: number | undefined): Promise<void> {
+    if (bytes !== undefined) {
+      integer(bytes, 'bytes', 0);
+    }
+    await later((later) => this.#native.setCacheLimit(bytes, later));
+  }
+
+  /**
+   * Removes what was not read for longest, and a peer confirms that it holds, until the store has at
+   * most so many bytes of contents. It is fetched again when it is read. Contents of buckets that are
+   * not shared, or are eager, and of pinned paths stay.
+   */
+  async evict(options?: { toBytes?: number } & TaskOptions): Promise<EvictReport> {
+    const given = toObject(options);
+    const { toBytes = 0 } = given;
+    integer(toBytes, 'options.toBytes', 0);
+    return task(given, (task, later) => this.#native.evict(toBytes, task, later));
+  }
 }
 
 /** How something is printed: what it is and which one, or that it is closed. */
@@ -592,6 +712,58 @@ export class Bucket {
     const names = toTexts(trees, 'trees');
     return task(toObject(options), (task, later) => this.#native.sharing(names, task, later));
   }
+
+  /** Tells what the bucket does about contents that are elsewhere. */
+  async contentSettings(): Promise<ContentSettings> {
+    return later((later) => this.#native.contentSettings(later));
+  }
+
+  /** Sets which contents are fetched before anybody reads them. */
+  async setContentPolicy(policy: ContentSettings['policy']): Promise<void> {
+    const text = toText(policy, 'policy');
+    await later((later) => this.#native.setContentPolicy(text, later));
+  }
+
+  /** Sets how long a read waits for a content that is elsewhere, in milliseconds. */
+  async setContentTimeout(timeout: number): Promise<void> {
+    await later((later) => this.#native.setContentTimeout(timeout, later));
+  }
+
+  /**
+   * Pins a path with all below it, or what matches a pattern, in all branches and snapshots: the
+   * contents are fetched in the background, and stay. Patterns are those of {@link EventFilter.glob}.
+   */
+  async pin(pattern: string): Promise<void> {
+    const text = toText(pattern, 'pattern');
+    await later((later) => this.#native.pin(text, later));
+  }
+
+  /** Takes a pin off, given as it was set. What is here stays until it is evicted. */
+  async unpin(pattern: string): Promise<void> {
+    const text = toText(pattern, 'pattern');
+    await later((later) => this.#native.unpin(text, later));
+  }
+
+  /**
+   * Fetches all contents that are elsewhere, of all branches and snapshots. The progress counts
+   * contents, as `files`, and their bytes. What could not be fetched is in the report.
+   */
+  async fetch(options?: TaskOptions): Promise<FetchReport> {
+    return task(toObject(options), (task, later) => this.#native.fetch(task, later));
+  }
+
+  /** Lists what nodes wrote to one path without knowing of each other, by branch and path. */
+  async conflicts(): Promise<Conflict[]> {
+    return later((later) => this.#native.conflicts(later));
+  }
+
+  /**
+   * Lists the branches and snapshots that have a suffix, because another one of their name came from
+   * elsewhere. To rename or delete one of the two settles it.
+   */
+  async nameConflicts(): Promise<NameConflict[]> {
+    return later((later) => this.#native.nameConflicts(later));
+  }
 }
 
 const REFERENCE = Symbol('reference');
@@ -759,6 +931,15 @@ export abstract class ReadableTree {
   contentSync(hash: string): Reader {
     const text = toText(hash, 'hash');
     return new Reader(now((later) => this.native.content(text, later)));
+  }
+
+  /**
+   * Fetches what a path, or all below it, has of contents that are elsewhere. The progress counts
+   * contents, as `files`, and their bytes. What could not be fetched is in the report.
+   */
+  async fetch(path: PathLike = '/', options?: TaskOptions): Promise<FetchReport> {
+    const name = toPath(path);
+    return task(toObject(options), (task, later) => this.native.fetch(name, task, later));
   }
 
   /** Reads a file again and checks every byte against its hash. */
@@ -953,6 +1134,41 @@ export class Branch extends ReadableTree {
   /** As {@link diff}, on the calling thread. */
   diffSync(to: TreeName, options?: { under?: PathLike }): Difference[] {
     return this.bucket.diffSync(this.name, to, options);
+  }
+
+  /**
+   * Gives the branch with another time that its reads wait for contents that are elsewhere, in
+   * milliseconds; with 0, only what is here can be read. Otherwise it is that of the bucket, 30,000
+   * unless {@link Bucket.setContentTimeout} said otherwise.
+   */
+  fetching(options?: { timeout?: number }): Branch {
+    const { timeout } = toObject(options);
+    return new Branch(
+      now(() => this.native.fetching(timeout)),
+      this.#store,
+    );
+  }
+
+  /** Lists what nodes wrote to one path of the branch without knowing of each other, by path. */
+  async conflicts(): Promise<Conflict[]> {
+    return later((later) => this.native.conflicts(later));
+  }
+
+  /**
+   * Decides a conflict on all nodes: keeps what is shown, the one of {@link Conflict.others} at a place,
+   * or both, the others beside what is shown under other names. Tells these.
+   *
+   * One of the others that is a removal removes what is shown, and one that is a file takes the place of
+   * a directory with all that is in it.
+   */
+  async resolve(path: PathLike, keep: 'shown' | 'both' | number = 'shown'): Promise<string[]> {
+    const name = toPath(path);
+    if (typeof keep === 'number') {
+      integer(keep, 'keep', 0);
+    } else {
+      toText(keep, 'keep');
+    }
+    return later((later) => this.native.resolve(name, keep, later));
   }
 
   /** Lists the newest events of the branch, newest first. */

@@ -4,11 +4,14 @@ use alknet_fs::{BranchInfo, Bucket, Cursor, Error, Retention, Sharing, TreeRef};
 use napi::bindgen_prelude::{BigInt, ToNapiValue};
 use napi_derive::napi;
 
+use crate::content::{ConflictInfo, FetchInfo, NameConflictInfo, SettingsInfo, patience, policy};
 use crate::convert::{DifferenceInfo, FilterOptions, cursor, timestamp, whole};
 use crate::handle::Handle;
 use crate::job::{Outcome, now, run, run_on};
+use crate::lane::Lane;
 use crate::task::TaskHandle;
 use crate::tree::{Source, Tree};
+use crate::waiting;
 use crate::watch::EventInfo;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -142,7 +145,10 @@ impl BucketHandle {
     /// Opens a view of `BRANCH` or `BRANCH@SNAPSHOT`.
     #[napi]
     pub fn view(&self, tree: String, later: bool) -> napi::Result<Outcome<Tree>> {
-        self.make(later, move |bucket| bucket.view(&tree.parse()?))
+        self.make(later, move |bucket| {
+            let view = bucket.view(&tree.parse()?)?;
+            Ok(view.fetching(&waiting::fetching(None)))
+        })
     }
 
     /// Forks a branch off `BRANCH` or `BRANCH@SNAPSHOT`.
@@ -219,6 +225,66 @@ impl BucketHandle {
             let trees: Result<Vec<TreeRef>> = trees.iter().map(|tree| tree.parse()).collect();
             let sharing = bucket.get()?.sharing(&trees?, &task)?;
             Ok(SharingInfo::from(sharing))
+        })
+    }
+}
+
+/// Contents that are elsewhere, and conflicts.
+#[napi]
+impl BucketHandle {
+    #[napi]
+    pub fn content_settings(&self, later: bool) -> napi::Result<Outcome<SettingsInfo>> {
+        self.with(later, |bucket| {
+            bucket.content_settings().map(SettingsInfo::from)
+        })
+    }
+
+    #[napi]
+    pub fn set_content_policy(&self, name: String, later: bool) -> napi::Result<Outcome<()>> {
+        self.change(later, move |bucket| {
+            bucket.set_content_policy(policy(&name)?)
+        })
+    }
+
+    /// Sets how many milliseconds reads wait.
+    #[napi]
+    pub fn set_content_timeout(&self, timeout: f64, later: bool) -> napi::Result<Outcome<()>> {
+        self.change(later, move |bucket| {
+            bucket.set_content_timeout(patience(timeout)?)
+        })
+    }
+
+    #[napi]
+    pub fn pin(&self, pattern: String, later: bool) -> napi::Result<Outcome<()>> {
+        self.change(later, move |bucket| bucket.pin(&pattern))
+    }
+
+    #[napi]
+    pub fn unpin(&self, pattern: String, later: bool) -> napi::Result<Outcome<()>> {
+        self.change(later, move |bucket| bucket.unpin(&pattern))
+    }
+
+    #[napi]
+    pub fn fetch(&self, task: &TaskHandle, later: bool) -> napi::Result<Outcome<FetchInfo>> {
+        let (task, bucket) = (task.task(), self.bucket.clone());
+        run_on(Lane::waiting(), later, move || {
+            Ok(FetchInfo::from(bucket.get()?.fetch(&task)?))
+        })
+    }
+
+    #[napi]
+    pub fn conflicts(&self, later: bool) -> napi::Result<Outcome<Vec<ConflictInfo>>> {
+        self.with(later, |bucket| {
+            let conflicts = bucket.conflicts()?.into_iter();
+            Ok(conflicts.map(ConflictInfo::from).collect())
+        })
+    }
+
+    #[napi]
+    pub fn name_conflicts(&self, later: bool) -> napi::Result<Outcome<Vec<NameConflictInfo>>> {
+        self.with(later, |bucket| {
+            let conflicts = bucket.name_conflicts()?.into_iter();
+            Ok(conflicts.map(NameConflictInfo::from).collect())
         })
     }
 }

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use alknet_fs::node::Node;
 use alknet_fs::{Batch, Bucket, Error, ErrorKind, File, Reader, Session, Store, Watcher};
 use parking_lot::Mutex;
 
@@ -36,7 +37,8 @@ held! {
     Mutex<Batch>: true,
     Bucket: false,
     Reader: false,
-    Mutex<Watcher>: false
+    Mutex<Watcher>: false,
+    Mutex<Option<Arc<Node>>>: true
 }
 
 struct Slot<T: Held> {

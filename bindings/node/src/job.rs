@@ -5,12 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use alknet_fs::Error;
 use napi::bindgen_prelude::{AsyncTask, JsValue, ToNapiValue, TypeName};
-use napi::{Env, Status, Task, ValueType, sys};
+use napi::{Env, JsDeferred, Status, Task, ValueType, sys};
 use serde_json::json;
 
 use crate::lane::Lane;
+use crate::waiting::hurriedly;
 
 type Work<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
+
+/// Work that may have to wait for a content, and then is done again where it may.
+type Reading<T> = Box<dyn Fn() -> Result<T, Error> + Send>;
 
 /// What an operation gives: its value, or a promise of it.
 pub struct Outcome<T>(Where<T>);
@@ -20,6 +24,8 @@ enum Where<T> {
     /// On libuv's pool.
     Pool(Work<T>),
     Lane(Lane, Work<T>),
+    ReadOnPool(Reading<T>),
+    ReadOnLane(Lane, Reading<T>),
 }
 
 /// Runs an operation that waits for nobody: on the calling thread, or as a promise on libuv's pool.
@@ -46,6 +52,20 @@ pub(crate) fn run_on<T: Send + ToNapiValue + 'static>(
     }))
 }
 
+/// Runs an operation that reads a content: on the calling thread, or as a promise on libuv's pool, or
+/// on a lane; where it has to wait for the content, on a thread for that.
+pub(crate) fn run_reading<T: Send + ToNapiValue + 'static>(
+    lane: Option<&Lane>,
+    later: bool,
+    work: impl Fn() -> Result<T, Error> + Send + 'static,
+) -> napi::Result<Outcome<T>> {
+    Ok(Outcome(match (later, lane) {
+        (false, _) => Where::Done(now(work)?),
+        (true, None) => Where::ReadOnPool(Box::new(work)),
+        (true, Some(lane)) => Where::ReadOnLane(lane.clone(), Box::new(work)),
+    }))
+}
+
 impl<T> TypeName for Outcome<T> {
     fn type_name() -> &'static str {
         "unknown"
@@ -67,6 +87,12 @@ impl<T: Send + ToNapiValue + 'static> ToNapiValue for Outcome<T> {
                 unsafe { AsyncTask::to_napi_value(env, task) }
             }
             Where::Lane(lane, work) => promise(Env::from_raw(env), &lane, work),
+            Where::ReadOnPool(work) => {
+                let task = AsyncTask::new(ReadJob(Some(work)));
+                // SAFETY: as the caller's.
+                unsafe { AsyncTask::to_napi_value(env, task) }
+            }
+            Where::ReadOnLane(lane, work) => reading(Env::from_raw(env), &lane, work),
         }
     }
 }
@@ -86,6 +112,85 @@ fn promise<T: Send + ToNapiValue + 'static>(
         unstarted.reject(thrown(packed(&error)));
     }
     Ok(promise.raw())
+}
+
+/// Reads on a thread of a lane, or where that has to wait, on one for waiting.
+fn reading<T: Send + ToNapiValue + 'static>(
+    env: Env,
+    lane: &Lane,
+    work: Reading<T>,
+) -> napi::Result<sys::napi_value> {
+    let (deferred, promise) = env.create_deferred()?;
+    let settle = |deferred: JsDeferred<Wrapped<T>, _>, result| match result {
+        Ok(value) => deferred.resolve(Box::new(move |_| Ok(Wrapped(value))) as Resolver<T>),
+        Err(error) => deferred.reject(error),
+    };
+    let unstarted = deferred.clone();
+    let queued = lane.run(move || {
+        if let Some(result) = hurriedly(|| now(&work)) {
+            return settle(deferred, result);
+        }
+        let unstarted = deferred.clone();
+        let queued = Lane::waiting().run(move || settle(deferred, now(&work)));
+        if let Err(error) = queued {
+            unstarted.reject(thrown(packed(&error)));
+        }
+    });
+    if let Err(error) = queued {
+        unstarted.reject(thrown(packed(&error)));
+    }
+    Ok(promise.raw())
+}
+
+type Resolver<T> = Box<dyn FnOnce(Env) -> napi::Result<Wrapped<T>> + Send>;
+
+/// An operation that reads on a thread of libuv's pool.
+struct ReadJob<T>(Option<Reading<T>>);
+
+/// What reading came to.
+enum Answer<T> {
+    Here(Wrapped<T>),
+    /// It has to wait.
+    Waits(Reading<T>),
+}
+
+impl<T: Send + ToNapiValue + 'static> Task for ReadJob<T> {
+    type Output = Answer<T>;
+    type JsValue = Answer<T>;
+
+    fn compute(&mut self) -> napi::Result<Answer<T>> {
+        let work = self.0.take();
+        let work = work.ok_or_else(|| napi::Error::from_reason("the operation ran already"))?;
+        match hurriedly(|| now(&work)) {
+            Some(result) => result.map(|value| Answer::Here(Wrapped(value))),
+            None => Ok(Answer::Waits(work)),
+        }
+    }
+
+    fn resolve(&mut self, _env: Env, output: Answer<T>) -> napi::Result<Answer<T>> {
+        Ok(output)
+    }
+}
+
+impl<T> TypeName for Answer<T> {
+    fn type_name() -> &'static str {
+        "unknown"
+    }
+
+    fn value_type() -> ValueType {
+        ValueType::Unknown
+    }
+}
+
+impl<T: Send + ToNapiValue + 'static> ToNapiValue for Answer<T> {
+    unsafe fn to_napi_value(env: sys::napi_env, answer: Self) -> napi::Result<sys::napi_value> {
+        match answer {
+            // SAFETY: as the caller's.
+            Self::Here(value) => unsafe { Wrapped::to_napi_value(env, value) },
+            // A promise that is resolved with another one becomes that.
+            Self::Waits(work) => promise(Env::from_raw(env), Lane::waiting(), work),
+        }
+    }
 }
 
 /// An operation that waits for a thread of libuv's pool.
@@ -166,6 +271,8 @@ pub(crate) fn packed(error: &Error) -> String {
         "path": error.subject(),
         "detail": detail,
         "source": source,
+        "content": error.missing_content().map(|hash| hash.to_hex()),
+        "asked": error.asked(),
     })
     .to_string()
 }

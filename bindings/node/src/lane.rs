@@ -17,17 +17,20 @@ use parking_lot::{Condvar, Mutex};
 /// The most threads of a lane; as many as libuv has.
 const THREADS: usize = 4;
 
+/// The most threads that wait for contents.
+const WAITING: usize = 256;
+
 /// How long a thread waits for something to do.
 const IDLE: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A queue with threads that come with the jobs and go when there are none.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Lane(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
+    most: usize,
     state: Mutex<State>,
     more: Condvar,
 }
@@ -39,7 +42,27 @@ struct State {
     idle: usize,
 }
 
+impl Default for Lane {
+    fn default() -> Self {
+        Self::with(THREADS)
+    }
+}
+
 impl Lane {
+    fn with(most: usize) -> Self {
+        Self(Arc::new(Inner {
+            most,
+            state: Mutex::default(),
+            more: Condvar::new(),
+        }))
+    }
+
+    /// The lane of what waits for contents that are elsewhere.
+    pub(crate) fn waiting() -> &'static Self {
+        static WAITS: LazyLock<Lane> = LazyLock::new(|| Lane::with(WAITING));
+        &WAITS
+    }
+
     /// The lane of what has no store yet.
     pub(crate) fn common() -> &'static Self {
         static COMMON: LazyLock<Lane> = LazyLock::new(Lane::default);
@@ -57,7 +80,7 @@ impl Lane {
             self.0.more.notify_one();
             return Ok(());
         }
-        if state.threads == THREADS {
+        if state.threads == self.0.most {
             return Ok(());
         }
         let inner = Arc::clone(&self.0);

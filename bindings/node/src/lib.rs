@@ -4,7 +4,7 @@
 //! Every operation is one method whose last argument says where it runs: on the calling thread, or
 //! as a promise on another one, with all that it does in one hop. What only reads goes to libuv's
 //! pool; what changes something may have to wait for other writers, and what goes through all of a
-//! tree takes long: those have threads of their own.
+//! tree takes long: those have threads of their own. So has what waits for contents that are elsewhere.
 
 // Handing bytes to JavaScript, and writing into its buffers, takes calls that Rust cannot check.
 #![allow(unsafe_code)]
@@ -15,11 +15,13 @@
 mod batch;
 mod bucket;
 mod bytes;
+mod content;
 mod convert;
 mod file;
 mod handle;
 mod job;
 mod lane;
+mod node;
 #[cfg(all(debug_assertions, not(test)))]
 mod panic;
 mod reader;
@@ -27,4 +29,5 @@ mod session;
 mod store;
 mod task;
 mod tree;
+mod waiting;
 mod watch;

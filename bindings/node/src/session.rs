@@ -17,6 +17,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// How to open a session.
 #[napi(object)]
+#[derive(Clone)]
 pub struct SessionOptions {
     pub create: Option<bool>,
     pub create_new: Option<bool>,

@@ -58,11 +58,11 @@ impl StoreOptions {
 /// A store.
 #[napi]
 pub struct StoreHandle {
-    store: Handle<Store>,
+    pub(crate) store: Handle<Store>,
 }
 
 impl StoreHandle {
-    fn with<T: Send + ToNapiValue + 'static>(
+    pub(crate) fn with<T: Send + ToNapiValue + 'static>(
         &self,
         later: bool,
         call: impl FnOnce(&Store) -> Result<T> + Send + 'static,
@@ -71,7 +71,7 @@ impl StoreHandle {
         run(later, move || call(&*store.get()?))
     }
 
-    fn on<T: Send + ToNapiValue + 'static>(
+    pub(crate) fn on<T: Send + ToNapiValue + 'static>(
         &self,
         lane: &Lane,
         later: bool,

@@ -5,24 +5,26 @@ use std::sync::Arc;
 use alknet_fs::{
     Branch, Entry, Error, ErrorKind, ExportOptions, ImportOptions, PutMode, SetAttrs, View, Walk,
 };
-use napi::bindgen_prelude::{BigInt, Float64ArraySlice, ToNapiValue, Uint8Array};
+use napi::bindgen_prelude::{BigInt, Either, Float64ArraySlice, ToNapiValue, Uint8Array};
 use napi_derive::napi;
 use parking_lot::Mutex;
 
 use crate::batch::BatchHandle;
 use crate::bucket::{BranchFacts, BucketHandle};
 use crate::bytes::{Given, check_size};
+use crate::content::{ConflictInfo, FetchInfo, keeps, patience};
 use crate::convert::{
     Attributes, Bytes, EntryInfo, Listing, NamedEntry, PathText, StatNumbers, follow, kind_number,
     length, put_mode, put_stat_numbers, stat_numbers,
 };
 use crate::file::{OpenFile, flags};
 use crate::handle::{Handle, Held};
-use crate::job::{Outcome, now, run, run_on};
+use crate::job::{Outcome, now, run, run_on, run_reading};
 use crate::lane::Lane;
 use crate::reader::ReaderHandle;
 use crate::session::{SessionHandle, SessionInfo, SessionOptions};
 use crate::task::TaskHandle;
+use crate::waiting;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -38,7 +40,7 @@ impl Held for Source {
 
 impl From<Branch> for Source {
     fn from(branch: Branch) -> Self {
-        Self::Branch(branch)
+        Self::Branch(branch.fetching(&waiting::fetching(None)))
     }
 }
 
@@ -130,23 +132,31 @@ impl Tree {
         run_on(self.source.tasks(), later, move || work(&*source.get()?))
     }
 
-    /// Makes something else that reaches into the store, on libuv's pool if on no lane.
+    /// Makes something else that reads a content, on libuv's pool if on no lane.
     fn make<T: Held, R: From<Handle<T>> + Send + ToNapiValue + 'static>(
         &self,
         what: &'static str,
         lane: Option<&Lane>,
         later: bool,
-        make: impl FnOnce(&Source) -> Result<T> + Send + 'static,
+        make: impl Fn(&Source) -> Result<T> + Send + 'static,
     ) -> napi::Result<Outcome<R>> {
         let source = self.source.clone();
-        let work = move || {
+        run_reading(lane, later, move || {
             let made = make(&*source.get()?)?;
             Ok(source.with(what, made).into())
-        };
-        match lane {
-            Some(lane) => run_on(lane, later, work),
-            None => run(later, work),
-        }
+        })
+    }
+
+    /// Changes what there is of a file, which has to be here for that.
+    fn rewrite_with<T: Send + ToNapiValue + 'static>(
+        &self,
+        later: bool,
+        write: impl Fn(&Branch) -> Result<T> + Send + 'static,
+    ) -> napi::Result<Outcome<T>> {
+        let source = self.source.clone();
+        run_reading(Some(self.source.writes()), later, move || {
+            write(source.get()?.branch()?)
+        })
     }
 
     fn make_tree<T: Into<Source>>(
@@ -244,8 +254,10 @@ impl Tree {
     #[napi]
     pub fn read(&self, path: PathText, later: bool) -> napi::Result<Outcome<Bytes>> {
         let path = path.into_string();
-        self.read_with(later, move |source| {
-            let reader = either!(source, tree => tree.open(path))?;
+        let source = self.source.clone();
+        run_reading(None, later, move || {
+            let source = source.get()?;
+            let reader = either!(&*source, tree => tree.open(&path))?;
             check_size(reader.size())?;
             reader.into_bytes().map(Bytes)
         })
@@ -297,9 +309,11 @@ impl Tree {
         let writes = bits & flags::CHANGING != 0;
         let lane = writes.then(|| self.source.writes());
         self.make("file", lane, later, move |source| match source {
-            Source::Branch(branch) => branch.open_file(path, &flags::options(bits, mode)),
-            Source::View(_) if writes => Err(Error::new(ErrorKind::ReadOnly).op("open").path(path)),
-            Source::View(view) => view.open_file(path),
+            Source::Branch(branch) => branch.open_file(&path, &flags::options(bits, mode)),
+            Source::View(_) if writes => {
+                Err(Error::new(ErrorKind::ReadOnly).op("open").path(&path))
+            }
+            Source::View(view) => view.open_file(&path),
         })
     }
 
@@ -347,7 +361,7 @@ impl Tree {
             "reader",
             None,
             later,
-            move |source| either!(source, tree => tree.open(path)),
+            move |source| either!(source, tree => tree.open(&path)),
         )
     }
 
@@ -447,7 +461,25 @@ impl Tree {
         later: bool,
     ) -> napi::Result<Outcome<()>> {
         let data = Given::new(data, later);
-        self.write_with(later, move |branch| write(branch, &path, data, bits, mode))
+        // One commit without a session, unless the mode is that of a new file only.
+        let whole = flags::WRITE | flags::CREATE | flags::TRUNCATE;
+        if bits == whole && mode.is_none() {
+            return self.write_with(later, move |branch| branch.write(path, data.into_vec()));
+        }
+        if bits == whole | flags::EXCLUSIVE {
+            return self.write_with(later, move |branch| {
+                let set = SetAttrs {
+                    mode,
+                    ..SetAttrs::default()
+                };
+                branch.put(path, data.into_vec(), &set, PutMode::CreateNew)
+            });
+        }
+        self.rewrite_with(later, move |branch| {
+            let file = branch.open_file(&path, &flags::options(bits, mode))?;
+            file.write(&data)?;
+            file.close().map(drop)
+        })
     }
 
     #[napi]
@@ -587,7 +619,9 @@ impl Tree {
     ) -> napi::Result<Outcome<SessionHandle>> {
         let lane = Some(self.source.writes());
         self.make("session", lane, later, move |source| {
-            source.branch()?.open_session(path, &options.options()?)
+            source
+                .branch()?
+                .open_session(&path, &options.clone().options()?)
         })
     }
 
@@ -670,7 +704,59 @@ impl Tree {
 
     #[napi]
     pub fn truncate(&self, path: String, size: f64, later: bool) -> napi::Result<Outcome<()>> {
-        self.write_with(later, move |branch| branch.truncate(path, length(size)?))
+        self.rewrite_with(later, move |branch| branch.truncate(&path, length(size)?))
+    }
+}
+
+/// Contents that are elsewhere, and conflicts.
+#[napi]
+impl Tree {
+    /// Gives the branch with another time that reads wait, in milliseconds.
+    #[napi]
+    pub fn fetching(&self, timeout: Option<f64>) -> napi::Result<Tree> {
+        now(|| {
+            let timeout = timeout.map(patience).transpose()?;
+            let source = self.source.get()?;
+            let branch = source.branch()?.fetching(&waiting::fetching(timeout));
+            Ok(Self::new(&self.source, Source::Branch(branch)))
+        })
+    }
+
+    #[napi]
+    pub fn fetch(
+        &self,
+        path: String,
+        task: &TaskHandle,
+        later: bool,
+    ) -> napi::Result<Outcome<FetchInfo>> {
+        let (task, source) = (task.task(), self.source.clone());
+        run_on(Lane::waiting(), later, move || {
+            let report = source.get()?.view()?.fetch(path, &task)?;
+            Ok(FetchInfo::from(report))
+        })
+    }
+
+    #[napi]
+    pub fn conflicts(&self, later: bool) -> napi::Result<Outcome<Vec<ConflictInfo>>> {
+        self.read_with(later, |source| {
+            let conflicts = source.branch()?.conflicts()?.into_iter();
+            Ok(conflicts.map(ConflictInfo::from).collect())
+        })
+    }
+
+    /// Keeps what is shown, both, or the other at a place.
+    #[napi]
+    pub fn resolve(
+        &self,
+        path: String,
+        keep: Either<String, f64>,
+        later: bool,
+    ) -> napi::Result<Outcome<Vec<String>>> {
+        self.write_with(later, move |branch| {
+            let done = branch.resolve(path, keeps(keep)?)?;
+            let beside = done.beside.iter();
+            Ok(beside.map(|path| path.as_str().to_owned()).collect())
+        })
     }
 }
 
@@ -757,22 +843,4 @@ impl Tree {
     pub fn rename_to(&self, name: String, later: bool) -> napi::Result<Outcome<()>> {
         self.write_with(later, move |branch| branch.rename_to(&name))
     }
-}
-
-fn write(branch: &Branch, path: &str, data: Given, bits: u32, mode: Option<u32>) -> Result<()> {
-    // One commit without a session, unless the mode is that of a new file only.
-    let whole = flags::WRITE | flags::CREATE | flags::TRUNCATE;
-    if bits == whole && mode.is_none() {
-        return branch.write(path, data.into_vec());
-    }
-    if bits == whole | flags::EXCLUSIVE {
-        let set = SetAttrs {
-            mode,
-            ..SetAttrs::default()
-        };
-        return branch.put(path, data.into_vec(), &set, PutMode::CreateNew);
-    }
-    let file = branch.open_file(path, &flags::options(bits, mode))?;
-    file.write(&data)?;
-    file.close().map(drop)
 }

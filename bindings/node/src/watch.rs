@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use alknet_fs::{Cancel, Error, Event, Store, Watcher};
+use alknet_fs::{Cancel, Error, Event, EventPeer, Store, Watcher};
 use napi::Status;
 use napi::bindgen_prelude::{BigInt, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
@@ -39,6 +39,23 @@ pub struct EventInfo {
     pub new: Option<String>,
     pub size: Option<f64>,
     pub name: Option<String>,
+    pub peer: Option<EventPeerInfo>,
+}
+
+/// A node that something came from.
+#[napi(object)]
+pub struct EventPeerInfo {
+    pub id: String,
+    pub name: Option<String>,
+}
+
+impl From<EventPeer> for EventPeerInfo {
+    fn from(peer: EventPeer) -> Self {
+        Self {
+            id: peer.id,
+            name: peer.name,
+        }
+    }
 }
 
 impl From<Event> for EventInfo {
@@ -59,6 +76,7 @@ impl From<Event> for EventInfo {
             new: change.new.map(|hash| hash.to_hex()),
             size: change.size.map(|size| size as f64),
             name: change.name,
+            peer: event.peer.map(EventPeerInfo::from),
         }
     }
 }

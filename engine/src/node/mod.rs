@@ -121,10 +121,7 @@ impl Node {
 
     fn begin(store: &Store, options: &NodeOptions) -> Result<Self> {
         let inner = &store.inner;
-        if inner.disk.is_none() {
-            let why = "a store in memory has no node";
-            return Err(Error::with_detail(ErrorKind::Unsupported, why));
-        }
+        store.check_for_node()?;
         let owner = format!("process {} of {}", std::process::id(), inner.options.author);
         let alone = match inner.keeper.running_node(&owner)? {
             Ok(alone) => alone,

@@ -234,9 +234,11 @@ impl Store {
     /// The node need not run; who joins waits until it does.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for the bucket or a branch.
+    /// [`ErrorKind::NotFound`] for the bucket or a branch; [`ErrorKind::Unsupported`] for a store in
+    /// memory.
     pub fn share(&self, bucket: &str, options: &ShareOptions) -> Result<Ticket> {
         let share = || {
+            self.check_for_node()?;
             let id = self.bucket(bucket)?.id();
             let addr = self.node_addr()?;
             let expires = options.expires.map(|time| {
@@ -256,6 +258,17 @@ impl Store {
             alknet_fs_net::share(&*self.inner.tree, id, offer, addr, now())
         };
         share().map_err(|e: Error| e.op("share").path(bucket))
+    }
+
+    /// Refuses a store that can have no node.
+    pub(super) fn check_for_node(&self) -> Result<()> {
+        match self.inner.disk.is_some() {
+            true => Ok(()),
+            false => {
+                let why = "a store in memory has no node";
+                Err(Error::with_detail(ErrorKind::Unsupported, why))
+            }
+        }
     }
 
     /// Returns where this store's node is, or will be once it runs.
@@ -299,7 +312,8 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] where another bucket has the name, with what to do;
-    /// [`ErrorKind::InvalidInput`] for a ticket of this store or one that has expired.
+    /// [`ErrorKind::InvalidInput`] for a ticket of this store or one that has expired;
+    /// [`ErrorKind::Unsupported`] for a store in memory.
     pub fn join(&self, ticket: &Ticket, options: &JoinOptions) -> Result<Bucket> {
         let joined = self.join_in(ticket, options);
         let id = joined.map_err(|e| e.op("join").path(&ticket.name))?;
@@ -308,6 +322,7 @@ impl Store {
 
     fn join_in(&self, ticket: &Ticket, options: &JoinOptions) -> Result<BucketId> {
         let invalid = |why: &str| Error::with_detail(ErrorKind::InvalidInput, why);
+        self.check_for_node()?;
         if secret_key(&*self.inner.tree)?.public() == ticket.addr.id {
             return Err(invalid(
                 "this store gave out the ticket: join it from another",
@@ -481,7 +496,8 @@ impl Store {
     /// passed. Returns how it stands then ([`SyncStatus::is_synced`]), with that bucket only.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for the bucket; [`ErrorKind::Cancelled`].
+    /// [`ErrorKind::NotFound`] for the bucket; [`ErrorKind::Cancelled`]; [`ErrorKind::Unsupported`] for a
+    /// store in memory.
     pub fn wait_until_synced(
         &self,
         bucket: Option<&str>,
@@ -489,6 +505,7 @@ impl Store {
         task: &Task,
     ) -> Result<SyncStatus> {
         let wait = || {
+            self.check_for_node()?;
             let bucket = bucket.map(|name| self.bucket(name)).transpose()?;
             let deadline = Instant::now().checked_add(timeout);
             let mut seen = 0;
