@@ -1,4 +1,4 @@
-/** Every block of JavaScript in the README and in the recipes runs as it is written. */
+/** Every block of JavaScript in the README and in the pages of docs runs as it is written. */
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -48,7 +48,7 @@ async function other(at: string) {
 
 let count = 0;
 
-for (const page of ['README.md', '../docs/recipes.md']) {
+for (const page of ['README.md', '../docs/recipes.md', '../docs/sync-node.md']) {
   describe(page, () => {
     const found = blocks(readFileSync(page, 'utf8'));
     assert.notEqual(found.length, 0);

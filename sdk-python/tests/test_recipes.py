@@ -1,4 +1,4 @@
-"""The Python blocks of docs/recipes.md, each section a program that runs in an empty directory."""
+"""The Python blocks of pages in docs, each section a program that runs in an empty directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
+DOCS = Path(__file__).parents[2] / "docs"
 SHARED = "One file in Python and Node at once"
 
 # What the Node program of the recipe does.
@@ -23,21 +23,23 @@ main.write_text("/answer.txt", str(int(left) * int(right)))
 """
 
 
-def sections() -> dict[str, str]:
+def sections(page: str) -> dict[str, str]:
     """Return the Python program of each section."""
     found: dict[str, str] = {}
-    for section in re.split(r"^## ", RECIPES.read_text(), flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^## ", (DOCS / page).read_text(), flags=re.MULTILINE)[1:]:
         blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
         if blocks:
             found[section.partition("\n")[0]] = "\n".join(blocks)
     return found
 
 
-PROGRAMS = sections()
+RECIPES = sections("recipes.md")
+SYNC = sections("sync-python.md")
+PROGRAMS = RECIPES | SYNC
 
 
 def test_all_sections_are_found() -> None:
-    assert len(PROGRAMS) == 7
+    assert (len(RECIPES), len(SYNC)) == (7, 6)
     assert SHARED in PROGRAMS
 
 

@@ -265,3 +265,49 @@ def test_a_killed_node_leaves_a_store_that_goes_on(
     branch.write_text("/half", "whole")
     assert store.fsck().problems == []
     assert os.path.isdir(str(store.path))
+
+
+def test_two_nodes_share_a_bucket(tmp_path: pathlib.Path, store: alknet_fs.Store) -> None:
+    bucket = store.create_bucket("notes")
+    bucket.set_content_policy("eager")
+    bucket.branch().write_text("/from-python", "one")
+    alknet_fs.create(tmp_path / "other").close()
+    other = Node(tmp_path / "other")
+    with other.process, store.node(loopback=True) as here:
+        key = other.run(f"""
+            const node = await store.startNode({{ loopback: true }});
+            kept.bucket = await store.join({store.share("notes")!r}, {{ name: 'joined' }});
+            await kept.bucket.setContentPolicy('eager');
+            return node.id;
+        """)
+        assert store.wait_until_synced(DEADLINE).synced
+        read = "return kept.bucket.branch().fs.promises.readFile('/from-python', 'utf8')"
+        assert other.run(read) == "one"
+        with bucket.watch("from-node", timeout=DEADLINE) as watch:
+            other.run("await kept.bucket.branch().fs.promises.writeFile('/from-node', 'two')")
+            event = next(watch)
+        assert event.peer is not None
+        assert event.peer.id == key
+        assert bucket.branch().read_text("/from-node") == "two"
+        synced = "return (await store.untilSynced({ bucket: 'joined' })).synced"
+        assert other.run(synced) is True
+        peers = other.run("return (await kept.bucket.log()).map(({ peer }) => peer?.id ?? null)")
+        assert peers == [None, here.id]
+        # Both wrote without knowing of each other, and either may decide.
+        here.stop()
+        bucket.branch().write_text("/plan", "of python")
+        other.run("await kept.bucket.branch().fs.promises.writeFile('/plan', 'of node')")
+        with store.node(loopback=True):
+            (conflict,) = other.run("""
+                while ((await kept.bucket.conflicts()).length === 0) {
+                  await new Promise((resolve) => setTimeout(resolve, 20));
+                }
+                const found = await kept.bucket.conflicts();
+                return found.map(({ path, others }) => [path, others.length]);
+            """)
+            assert conflict == ["/plan", 1]
+            (beside,) = other.run("return kept.bucket.branch().resolve('/plan', 'both')")
+            assert store.wait_until_synced(DEADLINE).synced
+            texts = {bucket.branch().read_text(path) for path in ("/plan", beside)}
+            assert texts == {"of python", "of node"}
+            assert bucket.conflicts() == []

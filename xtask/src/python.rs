@@ -85,7 +85,11 @@ fn use_packages(workspace: &Workspace, python: &Path) -> Result<()> {
     // setting gives it other file names in the same target folder, and all else is shared. It has
     // fewer members of the workspace than its lock file.
     let mut other = "--profile dev --offline".to_owned();
-    for name in ["core", "content", "sqlite", "python"].map(|name| format!("alknet-fs-{name}")) {
+    for name in [
+        "core", "content", "sqlite", "sync", "blobs", "net", "python",
+    ]
+    .map(|name| format!("alknet-fs-{name}"))
+    {
         other += &format!(" --config profile.dev.package.{name}.codegen-units=250");
     }
     other += " --config profile.dev.package.alknet-fs.codegen-units=250";

@@ -444,11 +444,7 @@ impl Source {
 
     /// Counts what is missing of what some peers may know of; also returns when to do so again, where
     /// that is not only a matter of what changes.
-    fn count_for(
-        &self,
-        links: Vec<Link>,
-        tallies: &mut Tallies,
-    ) -> Result<Counted> {
+    fn count_for(&self, links: Vec<Link>, tallies: &mut Tallies) -> Result<Counted> {
         let txn = self.store.read()?;
         let changed = std::mem::take(&mut *self.changed.0.lock());
         tallies.note(&*txn, &changed)?;
