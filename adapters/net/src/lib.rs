@@ -6,6 +6,8 @@
 //! any process can change it; the running node follows.
 
 mod cover;
+#[doc(hidden)]
+pub mod decoders;
 mod driver;
 mod grant;
 mod net;

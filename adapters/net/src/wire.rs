@@ -276,7 +276,7 @@ pub(crate) enum Greeting {
     Malformed,
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Greeting> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Greeting> {
     match bytes.split_first() {
         Some((&GREETING, bytes)) => match postcard::take_from_bytes(bytes) {
             Ok((greeting, [])) => Ok(greeting),

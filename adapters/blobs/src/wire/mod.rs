@@ -5,6 +5,8 @@
 //! the verified ranges of iroh-blobs, and go on where they broke off. Where the asker has another
 //! version, only what differs comes. `docs/protocol.md` has the rest.
 
+#[doc(hidden)]
+pub mod decoders;
 mod fetch;
 mod frames;
 mod guard;
