@@ -9,6 +9,7 @@ use crate::cargo::Workspace;
 use crate::report;
 
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// Installs the Debian packages that are missing, as root or with sudo.
 ///
@@ -127,25 +128,27 @@ pub(crate) fn rustup_component(
 
 /// Returns the path of cargo-deny, built on the first call.
 pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
+    cargo_tool(workspace, "cargo-deny", CARGO_DENY)
+}
+
+/// Returns the path of cargo-fuzz, built on the first call.
+pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
+    cargo_tool(workspace, "cargo-fuzz", CARGO_FUZZ)
+}
+
+fn cargo_tool(workspace: &Workspace, name: &str, version: &str) -> Result<PathBuf> {
     let root = workspace.tools();
     let program = root
         .join("bin")
-        .join("cargo-deny")
+        .join(name)
         .with_extension(env::consts::EXE_EXTENSION);
-    let wanted = format!("cargo-deny {CARGO_DENY}");
+    let wanted = format!("{name} {version}");
     let found = workspace.command(&program).args(["--version"]).read();
     if found.is_ok_and(|version| version.trim() == wanted) {
         return Ok(program);
     }
     workspace
-        .cargo([
-            "install",
-            "cargo-deny",
-            "--locked",
-            "--force",
-            "--version",
-            CARGO_DENY,
-        ])
+        .cargo(["install", name, "--locked", "--force", "--version", version])
         .args(["--root".as_ref(), root.as_os_str()])
         .without_env("CARGO_TARGET_DIR")
         // Building it takes far longer than running it once.

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod core_rules;
+mod fuzz;
 mod install;
 mod lint;
 mod node;
@@ -57,6 +58,24 @@ enum Task {
         /// The SDK.
         #[arg(value_name = "SDK")]
         sdk: Sdk,
+    },
+
+    /// Looks for bytes that no peer may send and that do harm, by cargo-fuzz, which is installed into
+    /// target/tools.
+    ///
+    /// What was found stays in fuzz/corpus and fuzz/artifacts.
+    #[command(after_help = "\
+Examples:
+  cargo xtask fuzz                       every target for 30 seconds
+  cargo xtask fuzz --seconds 3600 page")]
+    Fuzz {
+        /// Targets: the files of fuzz/targets.
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 30)]
+        seconds: u32,
     },
 
     /// Builds and runs the benchmarks, which write docs/benchmarks.md.
@@ -139,6 +158,10 @@ fn main() -> Result<ExitCode> {
                 Sdk::Python => python::document(&workspace)?,
                 Sdk::Node => node::document(&workspace)?,
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Fuzz { targets, seconds } => {
+            fuzz::run(&Workspace::find()?, targets, seconds)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Bench { arguments } => {

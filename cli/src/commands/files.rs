@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use alknet_fs::{
-    Cancel, Entry, Error, ErrorKind, Kind, Node, OpenOptions, Reader, SetAttrs, Task, Timestamp,
-    TreePath, View, Walk,
+    Cancel, Entry, Error, ErrorKind, Fetching, Kind, Node, OpenOptions, Reader, SetAttrs, Task,
+    Timestamp, TreePath, View, Walk,
 };
 
 use super::records::{DoneRecord, EntryRecord, FileRecord, octal};
@@ -118,12 +118,12 @@ pub(crate) fn put(app: &App, args: &Put) -> Result<()> {
 
 pub(crate) fn get(app: &App, args: &Get) -> Result<()> {
     if args.file.as_deref() == Some(Path::new("-")) {
-        return print(app, &app.view()?, &args.path, &args.how);
+        return print(app, app.view()?, &args.path, &args.how).map(drop);
     }
     let view = app.view()?;
     let path = TreePath::parse(&args.path)?;
     let entry = view.stat(&path)?;
-    let reader = view.open(&path)?;
+    let (view, reader) = open(app, view, &path)?;
     let target = match &args.file {
         None => PathBuf::from(path.name()),
         Some(target) if target.is_dir() => target.join(path.name()),
@@ -245,21 +245,31 @@ fn permissions(_meta: &fs::Metadata) -> Option<u32> {
 }
 
 pub(crate) fn cat(app: &App, args: &Cat) -> Result<()> {
-    let view = app.view()?;
+    let mut view = app.view()?;
     for path in &args.path {
-        print(app, &view, path, &args.how)?;
+        view = print(app, view, path, &args.how)?;
     }
     Ok(())
 }
 
-fn print(app: &App, view: &View, path: &str, how: &ReadHow) -> Result<()> {
+/// Opens a file; where its content has to come from a peer first, a bar shows how it comes.
+fn open(app: &App, view: View, path: &TreePath) -> Result<(View, Reader)> {
+    let (task, bar) = app.out.follow(app.task(), "fetch", Unit::Bytes);
+    let view = view.fetching(&Fetching::new().task(&task));
+    let reader = view.open(path);
+    drop(bar);
+    Ok((view, reader?))
+}
+
+fn print(app: &App, view: View, path: &str, how: &ReadHow) -> Result<View> {
     let path = TreePath::parse(path)?;
-    let reader = view.open(&path)?;
+    let (view, reader) = open(app, view, &path)?;
     let task = app.task();
     app.out.raw(|stdout| {
-        copy(view, &path, &reader, stdout, how, &task)?;
+        copy(&view, &path, &reader, stdout, how, &task)?;
         Ok(stdout.flush()?)
-    })
+    })?;
+    Ok(view)
 }
 
 pub(crate) fn ls(app: &App, args: &Ls) -> Result<()> {
