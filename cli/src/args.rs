@@ -356,6 +356,7 @@ pub(crate) enum Command {
             "alkfs node"
             "alkfs node --loopback           # for nodes on this machine only"
             "alkfs node --port 4919"
+            "alkfs node --mdns               # find peers on the local network wherever they are"
             "alkfs node --relay https://relay.example.org"
         ),
         long_about = "Run the node: keep shared buckets the same as those of other nodes, until \
@@ -976,6 +977,9 @@ pub(crate) struct RunNode {
     /// Listen on this UDP port [default: a free one, and from then on the same]
     #[arg(long)]
     pub(crate) port: Option<u16>,
+    /// Announce the node on the local network by mDNS, and look for peers there
+    #[arg(long, conflicts_with = "loopback")]
+    pub(crate) mdns: bool,
     /// Use this relay for nodes that cannot be reached directly; may be given several times
     #[arg(long, value_name = "URL")]
     pub(crate) relay: Vec<alknet_fs::node::RelayUrl>,

@@ -11,10 +11,12 @@ use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_lite::StreamExt as _;
 use iroh::endpoint::{BindOpts, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt};
 use iroh::endpoint::{Builder, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router, RouterBuilder};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
+use iroh_mdns_address_lookup::{DiscoveryEvent, MdnsAddressLookup};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -61,6 +63,9 @@ const LASTED: Duration = Duration::from_secs(20);
 /// How often other processes are told how it stands, at most.
 const TELLING: Duration = Duration::from_secs(1);
 
+/// By what name nodes look for each other on the local network.
+const SERVICE: &str = "alkfs";
+
 /// Where a node listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bind {
@@ -92,6 +97,8 @@ pub struct NetOptions {
     pub port: Option<u16>,
     /// What relays it uses.
     pub relays: Relays,
+    /// Whether it says on the local network, by mDNS, where it is, and looks there for its peers.
+    pub mdns: bool,
 }
 
 /// A running node. [`stop`](Self::stop) ends it in order; dropping it does not wait.
@@ -136,6 +143,8 @@ struct Inner {
     connections: Mutex<HashMap<EndpointId, Held>>,
     /// Told when a connection is there.
     arrived: Notify,
+    /// When peers were found on the local network, and told when one is; nothing where nobody looks.
+    found: Option<watch::Sender<HashMap<EndpointId, Instant>>>,
     conversations: Mutex<HashMap<LinkKey, (u64, CancellationToken)>>,
     links: Mutex<BTreeMap<LinkKey, LinkState>>,
     strangers: Arc<Semaphore>,
@@ -196,6 +205,7 @@ impl Net {
             drivers: Mutex::default(),
             connections: Mutex::default(),
             arrived: Notify::new(),
+            found: options.mdns.then(watch::Sender::default),
             conversations: Mutex::default(),
             links: Mutex::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
@@ -215,6 +225,9 @@ impl Net {
         let watcher = thread::Builder::new()
             .name("alkfs-sync-commits".to_owned())
             .spawn(move || watched.watch())?;
+        if options.mdns {
+            inner.spawn(Arc::clone(&inner).look_around());
+        }
         inner.spawn(Arc::clone(&inner).manage());
         inner.spawn(Arc::clone(&inner).tell());
         Ok(Self {
@@ -534,6 +547,47 @@ impl Inner {
         Ok(())
     }
 
+    /// Says on the local network where this node is, and notes which peers are found there.
+    async fn look_around(self: Arc<Self>) {
+        let Some(found) = &self.found else {
+            return;
+        };
+        let builder = MdnsAddressLookup::builder().service_name(SERVICE);
+        let mdns = match builder.build(self.endpoint.id()) {
+            Ok(mdns) => mdns,
+            Err(e) => {
+                tracing::warn!("peers are not looked for on the local network: {e}");
+                return;
+            }
+        };
+        let Ok(lookups) = self.endpoint.address_lookup() else {
+            return;
+        };
+        lookups.add(mdns.clone());
+        let mut events = mdns.subscribe().await;
+        while let Some(event) = events.next().await {
+            if let DiscoveryEvent::Discovered { endpoint_info, .. } = event {
+                let peer = endpoint_info.endpoint_id;
+                if self.records().knows(peer) {
+                    tracing::debug!(peer = %peer.fmt_short(), "found on the local network");
+                    found.send_modify(|found| {
+                        found.insert(peer, Instant::now());
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits until a peer is found on the local network that was not there at a time.
+    async fn found_since(&self, peer: EndpointId, since: Instant) {
+        let Some(found) = &self.found else {
+            return std::future::pending().await;
+        };
+        let is_new =
+            |found: &HashMap<EndpointId, Instant>| found.get(&peer).is_some_and(|at| *at > since);
+        let _ = found.subscribe().wait_for(is_new).await;
+    }
+
     /// Keeps a task for each peer and each joined bucket.
     async fn manage(self: Arc<Self>) {
         let mut records = self.records.subscribe();
@@ -549,8 +603,9 @@ impl Inner {
             }
             for grant in &current.grants {
                 let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
-                let reachable =
-                    |id: &EndpointId| current.peer(*id).is_some_and(|p| !p.addrs.is_empty());
+                let reachable = |id: &EndpointId| {
+                    self.found.is_some() || current.peer(*id).is_some_and(|p| !p.addrs.is_empty())
+                };
                 if grant.over(now()).is_none() {
                     wanted.extend(keys.map(|key| key.peer).filter(reachable));
                 }
@@ -656,6 +711,7 @@ impl Inner {
         if !takes {
             let _ = timeout(first, self.connection(peer)).await;
         }
+        let mut dialled = Instant::now();
         loop {
             if let Some(connection) = self.live(peer) {
                 let begun = Instant::now();
@@ -664,6 +720,7 @@ impl Inner {
                     waits = backoff(first);
                 }
             } else {
+                dialled = Instant::now();
                 let why = match self.dial(peer).await {
                     Ok(()) => continue,
                     Err(why) => why,
@@ -672,7 +729,10 @@ impl Inner {
                 self.note_unreached(peer, &why);
             }
             let wait = waits.next().unwrap_or(REFUSED);
-            let _ = timeout(wait, self.connection(peer)).await;
+            tokio::select! {
+                _ = timeout(wait, self.connection(peer)) => {}
+                () = self.found_since(peer, dialled) => waits = backoff(first),
+            }
         }
     }
 

@@ -467,7 +467,7 @@ struct NodeRecord<'a> {
 }
 
 pub(crate) fn node(app: &App, args: &RunNode) -> Result<()> {
-    let mut options = NodeOptions::new();
+    let mut options = NodeOptions::new().mdns(args.mdns);
     if args.loopback {
         options = options.bind(Bind::Loopback);
     }

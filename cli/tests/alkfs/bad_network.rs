@@ -279,3 +279,21 @@ fn five_nodes_in_a_mesh_do_without_some_of_them() {
         assert_eq!(conflicts.len(), 1, "{conflicts:?}");
     }
 }
+
+/// Neither knows where the other one is now.
+#[test]
+fn nodes_find_each_other_on_the_local_network() {
+    let Some(network) = Network::new(2) else {
+        return;
+    };
+    let mut hosts = network.nodes();
+    hosts[1].join(&hosts[0]);
+    hosts[0].bench.put("/before", "before");
+    everywhere(&hosts, "/before", "before");
+    for (host, port) in hosts.iter_mut().zip(["5001", "5002"]) {
+        host.kill();
+        host.start_with(&["--mdns", "--port", port]);
+    }
+    hosts[0].bench.put("/after", "after");
+    everywhere(&hosts, "/after", "after");
+}

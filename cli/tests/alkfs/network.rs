@@ -82,7 +82,8 @@ impl Network {
             devices.push(device(&name).ok()?);
             let made = ip(&format!("-n {name} link set lo up"))
                 && ip(&format!("-n {name} addr add {}/24 dev tun0", addr(host)))
-                && ip(&format!("-n {name} link set tun0 txqueuelen 4000 up"));
+                && ip(&format!("-n {name} link set tun0 txqueuelen 4000 up"))
+                && ip(&format!("-n {name} route add 224.0.0.0/4 dev tun0"));
             if !made {
                 return None;
             }
@@ -185,25 +186,32 @@ impl Switch {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(len) = self.devices[from].recv(&mut buffer) {
             let packet = &buffer[..len];
-            // The last byte of the destination, where it is of the fourth version.
-            let to = match packet.first() {
-                Some(first) if first >> 4 == 4 && len >= 20 => usize::from(packet[19]),
+            // The destination, where it is of the fourth version.
+            let to: Ipv4Addr = match packet.first_chunk::<20>() {
+                Some(header) if header[0] >> 4 == 4 => {
+                    [header[16], header[17], header[18], header[19]].into()
+                }
                 _ => continue,
             };
-            let Some(to) = to.checked_sub(1).filter(|to| *to < self.devices.len()) else {
-                continue;
-            };
-            let weather = self.weather.lock().unwrap().clone();
-            let is_cut = |(a, b): &(usize, usize)| (*a, *b) == (from, to) || (*b, *a) == (from, to);
-            if weather.cuts.iter().any(is_cut) || random.u8(0..100) < weather.loss {
-                continue;
+            for other in 0..self.devices.len() {
+                if to == addr(other) || to.is_multicast() && other != from {
+                    self.pass(from, other, packet, &mut random);
+                }
             }
-            if weather.delay.is_zero() {
-                deliver(&self.devices, &self.delivered, to, packet);
-            } else {
-                let due = Instant::now() + weather.delay;
-                let _ = self.late.send((due, to, packet.to_owned()));
-            }
+        }
+    }
+
+    fn pass(&self, from: usize, to: usize, packet: &[u8], random: &mut fastrand::Rng) {
+        let weather = self.weather.lock().unwrap().clone();
+        let is_cut = |(a, b): &(usize, usize)| (*a, *b) == (from, to) || (*b, *a) == (from, to);
+        if weather.cuts.iter().any(is_cut) || random.u8(0..100) < weather.loss {
+            return;
+        }
+        if weather.delay.is_zero() {
+            deliver(&self.devices, &self.delivered, to, packet);
+        } else {
+            let due = Instant::now() + weather.delay;
+            let _ = self.late.send((due, to, packet.to_owned()));
         }
     }
 }
@@ -235,6 +243,11 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the node with more options.
+    pub(crate) fn start_with(&mut self, options: &[&str]) {
         let log = File::create(self.bench.path("node.log")).unwrap();
         let mut command = Command::new("ip");
         command.args([
@@ -243,7 +256,7 @@ impl Host {
             &self.namespace,
             env!("CARGO_BIN_EXE_alkfs"),
         ]);
-        command.args(["--json", "node"]);
+        command.args(["--json", "node"]).args(options);
         command.current_dir(self.bench.dir.path()).stderr(log);
         command.env("ALKFS_LOG", "info,alknet_fs_net=debug");
         let mut node = command.stdout(Stdio::piped()).spawn().unwrap();

@@ -63,6 +63,15 @@ impl NodeOptions {
         self.net.relays = relays;
         self
     }
+
+    /// Sets whether the node says on the local network, by mDNS, where it is, and looks there for its
+    /// peers: so that they find each other where their addresses have changed. By default it does
+    /// neither.
+    #[must_use]
+    pub fn mdns(mut self, mdns: bool) -> Self {
+        self.net.mdns = mdns;
+        self
+    }
 }
 
 /// A running node. One process of a store runs it, for all.
