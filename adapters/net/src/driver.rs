@@ -42,6 +42,9 @@ const LONGEST_REST: Duration = Duration::from_millis(250);
 /// How long to wait when others keep the store busy.
 const BUSY: Duration = Duration::from_millis(20);
 
+/// How long documents that nobody uses stay in memory.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// How many commands are obeyed before anything is said.
 const AT_ONCE: usize = 64;
 
@@ -149,6 +152,7 @@ impl Driver {
                 begun: Instant::now(),
                 gather_at: Some(Instant::now()),
                 rest_until: Instant::now(),
+                forget_at: None,
             };
             worker.run();
         })?;
@@ -189,6 +193,8 @@ struct Worker {
     /// When to look at what was committed.
     gather_at: Option<Instant>,
     rest_until: Instant,
+    /// When to forget the documents that are kept in memory.
+    forget_at: Option<Instant>,
 }
 
 impl Worker {
@@ -242,6 +248,10 @@ impl Worker {
         if self.gather_at.is_some_and(|at| at <= Instant::now()) {
             self.gather()?;
         }
+        if self.forget_at.is_some_and(|at| at <= Instant::now()) {
+            self.bucket.forget_documents();
+            self.forget_at = None;
+        }
         self.speak();
         Ok(true)
     }
@@ -253,7 +263,7 @@ impl Worker {
             let nanos = u64::try_from(at.0).unwrap_or(0);
             self.begun + Duration::from_nanos(nanos)
         });
-        timeouts.chain(self.gather_at).min()
+        timeouts.chain(self.gather_at).chain(self.forget_at).min()
     }
 
     /// The time that conversations are given: it never goes back.
@@ -358,6 +368,7 @@ impl Worker {
     /// Tells all conversations what scopes got cuts.
     fn spread(&mut self) {
         for scope in self.bucket.take_news() {
+            self.forget_at = Some(Instant::now() + IDLE);
             for conversation in self.conversations.values_mut() {
                 conversation.peer.changed(scope);
             }

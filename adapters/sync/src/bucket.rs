@@ -124,6 +124,11 @@ impl Bucket {
         self.record.gathered
     }
 
+    /// Forgets the documents that are kept in memory: they are read again when they are used.
+    pub fn forget_documents(&mut self) {
+        self.forget();
+    }
+
     /// Returns the scopes, each with the branch that shows it, if one does.
     pub fn scopes(&self) -> impl Iterator<Item = (Scope, Option<BranchId>)> + '_ {
         self.scopes

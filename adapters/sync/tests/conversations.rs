@@ -157,6 +157,8 @@ impl Network {
             node.bucket = Bucket::open(Arc::clone(&node.store), node.number, other).unwrap();
             assert_eq!(node.bucket.replica(), replica);
             node.bucket.set_history(node.history);
+        } else {
+            self.nodes[node].bucket.forget_documents();
         }
         for other in [node.wrapping_sub(1), node + 1] {
             if other < count {
