@@ -84,6 +84,17 @@ impl Times {
         self.0.push(value);
     }
 
+    /// Returns what a part of the measurements does not exceed: 0.99 for 99 of 100.
+    pub(crate) fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let rank = (sorted.len() as f64 * part).ceil() as usize;
+        sorted
+            .get(rank.saturating_sub(1))
+            .copied()
+            .unwrap_or(f64::NAN)
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -275,6 +286,16 @@ mod tests {
             rounds,
         } = stats(&[9.0, 1.0, 4.0, 2.0]);
         assert_eq!((median, min, max, rounds), (3.0, 1.0, 9.0, 4));
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let mut times = Times::default();
+        (1..=200)
+            .rev()
+            .for_each(|value| times.push(f64::from(value)));
+        assert_eq!(times.quantile(0.99), 198.0);
+        assert_eq!(times.quantile(1.0), 200.0);
     }
 
     #[test]

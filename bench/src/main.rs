@@ -75,6 +75,9 @@ enum Child {
     /// Streams bytes into a new store and out again and prints the peak of resident memory.
     #[command(hide = true)]
     MemoryOfStream { len: u64, store: PathBuf },
+    /// Runs the node of a store and does what standard input says.
+    #[command(hide = true)]
+    SyncNode { store: PathBuf },
 }
 
 /// A group of rows.
@@ -102,6 +105,8 @@ enum Group {
     Open,
     /// Contents from one store to another over loopback.
     Content,
+    /// Two nodes: join, one change, reconnect.
+    Sync,
     /// Peak memory.
     Memory,
     /// The Python SDK.
@@ -124,6 +129,7 @@ impl Group {
             Self::Tree => rows::tree::run(bench),
             Self::Open => rows::open::run(bench),
             Self::Content => rows::content::run(bench),
+            Self::Sync => rows::sync::run(bench),
             Self::Memory => rows::memory::run(bench),
             Self::Python => rows::python::run(bench),
             Self::Node => rows::node::run(bench),
@@ -141,6 +147,7 @@ fn main() -> Result<()> {
     match &arguments.child {
         Some(Child::MemoryOfImport { tree, store }) => rows::memory::import(tree, store),
         Some(Child::MemoryOfStream { len, store }) => rows::memory::stream(*len, store),
+        Some(Child::SyncNode { store }) => rows::sync::node(store),
         None => measure(arguments),
     }
 }

@@ -84,13 +84,17 @@ pub(crate) fn stream(len: u64, store: &Path) -> Result<()> {
     print_peak()
 }
 
-/// Prints the peak of this process's resident memory in bytes.
 fn print_peak() -> Result<()> {
+    println!("{}", peak()?);
+    Ok(())
+}
+
+/// Returns the peak of this process's resident memory in bytes.
+pub(crate) fn peak() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")
         .context("the peak of memory is read from /proc, which this system lacks")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|value| value.trim().strip_suffix(" kB"));
     let kib: u64 = kib.context("/proc/self/status has no VmHWM")?.parse()?;
-    println!("{}", kib * 1024);
-    Ok(())
+    Ok(kib * 1024)
 }

@@ -14,4 +14,5 @@ pub(crate) mod read;
 pub(crate) mod rename;
 pub(crate) mod sdk;
 pub(crate) mod stream;
+pub(crate) mod sync;
 pub(crate) mod tree;
