@@ -225,8 +225,13 @@ def _awaits(method: Callable[Concatenate[Any, _P], _R]) -> _Awaits[_P, _R]:
     return cast("_Awaits[_P, _R]", call)
 
 
-def _awaits_long(method: Callable[Concatenate[Any, _P], _R]) -> _Awaits[_P, _R]:
-    """Do the same for long work: a cancelled task stops it, and the loop's thread follows it."""
+def _awaits_long(
+    method: Callable[Concatenate[Any, _P], _R], *, waits: bool = False
+) -> _Awaits[_P, _R]:
+    """Do the same for long work: a cancelled task stops it, and the loop's thread follows it.
+
+    What ``waits`` for other nodes does so in a thread for that.
+    """
 
     @functools.wraps(method)
     async def call(
@@ -243,6 +248,8 @@ def _awaits_long(method: Callable[Concatenate[Any, _P], _R]) -> _Awaits[_P, _R]:
             kwargs["progress"] = follow
         kwargs["cancel"] = switch
         work = functools.partial(method, self._sync, *args, **kwargs)
+        if waits:
+            return await _run_in(_waiting_executor(), work, switch.cancel, None)
         return await _run(work, stop=switch.cancel)
 
     return cast("_Awaits[_P, _R]", call)
@@ -718,7 +725,7 @@ class _Reading(Generic[_Sync]):
     verify = _awaits(_tree.View.verify)
     tree_hash = _awaits(_tree.View.tree_hash)
     export = _awaits_long(_tree.View.export)
-    fetch = _awaits_long(_tree.View.fetch)
+    fetch = _awaits_long(_tree.View.fetch, waits=True)
 
     async def walk(
         self,
@@ -989,7 +996,7 @@ class Bucket:
     set_content_timeout = _awaits(_tree.Bucket.set_content_timeout)
     pin = _awaits(_tree.Bucket.pin)
     unpin = _awaits(_tree.Bucket.unpin)
-    fetch = _awaits_long(_tree.Bucket.fetch)
+    fetch = _awaits_long(_tree.Bucket.fetch, waits=True)
     conflicts = _awaits(_tree.Bucket.conflicts)
     name_conflicts = _awaits(_tree.Bucket.name_conflicts)
 
@@ -1109,7 +1116,7 @@ class Store:
     sync_status = _awaits(_tree.Store.sync_status)
     cache_limit = _awaits(_tree.Store.cache_limit)
     set_cache_limit = _awaits(_tree.Store.set_cache_limit)
-    evict = _awaits_long(_tree.Store.evict)
+    evict = _awaits_long(_tree.Store.evict, waits=True)
 
     async def __aenter__(self) -> Self:
         return self
