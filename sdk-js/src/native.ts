@@ -527,6 +527,7 @@ export interface NodeSettings {
   port?: number;
   n0?: boolean;
   relays?: string[];
+  mdns?: boolean;
 }
 
 export interface ShareSettings {

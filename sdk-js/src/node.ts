@@ -20,6 +20,8 @@ export interface NodeOptions {
    * for those that n0 runs for everybody; otherwise nobody's.
    */
   relays?: 'n0' | string[];
+  /** Whether it says on the local network, by mDNS, where it is, and looks there for its peers. */
+  mdns?: boolean;
 }
 
 /** What to share of a bucket: all of it, to read and to write, for good, unless stated. */
@@ -113,7 +115,7 @@ export interface WaitOptions extends Pick<TaskOptions, 'signal'> {
 
 /** @internal */
 export function toNodeSettings(options: NodeOptions | undefined): NodeSettings {
-  const { loopback, port, relays } = toObject(options);
+  const { loopback, port, relays, mdns } = toObject(options);
   if (port !== undefined) {
     integer(port, 'options.port', 0, 65_535);
   }
@@ -123,6 +125,7 @@ export function toNodeSettings(options: NodeOptions | undefined): NodeSettings {
   return {
     loopback: loopback === true,
     n0: relays === 'n0',
+    mdns: mdns === true,
     ...(port === undefined ? {} : { port }),
     ...(Array.isArray(relays) && relays.length > 0
       ? { relays: toTexts(relays, 'options.relays') }

@@ -246,7 +246,7 @@ describe('nodes', () => {
       await again.stop();
     }
     await using store = await open(path);
-    await using node = await store.startNode({ loopback: true, relays: [] });
+    await using node = await store.startNode({ loopback: true, relays: [], mdns: false });
     assert.equal(node.id, id);
     await assert.rejects(memory().startNode(), of('Unsupported'));
   });

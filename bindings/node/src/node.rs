@@ -173,11 +173,12 @@ pub struct NodeSettings {
     /// Whether those that n0 runs are used.
     pub n0: Option<bool>,
     pub relays: Option<Vec<String>>,
+    pub mdns: Option<bool>,
 }
 
 impl NodeSettings {
     fn options(self) -> Result<NodeOptions> {
-        let mut options = NodeOptions::new();
+        let mut options = NodeOptions::new().mdns(self.mdns == Some(true));
         if self.loopback == Some(true) {
             options = options.bind(Bind::Loopback);
         }

@@ -222,9 +222,10 @@ impl Node {
         loopback: bool,
         port: Option<u16>,
         relays: Option<Vec<String>>,
+        mdns: bool,
     ) -> PyResult<Self> {
         let node = store.run(py, |store| {
-            let mut options = NodeOptions::new().relays(self::relays(relays)?);
+            let mut options = NodeOptions::new().relays(self::relays(relays)?).mdns(mdns);
             if loopback {
                 options = options.bind(Bind::Loopback);
             }

@@ -284,15 +284,16 @@ impl Store {
         Ok(report.map(GcReport::from))
     }
 
-    #[pyo3(signature = (loopback, port, relays))]
+    #[pyo3(signature = (loopback, port, relays, mdns))]
     fn _start_node(
         &self,
         py: Python<'_>,
         loopback: bool,
         port: Option<u16>,
         relays: Option<Vec<String>>,
+        mdns: bool,
     ) -> PyResult<Node> {
-        Node::start(py, &self.0, loopback, port, relays)
+        Node::start(py, &self.0, loopback, port, relays, mdns)
     }
 
     fn _share(

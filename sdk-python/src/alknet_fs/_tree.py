@@ -936,13 +936,15 @@ class Store(_native.Store):
         loopback: bool = False,
         port: int | None = None,
         relays: Literal["n0"] | Iterable[str] | None = None,
+        mdns: bool = False,
     ) -> Node:
         """Start the store's node, for as long as a ``with`` block or until it is stopped.
 
         It listens on all addresses of the machine, or on this machine only with ``loopback``, on a
         free port and from then on on the same again, unless ``port`` names one. Nothing leaves the
         machine but to nodes that were let in; ``relays`` names some by whose help nodes are reached
-        that cannot be reached directly, or is ``"n0"`` for those that n0 runs for everybody.
+        that cannot be reached directly, or is ``"n0"`` for those that n0 runs for everybody. With
+        ``mdns`` it says on the local network where it is, and looks there for its peers.
 
         Fails with ``Locked`` where a process runs the node of this store already.
         """
@@ -952,7 +954,7 @@ class Store(_native.Store):
             urls = None if relays == "n0" else [relays]
         else:
             urls = list(relays)
-        return Node(self._start_node(loopback, port, urls))
+        return Node(self._start_node(loopback, port, urls, mdns))
 
     def share(
         self,

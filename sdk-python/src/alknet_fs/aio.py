@@ -1143,9 +1143,12 @@ class Store:
         loopback: bool = False,
         port: int | None = None,
         relays: Literal["n0"] | Iterable[str] | None = None,
+        mdns: bool = False,
     ) -> _Opening[Node]:
         """Start the store's node: ``async with store.node()``; see ``alknet_fs.Store.node``."""
-        work = functools.partial(self._sync.node, loopback=loopback, port=port, relays=relays)
+        work = functools.partial(
+            self._sync.node, loopback=loopback, port=port, relays=relays, mdns=mdns
+        )
         return _opens(work, Node, _node.Node.stop)
 
     async def join(self, ticket: str, *, name: str | None = None, merge: bool = False) -> Bucket:
