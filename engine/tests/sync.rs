@@ -17,7 +17,7 @@ fn node(store: &Store) -> Node {
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
+    let deadline = Instant::now() + Duration::from_secs(90);
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -54,7 +54,7 @@ impl Side {
 
     fn reads(&self, branch: &str, path: &str, text: &str) {
         let mut last;
-        let deadline = Instant::now() + Duration::from_secs(40);
+        let deadline = Instant::now() + Duration::from_secs(90);
         loop {
             let branch = self.bucket.branch(branch);
             match branch.and_then(|branch| branch.read(path)) {
@@ -444,7 +444,7 @@ fn synced_is_said_of_what_was_written_before() {
         let policy = ContentPolicy::Eager;
         side.bucket.set_content_policy(policy).unwrap();
     }
-    let wait = Duration::from_secs(40);
+    let wait = Duration::from_secs(90);
     for n in 0..3 {
         let (path, text) = (format!("/{n}"), format!("text {n}"));
         let here = Fetching::new().timeout(Duration::ZERO);

@@ -445,9 +445,19 @@ impl Source {
     /// Counts what is missing of what some peers may know of; also returns when to do so again, where
     /// that is not only a matter of what changes.
     fn count_for(&self, links: Vec<Link>, tallies: &mut Tallies) -> Result<Counted> {
-        let txn = self.store.read()?;
+        // Before the transaction begins, which so sees all that is noted.
         let changed = std::mem::take(&mut *self.changed.0.lock());
-        tallies.note(&*txn, &changed)?;
+        let noted = self
+            .store
+            .read()
+            .and_then(|txn| tallies.note(&*txn, &changed).map(|()| txn));
+        let txn = match noted {
+            Ok(txn) => txn,
+            Err(e) => {
+                self.changed.0.lock().extend(changed);
+                return Err(e);
+            }
+        };
         let records = Records::load(&*txn)?;
         let mut wanted = Vec::new();
         for link in links {
