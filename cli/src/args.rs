@@ -361,7 +361,9 @@ pub(crate) enum Command {
         ),
         long_about = "Run the node: keep shared buckets the same as those of other nodes, until \
             Ctrl-C.\n\nOne process runs the node of a store; the others use the store meanwhile. Unless \
-            asked, it uses no relays and no name servers, and sends nothing but to its peers."
+            asked, it uses no relays and no name servers, and sends nothing but to its peers.\n\nTickets \
+            say which relay the node uses: start it with --relay before `alkfs share`, and name one on \
+            the other side too."
     )]
     Node(RunNode),
     /// Fetch contents that are not here from peers; the exit status is 1 where some cannot be had

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use alknet_fs::node::{Access, Bind, JoinOptions, Node, NodeOptions, ShareOptions, SyncStatus};
+use alknet_fs::node::{
+    Access, Bind, JoinOptions, Node, NodeOptions, RelayUrl, Relays, ShareOptions, SyncStatus,
+};
 use alknet_fs::{
     Bucket, Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Store,
     Task, TreeRef, WatchOptions,
@@ -305,6 +307,27 @@ fn tickets_that_cannot_be_joined_say_why() {
         .join(&good, &JoinOptions::new().name("y"))
         .unwrap_err();
     assert!(other.to_string().contains("as x"), "{other}");
+}
+
+#[test]
+fn a_ticket_leads_to_the_relay_that_the_node_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path()).unwrap();
+    let relays = || {
+        let ticket = store.share("default", &ShareOptions::new()).unwrap();
+        ticket.addr.relay_urls().cloned().collect::<Vec<_>>()
+    };
+    // It need not have answered yet.
+    let relay: RelayUrl = "http://127.0.0.1:9/".parse().unwrap();
+    let options = NodeOptions::new().bind(Bind::Loopback);
+    let custom = options.relays(Relays::Custom(vec![relay.clone()]));
+    let with_relay = Node::start(&store, &custom).unwrap();
+    assert_eq!(relays(), std::slice::from_ref(&relay));
+    with_relay.stop();
+    // The next one may be given while no node runs.
+    assert_eq!(relays(), [relay]);
+    node(&store).stop();
+    assert_eq!(relays(), []);
 }
 
 /// Runs the node of a store in a process of its own, until its standard input ends.

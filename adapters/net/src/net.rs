@@ -15,7 +15,9 @@ use futures_lite::StreamExt as _;
 use iroh::endpoint::{BindOpts, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt};
 use iroh::endpoint::{Builder, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router, RouterBuilder};
-use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr, Watcher as _,
+};
 use iroh_mdns_address_lookup::{DiscoveryEvent, MdnsAddressLookup};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
@@ -137,7 +139,7 @@ struct Held {
 struct Inner {
     store: Arc<dyn Store>,
     endpoint: Endpoint,
-    bind: Bind,
+    options: NetOptions,
     records: watch::Sender<Arc<Records>>,
     drivers: Mutex<HashMap<BucketId, Running>>,
     connections: Mutex<HashMap<EndpointId, Held>>,
@@ -200,7 +202,7 @@ impl Net {
         let inner = Arc::new(Inner {
             store,
             endpoint: endpoint.clone(),
-            bind: options.bind,
+            options: options.clone(),
             records: watch::Sender::new(Arc::new(records)),
             drivers: Mutex::default(),
             connections: Mutex::default(),
@@ -228,6 +230,7 @@ impl Net {
         if options.mdns {
             inner.spawn(Arc::clone(&inner).look_around());
         }
+        inner.spawn(Arc::clone(&inner).follow_addrs());
         inner.spawn(Arc::clone(&inner).manage());
         inner.spawn(Arc::clone(&inner).tell());
         Ok(Self {
@@ -244,7 +247,7 @@ impl Net {
 
     /// Returns how the node can be reached now.
     pub fn addr(&self) -> EndpointAddr {
-        addr(&self.inner.endpoint, self.inner.bind)
+        addr(&self.inner.endpoint, &self.inner.options)
     }
 
     /// Returns how it stands with each peer and bucket, at this moment.
@@ -395,7 +398,7 @@ pub async fn reserve(store: Arc<dyn Store>, key: SecretKey, options: &NetOptions
     let read = Arc::clone(&store);
     let records = blocking(move || Records::load(&*read.read()?)).await?;
     let endpoint = bind(key, options, records.port).await?;
-    let addrs = Addrs::of(&addr(&endpoint, options.bind));
+    let addrs = Addrs::of(&addr(&endpoint, options));
     let port = endpoint.bound_sockets().first().map(SocketAddr::port);
     endpoint.close().await;
     blocking(move || {
@@ -408,16 +411,23 @@ pub async fn reserve(store: Arc<dyn Store>, key: SecretKey, options: &NetOptions
 }
 
 /// Returns how an endpoint can be reached, also by others on the same machine.
-fn addr(endpoint: &Endpoint, bind: Bind) -> EndpointAddr {
+fn addr(endpoint: &Endpoint, options: &NetOptions) -> EndpointAddr {
     let mut addr = endpoint.addr();
     for socket in endpoint.bound_sockets() {
-        let ip = match (socket.ip(), bind) {
-            (ip, _) if !ip.is_unspecified() => ip,
-            (IpAddr::V4(_), _) => Ipv4Addr::LOCALHOST.into(),
-            (IpAddr::V6(_), _) => Ipv6Addr::LOCALHOST.into(),
+        let ip = match socket.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
         let socket = SocketAddr::new(ip, socket.port());
         addr.addrs.insert(TransportAddr::Ip(socket));
+    }
+    if let Relays::Custom(urls) = &options.relays
+        && addr.relay_urls().next().is_none()
+    {
+        // One of them it will be: a ticket made before that is known leads there too.
+        let urls = urls.iter().cloned().map(TransportAddr::Relay);
+        addr.addrs.extend(urls);
     }
     addr
 }
@@ -490,7 +500,7 @@ impl Inner {
 
     /// Keeps where the node is, for tickets that are made while it does not run.
     async fn remember_addrs(self: &Arc<Self>) -> Result<()> {
-        let addrs = Addrs::of(&addr(&self.endpoint, self.bind));
+        let addrs = Addrs::of(&addr(&self.endpoint, &self.options));
         let sockets = self.endpoint.bound_sockets();
         let port = sockets.first().map(SocketAddr::port);
         let records = self.records();
@@ -502,6 +512,14 @@ impl Inner {
             records.addrs = addrs;
         })
         .await
+    }
+
+    /// Has it kept where the node is whenever that changes: its relay is known only after a while.
+    async fn follow_addrs(self: Arc<Self>) {
+        let mut addrs = self.endpoint.watch_addr();
+        while addrs.updated().await.is_ok() {
+            stir(&self.stirred);
+        }
     }
 
     /// Follows the commits of all processes. Ends when the node stops.
@@ -1014,7 +1032,7 @@ impl Inner {
             version: PROTOCOL,
             access: grant.access,
             scopes,
-            addrs: Addrs::of(&addr(&self.endpoint, self.bind)),
+            addrs: Addrs::of(&addr(&self.endpoint, &self.options)),
             replica: driver.replica,
         });
         let greeted = timeout(GREETING, wire::greet(&mut send, &welcome)).await;
@@ -1103,7 +1121,7 @@ impl Inner {
             versions: vec![PROTOCOL],
             bucket: joined.bucket,
             ticket: Some((joined.grant, joined.secret.clone())),
-            addrs: Addrs::of(&addr(&self.endpoint, self.bind)),
+            addrs: Addrs::of(&addr(&self.endpoint, &self.options)),
             replica: own,
         };
         let greeting = async {

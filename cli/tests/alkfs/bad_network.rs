@@ -280,6 +280,77 @@ fn five_nodes_in_a_mesh_do_without_some_of_them() {
     }
 }
 
+#[test]
+fn nodes_that_cannot_reach_each_other_meet_at_a_relay() {
+    let Some(network) = Network::new(3) else {
+        return;
+    };
+    let relay = network.relay(2);
+    network.cut(0, 1);
+    let mut hosts = [network.host(0), network.host(1)];
+    for host in &mut hosts {
+        host.start_with(&["--relay", &relay.url]);
+    }
+    // The ticket says where the relay is: nothing else leads to the giver.
+    hosts[1].join(&hosts[0]);
+    everywhere_joined(&hosts);
+    let large = |n| pattern((1 << 20) + n);
+    for (n, host) in hosts.iter().enumerate() {
+        host.bench.put(&format!("/large-{n}"), large(n));
+    }
+    for host in &hosts {
+        within(60, "synced", || host.all_peers(1, "synced", true));
+        for n in 0..2 {
+            assert!(host.bench.cat(&format!("/large-{n}")) == large(n));
+        }
+    }
+    let relayed = network.delivered(2);
+    assert!(relayed > 2 << 20, "{relayed} bytes");
+
+    // A node that was away for a while knows the relay still.
+    hosts[0].kill();
+    hosts[1].bench.put("/meanwhile", "meanwhile");
+    hosts[0].start_with(&["--relay", &relay.url]);
+    everywhere(&hosts, "/meanwhile", "meanwhile");
+
+    network.heal();
+    hosts[0].bench.put("/healed-0", "of 0");
+    hosts[1].bench.put("/healed-1", "of 1");
+    everywhere(&hosts, "/healed-0", "of 0");
+    everywhere(&hosts, "/healed-1", "of 1");
+    let mut n = 1;
+    within(90, "the short way is found", || {
+        n += 1;
+        let (path, before) = (format!("/large-{n}"), network.delivered(2));
+        hosts[0].bench.put(&path, large(n));
+        within(60, "synced", || hosts[0].all_peers(1, "synced", true));
+        network.delivered(2) - before < 1 << 18
+    });
+}
+
+#[test]
+fn nothing_goes_to_a_relay_that_nobody_named() {
+    let Some(network) = Network::new(3) else {
+        return;
+    };
+    let _relay = network.relay(2);
+    network.cut(0, 1);
+    let mut hosts = [network.host(0), network.host(1)];
+    hosts.iter_mut().for_each(Host::start);
+    hosts[1].join(&hosts[0]);
+    hosts[0].bench.put("/alone", "alone");
+    within(60, "it was tried", || {
+        let status = hosts[1].status();
+        status[0]["trouble"]
+            .as_str()
+            .is_some_and(|why| why.contains("not reachable"))
+    });
+    assert_eq!(hosts[1].text("/alone"), None);
+    network.heal();
+    everywhere(&hosts, "/alone", "alone");
+    assert_eq!(network.delivered(2), 0);
+}
+
 /// Neither knows where the other one is now.
 #[test]
 fn nodes_find_each_other_on_the_local_network() {

@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use iroh_relay::server::{RelayConfig, Server, ServerConfig};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 use tappers::Tun;
+use tokio::sync::oneshot;
 
 use crate::bench::Bench;
 
@@ -146,9 +148,39 @@ impl Network {
         }
     }
 
+    /// Lets nothing through between two hosts.
+    pub(crate) fn cut(&self, one: usize, other: usize) {
+        self.weather.lock().unwrap().cuts.push((one, other));
+    }
+
     /// Lets everything through again.
     pub(crate) fn heal(&self) {
         self.weather.lock().unwrap().cuts.clear();
+    }
+
+    /// Runs a relay on a host.
+    pub(crate) fn relay(&self, host: usize) -> Relay {
+        let namespace = self.hosts[host].0.clone();
+        let (stop, stopped) = oneshot::channel();
+        let (started, starting) = channel();
+        let serve = async move {
+            let mut config = ServerConfig::default();
+            config.relay = Some(RelayConfig::new((addr(host), 0)));
+            let server = Server::spawn(config).await.unwrap();
+            started.send(server.http_addr().unwrap()).unwrap();
+            let _ = stopped.await;
+            server.shutdown().await.unwrap();
+        };
+        let thread = thread::spawn(move || {
+            enter(&namespace).unwrap();
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(serve);
+        });
+        let url = format!("http://{}", starting.recv().unwrap());
+        Relay {
+            url,
+            running: Some((stop, thread)),
+        }
     }
 
     /// Returns how many bytes were delivered to a host, headers included.
@@ -161,15 +193,36 @@ fn addr(host: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, host as u8 + 1)
 }
 
+/// Moves this thread into a namespace.
+fn enter(namespace: &str) -> std::io::Result<()> {
+    let namespace = File::open(format!("/run/netns/{namespace}"))?;
+    let kind = Some(LinkNameSpaceType::Network);
+    Ok(move_into_link_name_space(namespace.as_fd(), kind)?)
+}
+
 /// Makes a device in a namespace, for which the thread that makes it has to be there.
 fn device(namespace: &str) -> std::io::Result<Tun> {
-    let path = format!("/run/netns/{namespace}");
+    let namespace = namespace.to_owned();
     let made = thread::spawn(move || {
-        let namespace = File::open(path)?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        enter(&namespace)?;
         Tun::new()
     });
     made.join().unwrap()
+}
+
+/// A relay that passes on what nodes cannot send each other, until it is dropped.
+pub(crate) struct Relay {
+    pub(crate) url: String,
+    running: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let (stop, thread) = self.running.take().unwrap();
+        let _ = stop.send(());
+        let ended = thread.join();
+        assert!(ended.is_ok() || thread::panicking(), "the relay failed");
+    }
 }
 
 struct Switch {
