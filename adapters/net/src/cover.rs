@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use alknet_fs_core::sync::{Cut, Frame, Page, Replica, Scope, Taken, VersionVector, Want};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use alknet_fs_sync::Bucket;
+use serde::{Deserialize, Serialize};
 
 use crate::grant::Access;
 
@@ -27,12 +28,25 @@ impl Cover {
 }
 
 /// Which side of a grant this node is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// It gave the grant.
     Giver,
     /// It was given the grant.
     Taker,
+    /// On none: others let both in.
+    Member,
+}
+
+/// Of what scopes changes go one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All that are covered.
+    Covered,
+    /// Those that may be written.
+    Written,
+    /// None.
+    Closed,
 }
 
 /// Of how many scopes a peer may speak.
@@ -45,7 +59,8 @@ const ENTRIES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Terms {
     cover: Cover,
-    role: Role,
+    sends: Way,
+    takes: Way,
     /// What the peer is known to know of scopes that this side may only read.
     heard: BTreeMap<Scope, VersionVector>,
     /// How many replicas the peer named in each scope.
@@ -54,34 +69,58 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    pub(crate) fn new(cover: Cover, role: Role) -> Self {
+    /// Those of whoever gave a grant.
+    pub(crate) fn giver(cover: Cover) -> Self {
+        Self::new(cover, Way::Covered, Way::Written)
+    }
+
+    /// Those of whoever was given one.
+    pub(crate) fn taker(cover: Cover) -> Self {
+        Self::new(cover, Way::Written, Way::Covered)
+    }
+
+    /// Those of a member with another one: what it writes is taken where the other says so, for
+    /// either.
+    pub(crate) fn member(sends: bool, takes: bool) -> Self {
+        let way = |open| if open { Way::Covered } else { Way::Closed };
+        Self::new(Cover::All(Access::Read), way(sends), way(takes))
+    }
+
+    fn new(cover: Cover, sends: Way, takes: Way) -> Self {
         Self {
             cover,
-            role,
+            sends,
+            takes,
             heard: BTreeMap::new(),
             named: HashMap::new(),
             entries: 0,
         }
     }
 
+    pub(crate) fn cover(&self) -> &Cover {
+        &self.cover
+    }
+
     fn covers(&self, scope: Scope) -> bool {
         self.cover.access(scope).is_some()
     }
 
+    fn goes(&self, way: Way, scope: Scope) -> bool {
+        match way {
+            Way::Covered => self.covers(scope),
+            Way::Written => self.cover.access(scope) == Some(Access::Write),
+            Way::Closed => false,
+        }
+    }
+
     /// Tells whether the peer gets cuts of a scope.
     fn sends(&self, scope: Scope) -> bool {
-        match self.role {
-            Role::Giver => self.covers(scope),
-            Role::Taker => self.cover.access(scope) == Some(Access::Write),
-        }
+        self.goes(self.sends, scope)
     }
 
     /// Tells whether cuts of a scope are taken from the peer.
     fn takes(&self, scope: Scope) -> bool {
-        match self.role {
-            Role::Giver => self.cover.access(scope) == Some(Access::Write),
-            Role::Taker => self.covers(scope),
-        }
+        self.goes(self.takes, scope)
     }
 
     /// Takes out of a frame what the grant does not cover.

@@ -18,7 +18,7 @@ use alknet_fs_sync::Bucket;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use crate::cover::{Cover, Granted, Role, Terms};
+use crate::cover::{Cover, Granted, Terms};
 use crate::grant::{Access, random};
 use crate::time::now;
 use crate::wire::framed;
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     /// Somebody committed to the store.
     Committed,
     Progress(oneshot::Sender<BTreeMap<Id, Progress>>),
+    /// Asks for the digest of all that is known here.
+    State(oneshot::Sender<[u8; 16]>),
     Stop,
 }
 
@@ -84,6 +86,11 @@ pub(crate) enum OpenTerms {
         branches: Option<Vec<BranchId>>,
     },
     Taker(Cover),
+    /// With another member: whether the peer takes what is written here, and the other way round.
+    Member {
+        sends: bool,
+        takes: bool,
+    },
 }
 
 /// The task's end of a conversation.
@@ -290,6 +297,9 @@ impl Worker {
                 self.gather()?;
                 let _ = answer.send(self.progress()?);
             }
+            Command::State(answer) => {
+                let _ = answer.send(digest(&self.bucket.vectors()?));
+            }
             Command::Stop => return Ok(false),
         }
         Ok(true)
@@ -297,11 +307,12 @@ impl Worker {
 
     fn open(&mut self, open: Open) -> Result<()> {
         self.gather()?;
-        let (role, cover) = match open.terms {
-            OpenTerms::Taker(cover) => (Role::Taker, cover),
+        let terms = match open.terms {
+            OpenTerms::Taker(cover) => Terms::taker(cover),
             OpenTerms::Giver { access, branches } => {
-                (Role::Giver, self.cover(access, branches.as_deref())?)
+                Terms::giver(self.cover(access, branches.as_deref())?)
             }
+            OpenTerms::Member { sends, takes } => Terms::member(sends, takes),
         };
         let (frames, receiver) = mpsc::channel(UNSENT);
         let crowded = Arc::new(AtomicBool::new(false));
@@ -310,14 +321,14 @@ impl Worker {
             ..Pace::default()
         };
         let opened = Opened {
-            cover: cover.clone(),
+            cover: terms.cover().clone(),
             frames: receiver,
             crowded: Arc::clone(&crowded),
         };
         if open.opened.send(opened).is_ok() {
             let conversation = Conversation {
                 peer: Peer::new(pace),
-                terms: Terms::new(cover, role),
+                terms,
                 frames,
                 crowded,
                 ended: Some(open.ended),

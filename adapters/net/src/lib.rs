@@ -9,7 +9,9 @@ mod cover;
 #[doc(hidden)]
 pub mod decoders;
 mod driver;
+mod gossip;
 mod grant;
+mod members;
 mod net;
 mod records;
 mod replicas;
@@ -19,6 +21,7 @@ mod time;
 mod wire;
 
 pub use grant::{Access, BucketUid, Grant, GrantId, Key, Refusal, Secret};
+pub use members::Member;
 pub use net::{Bind, Net, NetOptions, Relays, reserve};
 pub use records::{Joined, Known, Offer, Records, secret_key, share};
 pub use replicas::Replicas;

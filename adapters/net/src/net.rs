@@ -1,5 +1,8 @@
 //! The running node: its endpoint, its connections and its conversations.
 
+mod circle;
+mod swarm;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -29,13 +32,16 @@ use crate::cover::{Cover, Role};
 use crate::driver::{
     Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault, stir,
 };
-use crate::grant::{Access, BucketUid, Grant, Refusal, admit};
+use crate::gossip::Gate;
+use crate::grant::{Access, BucketUid, Grant, GrantId, Refusal, Secret, admit};
 use crate::records::{Joined, Records};
 use crate::replicas::Replicas;
 use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
-use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome};
+use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome, Word};
+use circle::Circle;
+use swarm::{Callers, Swarm};
 
 /// How long a stream may take to say what it is for, and a stranger's connection to have one that
 /// is let in.
@@ -91,7 +97,7 @@ pub enum Relays {
 }
 
 /// How a node takes part in the network.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetOptions {
     /// Where it listens.
     pub bind: Bind,
@@ -101,6 +107,21 @@ pub struct NetOptions {
     pub relays: Relays,
     /// Whether it says on the local network, by mDNS, where it is, and looks there for its peers.
     pub mdns: bool,
+    /// Whether it converses with whom others let into a whole bucket, and finds out by gossip who of
+    /// them has news.
+    pub gossip: bool,
+}
+
+impl Default for NetOptions {
+    fn default() -> Self {
+        Self {
+            bind: Bind::default(),
+            port: None,
+            relays: Relays::default(),
+            mdns: false,
+            gossip: true,
+        }
+    }
 }
 
 /// A running node. [`stop`](Self::stop) ends it in order; dropping it does not wait.
@@ -124,6 +145,13 @@ struct LinkState {
     /// What the peer was told last of what this node lacks.
     told: Option<([u8; 16], Lacks)>,
     trouble: Option<String>,
+    /// Whether the peer is told what nodes state of each other, and heard on it: from its first frame
+    /// on, with which it shows that it hears.
+    exchanges: bool,
+    /// Whether both exchange that at all.
+    whole: bool,
+    /// When the peer was heard last.
+    heard: Option<Instant>,
 }
 
 /// A driver with its thread.
@@ -148,6 +176,12 @@ struct Inner {
     /// When peers were found on the local network, and told when one is; nothing where nobody looks.
     found: Option<watch::Sender<HashMap<EndpointId, Instant>>>,
     conversations: Mutex<HashMap<LinkKey, (u64, CancellationToken)>>,
+    /// The members that this node asks, or has asked and converses with.
+    asking: Mutex<HashSet<(EndpointId, BucketUid)>>,
+    /// Who takes part in the buckets; nobody where only grants count.
+    circle: watch::Sender<Arc<Circle>>,
+    /// Nothing where there is no gossip.
+    swarm: Option<Swarm>,
     links: Mutex<BTreeMap<LinkKey, LinkState>>,
     strangers: Arc<Semaphore>,
     stop: CancellationToken,
@@ -167,6 +201,36 @@ impl std::fmt::Debug for Inner {
             .field("id", &self.endpoint.id())
             .finish_non_exhaustive()
     }
+}
+
+/// How somebody is asked for a bucket.
+#[derive(Debug, Clone)]
+struct Asking {
+    peer: EndpointId,
+    bucket: BucketUid,
+    ticket: Option<(GrantId, Secret)>,
+    /// Without a ticket: what the other one is allowed.
+    allows: Option<Access>,
+    /// Whether it is about the whole bucket.
+    whole: bool,
+}
+
+/// What a peer is answered that asks.
+type Admission<T> = std::result::Result<T, Refusal>;
+
+/// By what somebody is let in.
+enum Admitted {
+    Grant(Grant),
+    Member(Access),
+}
+
+/// A conversation that the driver of its bucket knows of.
+struct Begun {
+    id: u64,
+    bucket: BucketId,
+    driver: Driver,
+    opened: Opened,
+    ended: oneshot::Receiver<Error>,
 }
 
 /// How a conversation, or the attempt to begin one, ended.
@@ -198,7 +262,9 @@ impl Net {
             let store = Arc::clone(&store);
             blocking(move || Records::load(&*store.read()?)).await?
         };
-        let endpoint = bind(key, options, records.port).await?;
+        let gate = Gate::default();
+        let endpoint = bind(key, options, records.port, &gate).await?;
+        let swarm = options.gossip.then(|| Swarm::new(&endpoint, gate));
         let inner = Arc::new(Inner {
             store,
             endpoint: endpoint.clone(),
@@ -209,6 +275,9 @@ impl Net {
             arrived: Notify::new(),
             found: options.mdns.then(watch::Sender::default),
             conversations: Mutex::default(),
+            asking: Mutex::default(),
+            circle: watch::Sender::default(),
+            swarm,
             links: Mutex::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             stop: CancellationToken::new(),
@@ -219,10 +288,15 @@ impl Net {
             begun: watch::Sender::new(0),
         });
         inner.remember_addrs().await?;
+        if inner.swarm.is_some() {
+            inner.restate().await?;
+        }
         let handler = Handler(Arc::clone(&inner));
-        let router = more(Router::builder(endpoint))
-            .accept(ALPN, handler)
-            .spawn();
+        let mut router = more(Router::builder(endpoint)).accept(ALPN, handler);
+        if inner.swarm.is_some() {
+            router = router.accept(iroh_gossip::ALPN, Callers(Arc::clone(&inner)));
+        }
+        let router = router.spawn();
         let watched = Arc::clone(&inner);
         let watcher = thread::Builder::new()
             .name("alkfs-sync-commits".to_owned())
@@ -232,6 +306,9 @@ impl Net {
         }
         inner.spawn(Arc::clone(&inner).follow_addrs());
         inner.spawn(Arc::clone(&inner).manage());
+        if inner.swarm.is_some() {
+            inner.spawn(Arc::clone(&inner).keep_circle());
+        }
         inner.spawn(Arc::clone(&inner).tell());
         Ok(Self {
             inner,
@@ -334,7 +411,12 @@ impl Drop for Net {
     }
 }
 
-async fn bind(key: SecretKey, options: &NetOptions, last: Option<u16>) -> Result<Endpoint> {
+async fn bind(
+    key: SecretKey,
+    options: &NetOptions,
+    last: Option<u16>,
+    gate: &Gate,
+) -> Result<Endpoint> {
     let ports = match (options.port, last) {
         (Some(port), _) => vec![port],
         // Whoever listened on it before may be about to end.
@@ -347,7 +429,11 @@ async fn bind(key: SecretKey, options: &NetOptions, last: Option<u16>) -> Result
             sleep(Duration::from_millis(100)).await;
         }
         let bound = match builder(&key, options, port) {
-            Ok(builder) => builder.bind().await.map_err(|e| e.to_string()),
+            Ok(builder) => builder
+                .hooks(gate.clone())
+                .bind()
+                .await
+                .map_err(|e| e.to_string()),
             Err(e) => Err(e),
         };
         match bound {
@@ -397,7 +483,7 @@ fn builder(key: &SecretKey, options: &NetOptions, port: u16) -> Result<Builder, 
 pub async fn reserve(store: Arc<dyn Store>, key: SecretKey, options: &NetOptions) -> Result<()> {
     let read = Arc::clone(&store);
     let records = blocking(move || Records::load(&*read.read()?)).await?;
-    let endpoint = bind(key, options, records.port).await?;
+    let endpoint = bind(key, options, records.port, &Gate::default()).await?;
     let addrs = Addrs::of(&addr(&endpoint, options));
     let port = endpoint.bound_sockets().first().map(SocketAddr::port);
     endpoint.close().await;
@@ -487,15 +573,16 @@ impl Inner {
         change: impl FnOnce(&mut Records) + Send + 'static,
     ) -> Result<()> {
         let this = Arc::clone(self);
-        blocking(move || {
-            let records = Records::update(&*this.store, Durability::Full, |records, _| {
-                change(records);
-                Ok(records.clone())
-            })?;
-            this.records.send_replace(Arc::new(records));
-            Ok(())
-        })
-        .await
+        blocking(move || this.change(change)).await
+    }
+
+    /// Does so on a thread that may block.
+    fn change<R>(&self, change: impl FnOnce(&mut Records) -> R) -> Result<R> {
+        let (result, records) = Records::update(&*self.store, Durability::Full, |records, _| {
+            Ok((change(records), records.clone()))
+        })?;
+        self.records.send_replace(Arc::new(records));
+        Ok(result)
     }
 
     /// Keeps where the node is, for tickets that are made while it does not run.
@@ -586,7 +673,7 @@ impl Inner {
         while let Some(event) = events.next().await {
             if let DiscoveryEvent::Discovered { endpoint_info, .. } = event {
                 let peer = endpoint_info.endpoint_id;
-                if self.records().knows(peer) {
+                if self.knows(peer) {
                     tracing::debug!(peer = %peer.fmt_short(), "found on the local network");
                     found.send_modify(|found| {
                         found.insert(peer, Instant::now());
@@ -648,6 +735,8 @@ impl Inner {
                     .grants
                     .iter()
                     .any(|grant| grant.bucket == *bucket && grant.key(*peer).is_some()),
+                // They go when their conversations do.
+                Role::Member => true,
             };
             self.links.lock().retain(|key, _| kept(key));
             stir(&self.stirred);
@@ -773,67 +862,72 @@ impl Inner {
     }
 
     async fn tell_lacks(&self, link: &Link, lacks: Lacks) {
-        let role = if link.shared {
-            Role::Giver
-        } else {
-            Role::Taker
-        };
+        let role = link.role();
         let said = Some((link.state, lacks));
-        let connection = {
+        {
             let mut links = self.links.lock();
             let known = links.get_mut(&(link.peer, link.bucket, role));
             match known.filter(|known| known.live.is_some() && known.told != said) {
                 Some(known) => known.told = said,
                 None => return,
             }
-            self.live(link.peer)
-        };
-        let Some(connection) = connection else {
-            return;
-        };
-        let message = Lacking {
+        }
+        let word = Word::Lacking(Lacking {
             bucket: link.bucket,
-            shared: link.shared,
+            role,
             state: link.state,
             lacks,
+        });
+        self.tell_word(link.peer, &word).await;
+    }
+
+    /// Says something to a peer on a stream of its own.
+    async fn tell_word(&self, peer: EndpointId, word: &Word) {
+        let Some(connection) = self.live(peer) else {
+            return;
         };
         let telling = async {
             let mut send = connection.open_uni().await.map_err(|e| e.to_string())?;
-            let bytes = message.encode();
+            let bytes = word.encode();
             send.write_all(&bytes).await.map_err(|e| e.to_string())?;
             send.finish().map_err(|e| e.to_string())
         };
         match timeout(GREETING, telling).await {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => tracing::debug!("a peer was not told what is missing: {why}"),
-            Err(_) => tracing::debug!("a peer was not told what is missing in time"),
+            Ok(Err(why)) => tracing::debug!("a peer was not told something: {why}"),
+            Err(_) => tracing::debug!("a peer was not told something in time"),
         }
     }
 
-    /// Takes in what a peer says that it lacks, until the connection is closed.
-    async fn hear_lacks(self: Arc<Self>, connection: Connection) {
+    /// Takes in what a peer says on streams of their own, until the connection is closed.
+    async fn hear_words(self: Arc<Self>, connection: Connection) {
         let peer = connection.remote_id();
         while let Ok(mut recv) = connection.accept_uni().await {
-            let read = timeout(GREETING, recv.read_to_end(wire::MAX_LACKING)).await;
-            let Ok(Ok(Some(said))) = read.map(|read| read.map(|bytes| Lacking::decode(&bytes)))
-            else {
-                tracing::info!(peer = %self.call(peer), "it said nonsense of what it lacks");
+            let Ok(Some(word)) = timeout(GREETING, Word::read(&mut recv)).await else {
+                tracing::info!(peer = %self.call(peer), "it said nonsense");
                 let _ = recv.stop(Code::Protocol.into());
                 continue;
             };
-            let role = if said.shared {
-                Role::Taker
-            } else {
-                Role::Giver
-            };
-            let mut links = self.links.lock();
-            if let Some(link) = links.get_mut(&(peer, said.bucket, role))
-                && link.live.is_some()
-            {
-                link.lacks = Some((said.state, said.lacks));
-                drop(links);
-                stir(&self.stirred);
+            match word {
+                Word::Lacking(said) => self.hear_lacks(peer, &said),
+                Word::Members(said) => self.hear_members(peer, said).await,
             }
+        }
+    }
+
+    fn hear_lacks(&self, peer: EndpointId, said: &Lacking) {
+        let role = match said.role {
+            Role::Giver => Role::Taker,
+            Role::Taker => Role::Giver,
+            Role::Member => Role::Member,
+        };
+        let mut links = self.links.lock();
+        if let Some(link) = links.get_mut(&(peer, said.bucket, role))
+            && link.live.is_some()
+        {
+            link.lacks = Some((said.state, said.lacks));
+            drop(links);
+            stir(&self.stirred);
         }
     }
 
@@ -850,7 +944,7 @@ impl Inner {
     async fn serve(self: Arc<Self>, connection: Connection, dialled: bool) {
         let peer = connection.remote_id();
         let mut stranger = None;
-        if !dialled && !self.records().knows(peer) {
+        if !dialled && !self.knows(peer) {
             match Arc::clone(&self.strangers).try_acquire_owned() {
                 Ok(permit) => stranger = Some(permit),
                 Err(_) => {
@@ -864,7 +958,7 @@ impl Inner {
         }
         let hearing = self.stop.child_token();
         let _heard = hearing.clone().drop_guard();
-        let heard = Arc::clone(&self).hear_lacks(connection.clone());
+        let heard = Arc::clone(&self).hear_words(connection.clone());
         self.tasks
             .spawn(async move { hearing.run_until_cancelled(heard).await });
         let let_in = Arc::new(Notify::new());
@@ -915,9 +1009,9 @@ impl Inner {
         let refusal = match question {
             Ok(Ok(bytes)) => match wire::hello(&bytes) {
                 Ok(hello) => match self.welcome(peer, &hello).await {
-                    Ok(Ok(grant)) => {
+                    Ok(Ok(admitted)) => {
                         let_in.notify_one();
-                        self.give(peer, grant, hello.replica, send, recv).await;
+                        self.give(peer, admitted, &hello, send, recv).await;
                         return;
                     }
                     Ok(Err(refusal)) => refusal,
@@ -952,15 +1046,32 @@ impl Inner {
         }
     }
 
-    /// Finds the grant that lets a peer in, and notes what is new of it.
+    /// Finds what lets a peer in, and notes what is new of it.
     async fn welcome(
         self: &Arc<Self>,
         peer: EndpointId,
         hello: &Hello,
-    ) -> Result<Result<Grant, Refusal>> {
+    ) -> Result<Admission<Admitted>> {
         if hello.version().is_none() {
             return Ok(Err(Refusal::Version));
         }
+        match hello.allows {
+            None => {
+                let grant = self.welcome_by_grant(peer, hello).await?;
+                Ok(grant.map(Admitted::Grant))
+            }
+            Some(_) => {
+                let access = self.welcome_member(peer, hello).await?;
+                Ok(access.map(Admitted::Member))
+            }
+        }
+    }
+
+    async fn welcome_by_grant(
+        self: &Arc<Self>,
+        peer: EndpointId,
+        hello: &Hello,
+    ) -> Result<Admission<Grant>> {
         let (bucket, addrs) = (hello.bucket, hello.addrs.clone());
         let ticket = hello.ticket.clone();
         let mut records = self.records();
@@ -976,7 +1087,9 @@ impl Inner {
         let Ok(grant) = admitted else {
             return Ok(admitted);
         };
-        let is_new = records.peer(peer).is_none_or(|known| known.addrs != addrs);
+        let is_new = records
+            .peer(peer)
+            .is_none_or(|known| known.addrs != addrs || !known.met);
         if grants == records.grants && !is_new && records == self.records() {
             return Ok(Ok(grant));
         }
@@ -988,7 +1101,7 @@ impl Inner {
                     let grants = &mut records.grants;
                     let answer = admit(grants, bucket, peer, ticket.as_ref(), now());
                     if answer.is_ok() {
-                        records.peer_mut(peer).addrs = addrs.limited();
+                        records.met(peer, addrs);
                     }
                     Ok((answer, records.clone()))
                 })?;
@@ -998,53 +1111,82 @@ impl Inner {
         .await
     }
 
-    /// Leads a conversation about what was given to a peer.
+    /// Leads a conversation that a peer asked for.
     async fn give(
         self: &Arc<Self>,
         peer: EndpointId,
-        grant: Grant,
-        replica: ReplicaId,
+        admitted: Admitted,
+        hello: &Hello,
         mut send: SendStream,
         mut recv: RecvStream,
     ) {
-        let key = (peer, grant.bucket, Role::Giver);
-        let terms = OpenTerms::Giver {
-            access: grant.access,
-            branches: grant.branches.clone(),
+        let bucket = hello.bucket;
+        let (role, access, terms, whole) = match &admitted {
+            Admitted::Grant(grant) => {
+                let (access, branches) = (grant.access, grant.branches.clone());
+                let whole = branches.is_none();
+                (
+                    Role::Giver,
+                    access,
+                    OpenTerms::Giver { access, branches },
+                    whole,
+                )
+            }
+            Admitted::Member(access) => {
+                let sends = hello.allows == Some(Access::Write);
+                let takes = *access == Access::Write;
+                (
+                    Role::Member,
+                    *access,
+                    OpenTerms::Member { sends, takes },
+                    true,
+                )
+            }
         };
-        let begun = self.begin(grant.bucket, terms).await;
-        let (id, number, driver, opened, ended) = match begun {
+        let begun = match self.begin(bucket, terms).await {
             Ok(begun) => begun,
             Err(e) => {
                 tracing::warn!(peer = %self.call(peer), "not answered: {e}");
                 return end(&mut send, &mut recv, Code::Store);
             }
         };
-        self.note_replica(peer, grant.bucket, replica).await;
-        let scopes = match &opened.cover {
+        self.note_replica(peer, bucket, hello.replica).await;
+        let scopes = match &begun.opened.cover {
             Cover::All(_) => None,
             Cover::Some(scopes) => {
                 let scopes = scopes.iter().map(|(s, a)| (*s, *a == Access::Write));
                 Some(scopes.collect())
             }
         };
+        let statements = self.statements(bucket, whole);
         let welcome = Answer::Welcome(Welcome {
             version: PROTOCOL,
-            access: grant.access,
+            access,
             scopes,
             addrs: Addrs::of(&addr(&self.endpoint, &self.options)),
-            replica: driver.replica,
+            replica: begun.driver.replica,
+            statements,
         });
         let greeted = timeout(GREETING, wire::greet(&mut send, &welcome)).await;
         if !matches!(greeted, Ok(Ok(()))) {
-            driver.tell(Command::Closed(id));
+            begun.driver.tell(Command::Closed(begun.id));
             return end(&mut send, &mut recv, Code::Protocol);
         }
-        let live = (id, number, grant.access);
-        let over = self.until_over(peer, grant);
-        let outcome = self
-            .converse(key, live, &driver, opened, ended, (send, recv), over)
-            .await;
+        let key = (peer, bucket, role);
+        let theirs = hello.statements.filter(|_| statements.is_some());
+        let streams = (send, recv);
+        let outcome = match admitted {
+            Admitted::Grant(grant) => {
+                let over = self.until_over(peer, grant);
+                self.converse(key, access, begun, theirs, streams, over)
+                    .await
+            }
+            Admitted::Member(access) => {
+                let lets = hello.allows.unwrap_or(Access::Read);
+                let over = self.until_no_member(peer, bucket, access);
+                self.converse(key, lets, begun, theirs, streams, over).await
+            }
+        };
         self.note(key, outcome);
     }
 
@@ -1086,7 +1228,14 @@ impl Inner {
         loop {
             let connection = self.connection(joined.peer).await;
             let begun = Instant::now();
-            let outcome = self.ask(&connection, &joined).await;
+            let asking = Asking {
+                peer: joined.peer,
+                bucket: joined.bucket,
+                ticket: Some((joined.grant, joined.secret.clone())),
+                allows: None,
+                whole: joined.branches.is_empty(),
+            };
+            let outcome = self.ask(&connection, &asking).await;
             if begun.elapsed() > LASTED {
                 waits = backoff(first);
             }
@@ -1105,24 +1254,28 @@ impl Inner {
         }
     }
 
-    async fn ask(self: &Arc<Self>, connection: &Connection, joined: &Joined) -> Outcome {
+    async fn ask(self: &Arc<Self>, connection: &Connection, asking: &Asking) -> Outcome {
+        let (peer, bucket) = (asking.peer, asking.bucket);
         let (mut send, mut recv) = match connection.open_bi().await {
             Ok(stream) => stream,
             Err(e) => return Outcome::Lost(Lost::Connection(e.to_string())),
         };
-        let own = match self.driver_of(joined.bucket).await {
+        let own = match self.driver_of(bucket).await {
             Ok((_, driver)) => driver.replica,
             Err(e) => {
                 end(&mut send, &mut recv, Code::Store);
                 return Outcome::Failed(e);
             }
         };
+        let statements = self.statements(bucket, asking.whole);
         let hello = Hello {
             versions: vec![PROTOCOL],
-            bucket: joined.bucket,
-            ticket: Some((joined.grant, joined.secret.clone())),
+            bucket,
+            ticket: asking.ticket.clone(),
             addrs: Addrs::of(&addr(&self.endpoint, &self.options)),
             replica: own,
+            statements,
+            allows: asking.allows,
         };
         let greeting = async {
             wire::greet(&mut send, &hello)
@@ -1148,40 +1301,57 @@ impl Inner {
         let Some(cover) = welcome.cover().filter(|_| welcome.version == PROTOCOL) else {
             return nonsense(&mut send, &mut recv);
         };
-        let begun = self.begin(joined.bucket, OpenTerms::Taker(cover)).await;
-        let (id, number, driver, opened, ended) = match begun {
+        let terms = match asking.allows {
+            None => OpenTerms::Taker(cover),
+            Some(allows) => OpenTerms::Member {
+                sends: welcome.access == Access::Write,
+                takes: allows == Access::Write,
+            },
+        };
+        let begun = match self.begin(bucket, terms).await {
             Ok(begun) => begun,
             Err(e) => {
                 end(&mut send, &mut recv, Code::Store);
                 return Outcome::Failed(e);
             }
         };
-        let (peer, addrs) = (joined.peer, welcome.addrs);
-        self.note_replica(peer, joined.bucket, welcome.replica)
-            .await;
-        let records = self.records();
-        if !addrs.is_empty() && records.peer(peer).is_none_or(|p| p.addrs != addrs) {
-            let addrs = addrs.limited();
-            let noted = self.update(move |records| records.peer_mut(peer).addrs = addrs);
-            if let Err(e) = noted.await {
-                tracing::debug!("where a peer is was not kept: {e}");
+        self.note_replica(peer, bucket, welcome.replica).await;
+        self.note_addrs(peer, welcome.addrs).await;
+        let theirs = welcome.statements.filter(|_| statements.is_some());
+        let (access, streams) = (welcome.access, (send, recv));
+        match asking.allows {
+            None => {
+                let key = (peer, bucket, Role::Taker);
+                // The task that runs this is ended where the joined bucket is given up.
+                let never = std::future::pending();
+                self.converse(key, access, begun, theirs, streams, never)
+                    .await
+            }
+            Some(allows) => {
+                let key = (peer, bucket, Role::Member);
+                let over = self.until_no_member(peer, bucket, allows);
+                self.converse(key, access, begun, theirs, streams, over)
+                    .await
             }
         }
-        let key = (peer, joined.bucket, Role::Taker);
-        let live = (id, number, welcome.access);
-        // The task that runs this is ended where the joined bucket is given up.
-        let never = std::future::pending();
-        self.converse(key, live, &driver, opened, ended, (send, recv), never)
-            .await
+    }
+
+    /// Keeps where a peer says that it is.
+    async fn note_addrs(self: &Arc<Self>, peer: EndpointId, addrs: Addrs) {
+        let records = self.records();
+        let known = records.peer(peer);
+        if addrs.is_empty() || known.is_some_and(|known| known.met && known.addrs == addrs) {
+            return;
+        }
+        let noted = self.update(move |records| records.met(peer, addrs));
+        if let Err(e) = noted.await {
+            tracing::debug!("where a peer is was not kept: {e}");
+        }
     }
 
     /// Begins a conversation with the driver of its bucket.
-    async fn begin(
-        self: &Arc<Self>,
-        bucket: BucketUid,
-        terms: OpenTerms,
-    ) -> Result<(u64, BucketId, Driver, Opened, oneshot::Receiver<Error>)> {
-        let (number, driver) = self.driver_of(bucket).await?;
+    async fn begin(self: &Arc<Self>, bucket: BucketUid, terms: OpenTerms) -> Result<Begun> {
+        let (bucket, driver) = self.driver_of(bucket).await?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (opened_send, opened) = oneshot::channel();
         let (ended_send, ended) = oneshot::channel();
@@ -1192,7 +1362,13 @@ impl Inner {
             ended: ended_send,
         }));
         let opened = opened.await.map_err(|_| deleted())?;
-        Ok((id, number, driver, opened, ended))
+        Ok(Begun {
+            id,
+            bucket,
+            driver,
+            opened,
+            ended,
+        })
     }
 
     async fn driver_of(self: &Arc<Self>, bucket: BucketUid) -> Result<(BucketId, Driver)> {
@@ -1230,19 +1406,25 @@ impl Inner {
         Ok(driver)
     }
 
-    /// Exchanges frames between a stream and the driver, until one of the two or the grant ends it.
-    #[expect(clippy::too_many_arguments, reason = "what a conversation consists of")]
+    /// Exchanges frames between a stream and the driver, until one of the two or what lets the peer in
+    /// ends it. `theirs` is the digest of the statements that the peer has, where any are exchanged.
     async fn converse(
-        &self,
+        self: &Arc<Self>,
         key: LinkKey,
-        live: (u64, BucketId, Access),
-        driver: &Driver,
-        opened: Opened,
-        ended: oneshot::Receiver<Error>,
+        access: Access,
+        begun: Begun,
+        theirs: Option<[u8; 16]>,
         (mut send, mut recv): (SendStream, RecvStream),
         over: impl Future<Output = Code>,
     ) -> Outcome {
-        let id = live.0;
+        let Begun {
+            id,
+            bucket,
+            driver,
+            opened,
+            ended,
+        } = begun;
+        let live = (id, bucket, access);
         let replaced = self.stop.child_token();
         let earlier = self
             .conversations
@@ -1256,13 +1438,15 @@ impl Inner {
             let link = links.entry(key).or_default();
             link.live = Some(live);
             (link.lacks, link.told, link.trouble) = (None, None, None);
+            (link.exchanges, link.whole) = (false, theirs.is_some());
+            link.heard = Some(Instant::now());
         }
         self.begun.send_modify(|count| *count += 1);
         stir(&self.stirred);
         tracing::info!(peer = %self.call(key.0), bucket = %key.1, "conversation begins");
         let _closed = Closed {
             inner: self,
-            driver,
+            driver: &driver,
             key,
             id,
         };
@@ -1272,6 +1456,7 @@ impl Inner {
             ..
         } = opened;
         let unread = Arc::new(Semaphore::new(UNREAD));
+        let mut theirs = theirs;
         let reading = async {
             loop {
                 let Ok(permit) = Arc::clone(&unread).acquire_owned().await else {
@@ -1281,6 +1466,7 @@ impl Inner {
                     Ok(bytes) => driver.tell(Command::Frame { id, bytes, permit }),
                     Err(lost) => return lost,
                 };
+                self.heard(key, &mut theirs);
             }
         };
         let writing = async {
@@ -1352,6 +1538,10 @@ impl Inner {
                 link.trouble = trouble;
             }
         }
+        if key.2 == Role::Member {
+            links.retain(|other, link| *other != key || link.live.is_some());
+        }
+        drop(links);
         stir(&self.stirred);
     }
 
@@ -1396,7 +1586,8 @@ impl Inner {
         }
         let now = now();
         let records = self.records();
-        let links = self.links.lock().clone();
+        let mut links = self.links.lock().clone();
+        links.retain(|(.., role), link| *role != Role::Member || link.live.is_some());
         let links = links.into_iter().map(|((peer, bucket, role), link)| {
             let shared = role == Role::Giver;
             let progress = link.live.and_then(|(id, ..)| progress.get(&id).copied());
@@ -1406,6 +1597,7 @@ impl Inner {
                 peer,
                 bucket,
                 shared,
+                member: role == Role::Member,
                 access: link.live.map_or_else(
                     || access(&records, peer, bucket, role),
                     |(.., access)| access,
@@ -1441,6 +1633,8 @@ fn access(records: &Records, peer: EndpointId, bucket: BucketUid, role: Role) ->
         Role::Giver => admit(&mut records.grants.clone(), bucket, peer, None, now())
             .ok()
             .map(|grant| grant.access),
+        // It is told of only while there is a conversation.
+        Role::Member => None,
     };
     access.unwrap_or(Access::Read)
 }

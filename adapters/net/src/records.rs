@@ -3,12 +3,15 @@
 //! All of it is one small value, so that any process can read and change it in one transaction,
 //! whether the node is running or not.
 
+use std::collections::BTreeMap;
+
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Store, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use iroh::{EndpointAddr, EndpointId, SecretKey};
 use serde::{Deserialize, Serialize};
 
 use crate::grant::{Access, BucketUid, Grant, GrantId, Secret, random};
+use crate::members::{Member, Statements};
 use crate::ticket::{Addrs, Ticket};
 
 const SCOPE: &str = "net";
@@ -43,6 +46,8 @@ pub struct Known {
     /// What it is called here.
     pub name: Option<String>,
     pub(crate) addrs: Addrs,
+    /// Whether it said itself where it is, rather than others.
+    pub(crate) met: bool,
 }
 
 /// Everything that is kept, but the secret key.
@@ -60,6 +65,8 @@ pub struct Records {
     pub port: Option<u16>,
     /// Where the node could be reached when it last ran.
     pub(crate) addrs: Addrs,
+    /// What nodes state of each other, of each bucket.
+    pub(crate) statements: BTreeMap<BucketUid, Statements>,
 }
 
 /// What to share of a bucket.
@@ -169,11 +176,25 @@ impl Records {
                     id,
                     name: None,
                     addrs: Addrs::default(),
+                    met: false,
                 });
                 self.peers.len() - 1
             }
         };
         &mut self.peers[at]
+    }
+
+    /// Notes where a node says that it is.
+    pub(crate) fn met(&mut self, id: EndpointId, addrs: Addrs) {
+        let known = self.peer_mut(id);
+        (known.addrs, known.met) = (addrs.limited(), true);
+    }
+
+    /// Notes where others say that a node is, as long as it did not say so itself.
+    pub(crate) fn hint(&mut self, id: EndpointId, addrs: Addrs) {
+        if self.peer(id).is_none_or(|known| !known.met) && !addrs.is_empty() {
+            self.peer_mut(id).addrs = addrs.limited();
+        }
     }
 
     /// Returns what a node is called: its name, or the beginning of its key.
@@ -214,6 +235,87 @@ impl Records {
                 .iter()
                 .filter_map(|grant| grant.key(id))
                 .any(|key| key.revoked.is_none())
+    }
+
+    /// Tells whether a node has to do with a bucket by a grant between it and this one.
+    pub fn is_direct(&self, id: EndpointId, bucket: BucketUid, now: Timestamp) -> bool {
+        let mut joined = self.joined.iter();
+        joined.any(|joined| {
+            (joined.peer, joined.bucket) == (id, bucket)
+                && joined.expires.is_none_or(|expires| expires > now)
+        }) || self.grants_of(id, now).any(|grant| grant.bucket == bucket)
+    }
+
+    /// Tells whether others take what this node writes, as far as it knows.
+    pub(crate) fn may_write(&self, bucket: BucketUid) -> bool {
+        let mut joined = self.joined.iter().filter(|joined| joined.bucket == bucket);
+        joined.clone().next().is_none() || joined.any(|joined| joined.access == Access::Write)
+    }
+
+    /// Finds who takes part in the whole of a bucket, as far as this node, whose key is `own`, believes
+    /// what nodes state of each other: those with whom it has to do by a grant, and others.
+    pub fn members(
+        &self,
+        own: EndpointId,
+        bucket: BucketUid,
+        now: Timestamp,
+    ) -> BTreeMap<EndpointId, Member> {
+        let statements = self.statements.get(&bucket);
+        statements.map_or_else(BTreeMap::new, |statements| statements.members(own, now))
+    }
+
+    /// Brings what this node states of others up to what it gave and joined. Only what is about a
+    /// whole bucket is stated.
+    pub(crate) fn restate(&mut self, key: &SecretKey, now: Timestamp) {
+        for (_, bucket) in self.buckets.clone() {
+            let mut stated = self.stated(bucket, now);
+            let own = self.statements.get(&bucket);
+            for gone in own.into_iter().flat_map(|own| own.named_by(key.public())) {
+                stated.entry(gone).or_insert((None, None));
+            }
+            if stated.is_empty() {
+                continue;
+            }
+            let statements = self.statements.entry(bucket).or_default();
+            for (of, what) in stated {
+                statements.state(key, bucket, of, what, now);
+            }
+        }
+    }
+
+    fn stated(
+        &self,
+        bucket: BucketUid,
+        now: Timestamp,
+    ) -> BTreeMap<EndpointId, (Option<Access>, Option<Timestamp>)> {
+        let joined = self.joined.iter().filter(|joined| joined.bucket == bucket);
+        let joined = joined.filter(|joined| joined.branches.is_empty());
+        let joined = joined.map(|joined| (joined.peer, Some(Access::Write), joined.expires));
+        let grants = self.grants.iter().filter(|grant| grant.bucket == bucket);
+        let grants = grants.filter(|grant| grant.branches.is_none());
+        let given = grants.flat_map(|grant| {
+            grant.keys.iter().map(|key| {
+                let is_back = key.revoked.or(grant.revoked).is_some();
+                match is_back {
+                    true => (key.peer, None, None),
+                    false => (key.peer, Some(grant.access), grant.expires),
+                }
+            })
+        });
+        // What ends by itself leaves nothing to take back.
+        let weight = |(access, expires): (Option<Access>, Option<Timestamp>)| {
+            let is_over = expires.is_some_and(|expires| expires <= now);
+            let last = expires.unwrap_or(Timestamp(i64::MAX));
+            (access.is_some() && !is_over, !is_over, access, last)
+        };
+        let mut stated = BTreeMap::new();
+        for (of, access, expires) in joined.chain(given) {
+            let known = stated.entry(of).or_insert((access, expires));
+            if weight((access, expires)) > weight(*known) {
+                *known = (access, expires);
+            }
+        }
+        stated
     }
 
     /// Gives a bucket a uid where it has none.
@@ -347,8 +449,7 @@ impl Records {
             _ => {}
         }
         let peer = ticket.addr.id;
-        let known = self.peer_mut(peer);
-        known.addrs = Addrs::of(&ticket.addr);
+        self.met(peer, Addrs::of(&ticket.addr));
         self.joined
             .retain(|joined| (joined.peer, joined.bucket) != (peer, ticket.bucket));
         self.joined.push(Joined {
@@ -373,5 +474,113 @@ impl Records {
             }
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grant::Key;
+
+    const BUCKET: BucketUid = BucketUid([1; 16]);
+    const NOW: Timestamp = Timestamp(100);
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes(&[n; 32])
+    }
+
+    fn grant(n: u8, to: u8, access: Access, expires: Option<i64>) -> Grant {
+        Grant {
+            id: GrantId([n; 16]),
+            bucket: BUCKET,
+            access,
+            branches: None,
+            expires: expires.map(Timestamp),
+            name: None,
+            created: Timestamp(1),
+            revoked: None,
+            keys: vec![Key {
+                peer: key(to).public(),
+                bound: Timestamp(1),
+                revoked: None,
+            }],
+            secret: None,
+        }
+    }
+
+    fn joined(from: u8, branches: &[&str]) -> Joined {
+        Joined {
+            bucket: BUCKET,
+            peer: key(from).public(),
+            access: Access::Read,
+            branches: branches.iter().map(ToString::to_string).collect(),
+            since: Timestamp(1),
+            expires: None,
+            grant: GrantId([9; 16]),
+            secret: Secret([9; 32]),
+        }
+    }
+
+    /// Of whom a node states what.
+    fn stated(records: &mut Records, now: Timestamp) -> Vec<(u8, Access)> {
+        records.restate(&key(1), now);
+        let members = records.members(key(1).public(), BUCKET, now);
+        let number = |id: EndpointId| (0..=255).find(|n| key(*n).public() == id).unwrap();
+        let each = members
+            .iter()
+            .map(|(id, member)| (number(*id), member.access));
+        let mut each: Vec<_> = each.collect();
+        each.sort_unstable();
+        each
+    }
+
+    #[test]
+    fn a_node_states_what_it_gave_and_joined_of_whole_buckets() {
+        let mut branch = grant(3, 4, Access::Write, None);
+        branch.branches = Some(vec![BranchId(1)]);
+        let mut records = Records {
+            buckets: vec![(BucketId(1), BUCKET)],
+            grants: vec![
+                grant(1, 2, Access::Write, Some(200)),
+                grant(2, 2, Access::Read, None),
+                branch,
+            ],
+            joined: vec![joined(5, &[]), joined(6, &["main"])],
+            ..Records::default()
+        };
+        let (read, write) = (Access::Read, Access::Write);
+        assert_eq!(stated(&mut records, NOW), [(2, write), (5, write)]);
+        let before = records.clone();
+        assert_eq!(stated(&mut records, NOW), [(2, write), (5, write)]);
+        assert_eq!(records, before);
+        // What ends leaves what goes on.
+        assert_eq!(
+            stated(&mut records, Timestamp(200)),
+            [(2, read), (5, write)]
+        );
+        records.revoke_peer(key(2).public(), NOW);
+        records.joined.clear();
+        assert_eq!(stated(&mut records, NOW), []);
+        assert_eq!(records.statements[&BUCKET].besides(None).len(), 2);
+        // Given anew.
+        records.grants.push(grant(4, 2, Access::Read, None));
+        assert_eq!(stated(&mut records, NOW), [(2, read)]);
+    }
+
+    #[test]
+    fn hints_count_until_a_node_says_itself_where_it_is() {
+        let addrs = |port: u16| Addrs {
+            direct: vec![([127, 0, 0, 1], port).into()],
+            relays: Vec::new(),
+        };
+        let mut records = Records::default();
+        let id = key(2).public();
+        records.hint(id, addrs(1));
+        records.hint(id, addrs(2));
+        records.hint(id, Addrs::default());
+        assert_eq!(records.peer(id).unwrap().addrs, addrs(2));
+        records.met(id, addrs(3));
+        records.hint(id, addrs(4));
+        assert_eq!(records.peer(id).unwrap().addrs, addrs(3));
     }
 }

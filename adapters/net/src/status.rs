@@ -5,6 +5,7 @@ use alknet_fs_core::{Cursor, Result, Timestamp};
 use iroh::EndpointId;
 use serde::{Deserialize, Serialize};
 
+use crate::cover::Role;
 use crate::grant::{Access, BucketUid};
 use crate::records::Records;
 
@@ -38,7 +39,9 @@ pub struct Link {
     pub bucket: BucketUid,
     /// Whether this node shares the bucket with the peer, rather than having joined it from there.
     pub shared: bool,
-    /// What the grant between them allows.
+    /// Whether they converse because others let both in, with no grant between them.
+    pub member: bool,
+    /// What the grant between them allows; where there is none, what the peer lets this node do.
     pub access: Access,
     /// Whether they converse.
     pub connected: bool,
@@ -71,6 +74,16 @@ pub struct Status {
     pub links: Vec<Link>,
 }
 
+impl Link {
+    pub(crate) fn role(&self) -> Role {
+        match (self.member, self.shared) {
+            (true, _) => Role::Member,
+            (false, true) => Role::Giver,
+            (false, false) => Role::Taker,
+        }
+    }
+}
+
 impl Status {
     /// Reads what the store's node told last, be it running or not.
     ///
@@ -92,13 +105,16 @@ impl Status {
             keys.map(|key| (key.peer, grant.bucket, true, grant.access))
         });
         for (peer, bucket, shared, access) in joined.chain(given) {
-            let is_it =
-                |link: &Link| (link.peer, link.bucket, link.shared) == (peer, bucket, shared);
+            let is_it = |link: &Link| {
+                let is_same = (link.peer, link.bucket, link.shared) == (peer, bucket, shared);
+                is_same && !link.member
+            };
             if !self.links.iter().any(is_it) {
                 self.links.push(Link {
                     peer,
                     bucket,
                     shared,
+                    member: false,
                     access,
                     connected: false,
                     seen: None,

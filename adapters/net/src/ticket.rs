@@ -64,6 +64,9 @@ pub(crate) struct Addrs {
 /// The most addresses of a node that are believed.
 const MAX_ADDRS: usize = 32;
 
+/// The longest address of a relay that is believed, in bytes.
+const MAX_URL: usize = 255;
+
 impl Addrs {
     pub(crate) fn of(addr: &EndpointAddr) -> Self {
         let relays = addr.relay_urls().map(ToString::to_string);
@@ -83,6 +86,7 @@ impl Addrs {
     /// Returns no more of what a peer said of itself than is believed.
     pub(crate) fn limited(mut self) -> Self {
         self.direct.truncate(MAX_ADDRS);
+        self.relays.retain(|url| url.len() <= MAX_URL);
         self.relays.truncate(MAX_ADDRS);
         self
     }

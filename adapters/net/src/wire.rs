@@ -3,12 +3,14 @@
 use std::fmt;
 
 use alknet_fs_core::sync::{MAX_FRAME, MAX_SCOPES, PROTOCOL, ReplicaId, Scope};
+use iroh::EndpointId;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, VarInt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::cover::Cover;
+use crate::cover::{Cover, Role};
 use crate::grant::{Access, BucketUid, GrantId, Refusal, Secret};
+use crate::members::Statement;
 use crate::status::Lacks;
 use crate::ticket::Addrs;
 
@@ -25,7 +27,10 @@ pub(crate) const MAX_HELLO: usize = 4 << 10;
 pub(crate) const MAX_ANSWER: usize = 256 << 10;
 
 /// The longest word on contents, in bytes.
-pub(crate) const MAX_LACKING: usize = 64;
+const MAX_LACKING: usize = 64;
+
+/// The longest word on members, in bytes.
+const MAX_MEMBERS: usize = 64 << 10;
 
 /// The versions of the protocol that a peer may list.
 const MAX_VERSIONS: usize = 16;
@@ -42,6 +47,10 @@ pub(crate) struct Hello {
     pub(crate) addrs: Addrs,
     /// The replica of the bucket that the asking side is.
     pub(crate) replica: ReplicaId,
+    /// The digest of the statements on members that the asking side has, where it exchanges any.
+    pub(crate) statements: Option<[u8; 16]>,
+    /// Where it asks as a member, without a grant: what it allows the answering side.
+    pub(crate) allows: Option<Access>,
 }
 
 impl Hello {
@@ -73,6 +82,8 @@ pub(crate) struct Welcome {
     pub(crate) addrs: Addrs,
     /// The replica of the bucket that the answering side is.
     pub(crate) replica: ReplicaId,
+    /// The digest of the statements on members that the answering side has, where it exchanges any.
+    pub(crate) statements: Option<[u8; 16]>,
 }
 
 impl Welcome {
@@ -89,25 +100,99 @@ impl Welcome {
     }
 }
 
-/// What is said of the contents that a node does not hold, on a stream that ends with it.
+/// What is said on a stream of its own, one way, that ends with it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Word {
+    Lacking(Lacking),
+    Members(Members),
+}
+
+/// What is said of the contents that a node does not hold.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lacking {
     pub(crate) bucket: BucketUid,
-    /// Whether whoever says it gave the grant.
-    pub(crate) shared: bool,
+    /// On which side of the grant whoever says it is.
+    pub(crate) role: Role,
     /// The digest of what it knows.
     pub(crate) state: [u8; 16],
     pub(crate) lacks: Lacks,
 }
 
-impl Lacking {
+/// What is said of who takes part in a bucket.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Members {
+    pub(crate) bucket: BucketUid,
+    pub(crate) statements: Vec<Statement>,
+    /// Where some of them may be.
+    pub(crate) hints: Vec<(EndpointId, Addrs)>,
+}
+
+impl Members {
+    /// Says all of it in as few words as it takes.
+    pub(crate) fn words(
+        bucket: BucketUid,
+        statements: Vec<Statement>,
+        hints: Vec<(EndpointId, Addrs)>,
+    ) -> Vec<Word> {
+        // What a statement takes at most, and what is left for what is around it.
+        const STATEMENT: usize = 192;
+        const ROOM: usize = MAX_MEMBERS - 64;
+        let empty = || Self {
+            bucket,
+            statements: Vec::new(),
+            hints: Vec::new(),
+        };
+        let (mut words, mut next, mut used) = (Vec::new(), empty(), 0);
+        let mut need = |next: &mut Self, size: usize| {
+            if used + size > ROOM {
+                words.push(Word::Members(std::mem::replace(next, empty())));
+                used = 0;
+            }
+            used += size;
+        };
+        for statement in statements {
+            need(&mut next, STATEMENT);
+            next.statements.push(statement);
+        }
+        for hint in hints {
+            let size = postcard::to_extend(&hint, Vec::new()).map_or(ROOM, |bytes| bytes.len());
+            if size < ROOM {
+                need(&mut next, size);
+                next.hints.push(hint);
+            }
+        }
+        words.push(Word::Members(next));
+        words
+    }
+}
+
+impl Word {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Writing to memory cannot fail.
         postcard::to_extend(self, vec![GREETING]).unwrap_or_default()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        decode(bytes).ok()
+        let longest = longest(bytes)?;
+        decode(bytes).ok().filter(|_| bytes.len() <= longest)
+    }
+
+    /// Reads a word, which takes up the rest of its stream; nothing where that is none.
+    pub(crate) async fn read(recv: &mut RecvStream) -> Option<Self> {
+        let mut begin = [0; 2];
+        recv.read_exact(&mut begin).await.ok()?;
+        let longest = longest(&begin)?;
+        let rest = recv.read_to_end(longest - begin.len()).await.ok()?;
+        Self::decode(&[&begin[..], &rest].concat())
+    }
+}
+
+/// Returns how long a word may be, which begins like this.
+fn longest(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [GREETING, 0, ..] => Some(MAX_LACKING),
+        [GREETING, 1, ..] => Some(MAX_MEMBERS),
+        _ => None,
     }
 }
 
@@ -128,10 +213,12 @@ pub(crate) enum Code {
     Replaced = 6,
     /// The grant changed: ask again.
     Changed = 7,
+    /// Nothing was said for long.
+    Idle = 8,
 }
 
 impl Code {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Stopping,
         Self::Revoked,
         Self::Expired,
@@ -139,6 +226,7 @@ impl Code {
         Self::Store,
         Self::Replaced,
         Self::Changed,
+        Self::Idle,
     ];
 
     pub(crate) fn from_wire(code: VarInt) -> Option<Self> {
@@ -168,6 +256,7 @@ impl fmt::Display for Code {
             Self::Store => "its store failed",
             Self::Replaced => "another conversation took the place of this one",
             Self::Changed => "the grant changed",
+            Self::Idle => "there was no news for long",
         })
     }
 }
@@ -298,29 +387,62 @@ pub(crate) fn hello(bytes: &[u8]) -> Result<Hello, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use alknet_fs_core::Timestamp;
+
     use super::*;
 
     #[test]
     fn the_longest_word_on_contents_fits_and_others_are_none() {
-        let said = Lacking {
+        let said = Word::Lacking(Lacking {
             bucket: BucketUid([255; 16]),
-            shared: true,
+            role: Role::Member,
             state: [255; 16],
             lacks: Lacks {
                 contents: u64::MAX,
                 bytes: u64::MAX,
             },
-        };
+        });
         let bytes = said.encode();
         assert!(bytes.len() <= MAX_LACKING, "{}", bytes.len());
-        assert_eq!(Lacking::decode(&bytes), Some(said));
+        assert_eq!(Word::decode(&bytes), Some(said));
         for len in 0..bytes.len() {
-            assert_eq!(Lacking::decode(&bytes[..len]), None);
+            assert_eq!(Word::decode(&bytes[..len]), None);
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert_eq!(Lacking::decode(&longer), None);
-        let mut newer = bytes;
-        newer[0] += 1;
-        assert_eq!(Lacking::decode(&newer), None);
+        assert_eq!(Word::decode(&longer), None);
+        for at in 0..2 {
+            let mut other = bytes.clone();
+            other[at] += 9;
+            assert_eq!(Word::decode(&other), None);
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_members_is_cut_into_words_that_fit() {
+        let key = iroh::SecretKey::from_bytes(&[7; 32]);
+        let bucket = BucketUid([255; 16]);
+        let what = (Some(Access::Write), Some(Timestamp(i64::MIN)));
+        let one = Statement::make(&key, bucket, key.public(), what, Timestamp(i64::MIN));
+        let addrs = |length: usize| Addrs {
+            direct: vec!["[::1]:65535".parse().unwrap(); 32],
+            relays: vec!["x".repeat(length); 32],
+        };
+        let mut hints = vec![(key.public(), addrs(100)); 50];
+        // It would fill a word by itself.
+        hints.push((key.public(), addrs(4000)));
+        let words = Members::words(bucket, vec![one; 4096], hints);
+        let (mut statements, mut hints) = (0, 0);
+        for word in words {
+            let bytes = word.encode();
+            assert!(bytes.len() <= MAX_MEMBERS, "{}", bytes.len());
+            match Word::decode(&bytes) {
+                Some(Word::Members(members)) => {
+                    statements += members.statements.len();
+                    hints += members.hints.len();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((statements, hints), (4096, 50));
     }
 }

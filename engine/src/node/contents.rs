@@ -106,13 +106,16 @@ impl Names {
 #[derive(Clone)]
 pub(super) struct Readers {
     store: Arc<dyn TreeStore>,
+    /// This node's key, where members that others let in may read too.
+    own: Option<EndpointId>,
     names: Arc<Mutex<HashMap<Part, Names>>>,
 }
 
 impl Readers {
-    pub(super) fn new(store: Arc<dyn TreeStore>) -> Self {
+    pub(super) fn new(store: Arc<dyn TreeStore>, own: Option<EndpointId>) -> Self {
         Self {
             store,
+            own,
             names: Arc::default(),
         }
     }
@@ -171,6 +174,15 @@ fn joined(txn: &dyn ReadTxn, records: &Records, peer: EndpointId) -> Result<Vec<
     Ok(parts)
 }
 
+/// Finds the buckets in which a peer takes part, whoever let it in.
+fn shared(records: &Records, own: EndpointId, peer: EndpointId) -> Vec<Part> {
+    let buckets = records.buckets.iter().filter(|(_, uid)| {
+        let members = records.members(own, *uid, now());
+        members.contains_key(&peer)
+    });
+    buckets.map(|(bucket, _)| (*bucket, None)).collect()
+}
+
 fn with_ancestors(txn: &dyn ReadTxn, branches: &[BranchId]) -> Result<BTreeSet<BranchId>> {
     let mut all = BTreeSet::new();
     for branch in branches {
@@ -190,6 +202,12 @@ impl wire::Access for Readers {
         let records = Records::load(&*txn)?;
         let mut parts = given(&*txn, &records, peer)?;
         parts.extend(joined(&*txn, &records, peer)?);
+        if let Some(own) = self.own {
+            let whole: Vec<_> = shared(&records, own, peer);
+            parts.extend(whole);
+            parts.sort_unstable();
+            parts.dedup();
+        }
         for part in parts {
             self.with(&*txn, &part, |names| {
                 let known = |names: &Names| hashes.iter().all(|h| names.hashes.contains(h));
@@ -464,9 +482,10 @@ impl Source {
             let Some(bucket) = records.bucket(link.bucket) else {
                 continue;
             };
-            let parts = match link.shared {
-                true => given(&*txn, &records, link.peer)?,
-                false => joined(&*txn, &records, link.peer)?,
+            let parts = match (link.member, link.shared) {
+                (true, _) => vec![(bucket, None)],
+                (false, true) => given(&*txn, &records, link.peer)?,
+                (false, false) => joined(&*txn, &records, link.peer)?,
             };
             let mut of_bucket = parts.into_iter().filter(|(of, _)| *of == bucket);
             let Some((_, mut branches)) = of_bucket.next() else {

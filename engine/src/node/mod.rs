@@ -25,7 +25,7 @@ use contents::{Readers, Source};
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
 pub use records::{
-    GrantInfo, JoinInfo, JoinOptions, MissingContents, PeerInfo, PeerStatus, ShareOptions,
+    GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus, ShareOptions,
     SyncStatus,
 };
 
@@ -70,6 +70,15 @@ impl NodeOptions {
     #[must_use]
     pub fn mdns(mut self, mdns: bool) -> Self {
         self.net.mdns = mdns;
+        self
+    }
+
+    /// Sets whether the node converses with nodes that others let into a whole bucket, and finds out by
+    /// gossip who of them has news: so that those that share a bucket go on while the one from which
+    /// they have it is away. By default it does. Otherwise only what was shared and joined here counts.
+    #[must_use]
+    pub fn gossip(mut self, gossip: bool) -> Self {
+        self.net.gossip = gossip;
         self
     }
 }
@@ -146,7 +155,9 @@ impl Node {
             .enable_all()
             .build()?;
         let (tree, contents) = (Arc::clone(&inner.tree), inner.contents.clone());
-        let (readers, net) = (Readers::new(Arc::clone(&tree)), options.net.clone());
+        let net = options.net.clone();
+        let own = net.gossip.then(|| key.public());
+        let readers = Readers::new(Arc::clone(&tree), own);
         let access = Arc::new(readers.clone());
         let started = on(&runtime, async move {
             let blobs = BlobStore::spawn(Arc::clone(&tree), contents, Default::default())?;

@@ -1,12 +1,13 @@
 //! Sharing, joining, and telling how it stands: what any process of a store may do.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::branch;
 use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use alknet_fs_net::{
-    Access, Behind, EndpointAddr, Grant, GrantId, NetOptions, Offer, Records, Status, Ticket,
+    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, NetOptions, Offer, Records, Status, Ticket,
     reserve, secret_key,
 };
 
@@ -127,7 +128,20 @@ pub struct JoinInfo {
     pub expires: Option<Timestamp>,
 }
 
-/// A node that this one shares with.
+/// A bucket in which a node takes part because others let it in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// The bucket's name; nothing where the bucket was deleted.
+    pub bucket: Option<String>,
+    /// What it may do.
+    pub access: Access,
+    /// The key of the node that let it in.
+    pub by: String,
+    /// What that node is called here.
+    pub by_name: Option<String>,
+}
+
+/// A node that this one has to do with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerInfo {
     /// Its key.
@@ -138,6 +152,8 @@ pub struct PeerInfo {
     pub grants: Vec<GrantInfo>,
     /// What was joined from it.
     pub joined: Vec<JoinInfo>,
+    /// What others let it into, without a grant between it and this node.
+    pub member: Vec<MemberInfo>,
 }
 
 /// How many contents are missing on a side.
@@ -160,7 +176,10 @@ pub struct PeerStatus {
     pub bucket: Option<String>,
     /// Whether this store shares the bucket with the peer, rather than having joined it from there.
     pub shared: bool,
-    /// What the grant between them allows.
+    /// Whether others let both into the bucket: there is no grant between them. Such a peer is told of
+    /// while they are connected.
+    pub member: bool,
+    /// What the grant between them allows; where there is none, what the peer lets this store do.
     pub access: Access,
     /// Whether they are connected.
     pub connected: bool,
@@ -197,9 +216,11 @@ pub struct SyncStatus {
 }
 
 impl SyncStatus {
-    /// Tells whether there is a peer, and all are synced.
+    /// Tells whether there is a peer with whom this store shares or from which it joined something, and
+    /// all of these are synced.
     pub fn is_synced(&self) -> bool {
-        !self.peers.is_empty() && self.peers.iter().all(|peer| peer.synced)
+        let mut own = self.peers.iter().filter(|peer| !peer.member).peekable();
+        own.peek().is_some() && own.all(|peer| peer.synced)
     }
 }
 
@@ -406,10 +427,29 @@ impl Store {
             .collect()
     }
 
-    /// Returns the nodes that this one has to do with.
+    /// Returns the nodes that this one has to do with: those that it let in or joined something from,
+    /// and those that others let into the same buckets.
     pub fn peers(&self) -> Result<Vec<PeerInfo>> {
         let txn = self.inner.tree.read()?;
         let records = Records::load(&*txn)?;
+        let mut members: HashMap<EndpointId, Vec<MemberInfo>> = HashMap::new();
+        if !records.buckets.is_empty() {
+            let own = secret_key(&*self.inner.tree)?.public();
+            for (bucket, uid) in &records.buckets {
+                let name = name_of(&*txn, Some(*bucket))?;
+                for (id, member) in records.members(own, *uid, now()) {
+                    if !records.is_direct(id, *uid, now()) {
+                        let by = records.peer(member.by);
+                        members.entry(id).or_default().push(MemberInfo {
+                            bucket: name.clone(),
+                            access: member.access,
+                            by: member.by.to_string(),
+                            by_name: by.and_then(|by| by.name.clone()),
+                        });
+                    }
+                }
+            }
+        }
         let mut peers = Vec::new();
         for known in &records.peers {
             let grants = records.grants_of(known.id, now());
@@ -429,8 +469,19 @@ impl Store {
                 name: known.name.clone(),
                 grants: grants.collect::<Result<_>>()?,
                 joined,
+                member: members.remove(&known.id).unwrap_or_default(),
             });
         }
+        // Those of whom nobody said where they are.
+        let mut others: Vec<_> = members.into_iter().collect();
+        others.sort_unstable_by_key(|(id, _)| *id);
+        peers.extend(others.into_iter().map(|(id, member)| PeerInfo {
+            id: id.to_string(),
+            name: None,
+            grants: Vec::new(),
+            joined: Vec::new(),
+            member,
+        }));
         Ok(peers)
     }
 
@@ -540,12 +591,15 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
     told.complete(&records);
     let mut peers = Vec::new();
     for link in told.links {
+        let connected = link.connected && running.is_some();
+        if link.member && !connected {
+            continue;
+        }
         let bucket = records.bucket(link.bucket);
         let contents_here = match bucket {
             Some(bucket) => missing_here(&*txn, bucket, running.is_some())?,
             None => MissingContents::default(),
         };
-        let connected = link.connected && running.is_some();
         // What was committed since is not known to anybody yet.
         let told_all = match (bucket, link.gathered) {
             (Some(bucket), Some(gathered)) => is_current(&*txn, bucket, gathered)?,
@@ -565,6 +619,7 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             name: records.peer(link.peer).and_then(|peer| peer.name.clone()),
             bucket: name_of(&*txn, bucket)?,
             shared: link.shared,
+            member: link.member,
             access: link.access,
             connected,
             seen: link.seen,

@@ -1,5 +1,6 @@
 //! Nodes on this machine, each with a store of its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,9 @@ use alknet_fs_core::edit::{Context, Editor, SetAttrs};
 use alknet_fs_core::store::{BranchId, BucketId, Durability, Store};
 use alknet_fs_core::tree::{self, Walk};
 use alknet_fs_core::{Timestamp, TreePath};
-use alknet_fs_net::{Access, Bind, Link, Net, NetOptions, Offer, Records, Ticket};
+use alknet_fs_net::{
+    Access, Bind, EndpointId, Link, Member, Net, NetOptions, Offer, Records, Ticket,
+};
 use alknet_fs_net::{secret_key, share};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use tempfile::TempDir;
@@ -66,9 +69,14 @@ impl Node {
     }
 
     pub(crate) async fn run(&mut self) {
+        self.run_with(true).await;
+    }
+
+    pub(crate) async fn run_with(&mut self, gossip: bool) {
         let key = secret_key(&*self.store).unwrap();
         let options = NetOptions {
             bind: Bind::Loopback,
+            gossip,
             ..NetOptions::default()
         };
         let net = Net::start(Arc::clone(&self.store), key, &options, |router| router);
@@ -144,6 +152,34 @@ impl Node {
         .unwrap();
     }
 
+    pub(crate) fn id(&self) -> EndpointId {
+        secret_key(&*self.store).unwrap().public()
+    }
+
+    pub(crate) fn records(&self) -> Records {
+        Records::load(&*self.store.read().unwrap()).unwrap()
+    }
+
+    /// Who takes part in a bucket, and what each may do.
+    pub(crate) fn members(&self, bucket: BucketId) -> BTreeMap<EndpointId, Member> {
+        let records = self.records();
+        let uid = records.uid(bucket).unwrap();
+        records.members(self.id(), uid, now())
+    }
+
+    /// Waits until these are all that take part, and it is known where they are.
+    pub(crate) async fn sees(&self, bucket: BucketId, others: &[&Self]) {
+        let mut ids: Vec<_> = others.iter().map(|other| other.id()).collect();
+        ids.sort_unstable();
+        until("the members", async || {
+            let members: Vec<_> = self.members(bucket).into_keys().collect();
+            let records = self.records();
+            let is_known = |id| records.peer(id).is_some_and(|p| !p.addr().is_empty());
+            members == ids && members.into_iter().all(is_known)
+        })
+        .await;
+    }
+
     pub(crate) async fn links(&self) -> Vec<Link> {
         self.net().status().await.links
     }
@@ -151,6 +187,15 @@ impl Node {
     pub(crate) async fn shows(&self, bucket: BucketId, branch: &str, paths: &[&str]) {
         let what = format!("{paths:?} in {branch}");
         until(&what, async || self.paths(bucket, branch) == paths).await;
+    }
+
+    pub(crate) async fn in_step_with(&self, other: &Self) {
+        until("in step", async || {
+            let links = self.links().await;
+            let mut links = links.iter();
+            links.any(|link| link.peer == other.id() && link.in_step)
+        })
+        .await;
     }
 
     pub(crate) async fn in_step(&self) {

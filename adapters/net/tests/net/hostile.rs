@@ -96,7 +96,10 @@ async fn until_reset(recv: &mut RecvStream) -> u32 {
 fn hello(format: u8, versions: &[u8], bucket: BucketUid, ticket: Option<&Ticket>) -> Vec<u8> {
     let ticket = ticket.map(|ticket| (ticket.grant, ticket.secret.clone()));
     let addrs = (Vec::<std::net::SocketAddr>::new(), Vec::<String>::new());
-    let hello = (versions, bucket, ticket, addrs, [8u8; 16]);
+    let (statements, allows) = (None::<[u8; 16]>, None::<Access>);
+    let hello = (
+        versions, bucket, ticket, addrs, [8u8; 16], statements, allows,
+    );
     postcard::to_extend(&hello, vec![format]).unwrap()
 }
 
@@ -378,8 +381,10 @@ async fn what_a_peer_says_that_it_lacks_is_only_what_it_says() {
         let _ = send.write_all(bytes).await;
         let _ = send.finish();
     };
-    let word = |bucket: BucketUid, shared: bool, contents: u64| {
-        let said = (bucket, shared, [7_u8; 16], (contents, 70_u64));
+    let word = |bucket: BucketUid, giver: bool, contents: u64| {
+        // On contents; whether it gave the grant, or was given it.
+        let kind = [0, u8::from(!giver)];
+        let said = (kind[0], bucket, kind[1], [7_u8; 16], (contents, 70_u64));
         postcard::to_extend(&said, vec![1]).unwrap()
     };
     tell(&[]).await;
