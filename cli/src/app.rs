@@ -138,7 +138,8 @@ pub(crate) fn file_name(path: &Path) -> Result<&str> {
 fn log_to_stderr(verbose: u8, quiet: bool) {
     let default = match (quiet, verbose) {
         (true, _) => "off",
-        (false, 0) => "warn",
+        // That a member is not reached is nothing to warn of: others are asked.
+        (false, 0) => "warn,iroh_gossip=error",
         (false, 1) => "info",
         (false, _) => "debug",
     };

@@ -982,6 +982,9 @@ pub(crate) struct RunNode {
     /// Announce the node on the local network by mDNS, and look for peers there
     #[arg(long, conflicts_with = "loopback")]
     pub(crate) mdns: bool,
+    /// Converse only with nodes that were let in here or gave a ticket, not with whom those let in
+    #[arg(long)]
+    pub(crate) no_gossip: bool,
     /// Use this relay for nodes that cannot be reached directly; may be given several times
     #[arg(long, value_name = "URL")]
     pub(crate) relay: Vec<alknet_fs::node::RelayUrl>,

@@ -388,6 +388,78 @@ fn a_node_that_is_killed_comes_back_while_others_use_its_store() {
 }
 
 #[test]
+fn two_that_joined_from_one_go_on_without_it() {
+    let (a, mut b, mut c) = (Side::new(), Side::new(), Side::new());
+    for side in [&mut b, &mut c] {
+        let ticket = a.store.share("default", &ShareOptions::new()).unwrap();
+        let named = JoinOptions::new().name("joined");
+        side.bucket = side.store.join(&ticket, &named).unwrap();
+    }
+    let a_id = a.node.id().to_owned();
+    for (side, other) in [(&b, &c), (&c, &b)] {
+        side.store.name_peer(&a_id, "hub").unwrap();
+        until("each knows of the other", || {
+            let peers = side.store.peers().unwrap();
+            let peer = peers.iter().find(|peer| peer.id == other.node.id());
+            peer.is_some_and(|peer| {
+                let [member] = &peer.member[..] else {
+                    return false;
+                };
+                assert!(peer.grants.is_empty() && peer.joined.is_empty());
+                assert_eq!(member.bucket.as_deref(), Some("joined"));
+                assert_eq!(member.access, Access::Write);
+                assert_eq!(
+                    (&*member.by, member.by_name.as_deref()),
+                    (&*a_id, Some("hub"))
+                );
+                true
+            })
+        });
+    }
+    // Whom the hub let in itself, it knows by that.
+    let peers = a.store.peers().unwrap();
+    assert!(peers.len() == 2 && peers.iter().all(|peer| peer.member.is_empty()));
+    a.write("/hubs", "only there");
+    until("its name is known", || {
+        b.has("main", "/hubs") && c.has("main", "/hubs")
+    });
+    a.node.stop();
+    b.write("/f", "of b");
+    c.reads("main", "/f", "of b");
+    c.write("/g", "of c");
+    b.reads("main", "/g", "of c");
+    c.store.name_peer(b.node.id(), "b").unwrap();
+    until("other processes see it", || {
+        let status = c.store.sync_status().unwrap();
+        let with_b = status.peers.iter().find(|peer| peer.member);
+        with_b.is_some_and(|with_b| {
+            assert_eq!(with_b.peer, b.node.id());
+            assert_eq!(with_b.name.as_deref(), Some("b"));
+            assert!(with_b.connected && !with_b.shared && with_b.trouble.is_none());
+            // Both read only what they wanted: the hub's file is missing on either side.
+            with_b.in_step
+                && with_b.contents_here.contents == 1
+                && with_b
+                    .contents_there
+                    .is_some_and(|there| there.contents == 1)
+        })
+    });
+    // Whether the bucket is synced, the hub says, not what members do.
+    assert!(!c.node.status().unwrap().is_synced());
+    // Of a content that only the hub has, it is said that b was asked.
+    let main = c.bucket.main().unwrap();
+    let short = Fetching::new().timeout(Duration::from_secs(5));
+    let error = main.fetching(&short).read("/hubs").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
+    assert_eq!(error.asked(), ["b"]);
+    b.node.stop();
+    until("b is away", || {
+        let status = c.node.status().unwrap();
+        status.peers.iter().all(|peer| !peer.member)
+    });
+}
+
+#[test]
 fn what_a_peer_keeps_makes_room_here_and_comes_back() {
     let [a, b] = pair();
     a.write("/f", "shared");

@@ -46,6 +46,7 @@ pub struct PeerStatusInfo {
     pub name: Option<String>,
     pub bucket: Option<String>,
     pub shared: bool,
+    pub member: bool,
     pub access: String,
     pub connected: bool,
     pub seen: Option<BigInt>,
@@ -63,6 +64,7 @@ impl From<node::PeerStatus> for PeerStatusInfo {
             name: status.name,
             bucket: status.bucket,
             shared: status.shared,
+            member: status.member,
             access: status.access.name().to_owned(),
             connected: status.connected,
             seen: status.seen.map(|at| at.0.into()),
@@ -138,13 +140,23 @@ pub struct JoinFacts {
     pub expires: Option<BigInt>,
 }
 
-/// A node that this store shares with.
+/// Something that others let a node into.
+#[napi(object)]
+pub struct MemberFacts {
+    pub bucket: Option<String>,
+    pub access: String,
+    pub by: String,
+    pub by_name: Option<String>,
+}
+
+/// A node that this store has to do with.
 #[napi(object)]
 pub struct PeerFacts {
     pub id: String,
     pub name: Option<String>,
     pub grants: Vec<GrantFacts>,
     pub joined: Vec<JoinFacts>,
+    pub member: Vec<MemberFacts>,
 }
 
 impl From<node::PeerInfo> for PeerFacts {
@@ -156,11 +168,18 @@ impl From<node::PeerInfo> for PeerFacts {
             since: join.since.0.into(),
             expires: join.expires.map(|at| at.0.into()),
         });
+        let member = peer.member.into_iter().map(|member| MemberFacts {
+            bucket: member.bucket,
+            access: member.access.name().to_owned(),
+            by: member.by,
+            by_name: member.by_name,
+        });
         Self {
             id: peer.id,
             name: peer.name,
             grants: peer.grants.into_iter().map(GrantFacts::from).collect(),
             joined: joined.collect(),
+            member: member.collect(),
         }
     }
 }
@@ -174,11 +193,14 @@ pub struct NodeSettings {
     pub n0: Option<bool>,
     pub relays: Option<Vec<String>>,
     pub mdns: Option<bool>,
+    pub gossip: Option<bool>,
 }
 
 impl NodeSettings {
     fn options(self) -> Result<NodeOptions> {
-        let mut options = NodeOptions::new().mdns(self.mdns == Some(true));
+        let mut options = NodeOptions::new()
+            .mdns(self.mdns == Some(true))
+            .gossip(self.gossip != Some(false));
         if self.loopback == Some(true) {
             options = options.bind(Bind::Loopback);
         }

@@ -4,8 +4,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use alknet_fs::node::{
-    Access, Behind, Bind, GrantInfo, JoinOptions, MissingContents, Node, NodeOptions, PeerStatus,
-    Relays, ShareOptions, Ticket,
+    Access, Behind, Bind, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node, NodeOptions,
+    PeerStatus, Relays, ShareOptions, Ticket,
 };
 use alknet_fs::{Error, ErrorKind, Task};
 use serde::Serialize;
@@ -168,6 +168,29 @@ struct PeerRecord<'a> {
     grants: Vec<GrantRecord<'a>>,
     /// The buckets that were joined from it.
     joined: Vec<&'a str>,
+    /// What others let it into.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    member: Vec<MemberRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct MemberRecord<'a> {
+    bucket: Option<&'a str>,
+    access: Access,
+    by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_name: Option<&'a str>,
+}
+
+impl<'a> MemberRecord<'a> {
+    fn new(member: &'a MemberInfo) -> Self {
+        Self {
+            bucket: member.bucket.as_deref(),
+            access: member.access,
+            by: &member.by,
+            by_name: member.by_name.as_deref(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -236,6 +259,13 @@ fn given(grant: &GrantInfo) -> String {
     format!("{bucket}{branches}: {}", grant.access.name())
 }
 
+fn let_in(member: &MemberInfo) -> String {
+    let bucket = member.bucket.as_deref().unwrap_or("(deleted)");
+    let by = member.by_name.as_deref();
+    let by = by.unwrap_or_else(|| short(&member.by));
+    format!("{bucket}: {}, by {by}", member.access.name())
+}
+
 fn list_peers(app: &App) -> Result<()> {
     let peers = app.store()?.peers()?;
     let mut table = Table::new(&["peer", "name", "may", "joined from it"]);
@@ -247,8 +277,10 @@ fn list_peers(app: &App) -> Result<()> {
             name: peer.name.as_deref(),
             grants: peer.grants.iter().map(GrantRecord::new).collect(),
             joined: joined.clone(),
+            member: peer.member.iter().map(MemberRecord::new).collect(),
         })?;
-        let may: Vec<_> = peer.grants.iter().map(given).collect();
+        let may = peer.grants.iter().map(given);
+        let may: Vec<_> = may.chain(peer.member.iter().map(let_in)).collect();
         let or_none = |text: String| {
             if text.is_empty() {
                 "-".to_owned()
@@ -305,6 +337,8 @@ struct StatusRecord<'a> {
     name: Option<&'a str>,
     bucket: Option<&'a str>,
     shared: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    member: bool,
     access: Access,
     connected: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -318,6 +352,11 @@ struct StatusRecord<'a> {
     contents_there: Option<Missing>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'a str>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 #[derive(Serialize)]
@@ -380,9 +419,11 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             () => ("away", WARN),
         };
         let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
-        let may = match (peer.shared, peer.access) {
-            (true, access) => format!("it may {}", access.name()),
-            (false, access) => access.name().to_owned(),
+        let access = peer.access.name();
+        let may = match (peer.member, peer.shared) {
+            (true, _) => format!("{access}, as others say"),
+            (false, true) => format!("it may {access}"),
+            (false, false) => access.to_owned(),
         };
         table.push(vec![
             Cell::new(who).styled(BOLD),
@@ -416,7 +457,8 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             .note(format_args!("{} runs the node", printable(owner))),
         None => app.out.note("no node runs: start `alkfs node`"),
     }
-    match wait.is_some() && !status.peers.iter().all(|peer| peer.synced) {
+    let mut own = status.peers.iter().filter(|peer| !peer.member);
+    match wait.is_some() && !own.all(|peer| peer.synced) {
         true => Err(Failure::Found),
         false => Ok(()),
     }
@@ -428,6 +470,7 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
         name: peer.name.as_deref(),
         bucket: peer.bucket.as_deref(),
         shared: peer.shared,
+        member: peer.member,
         access: peer.access,
         connected: peer.connected,
         seen: peer.seen.map(output::rfc3339),
@@ -467,7 +510,7 @@ struct NodeRecord<'a> {
 }
 
 pub(crate) fn node(app: &App, args: &RunNode) -> Result<()> {
-    let mut options = NodeOptions::new().mdns(args.mdns);
+    let mut options = NodeOptions::new().mdns(args.mdns).gossip(!args.no_gossip);
     if args.loopback {
         options = options.bind(Bind::Loopback);
     }

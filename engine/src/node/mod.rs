@@ -25,8 +25,8 @@ use contents::{Readers, Source};
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
 pub use records::{
-    GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus, ShareOptions,
-    SyncStatus,
+    GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus,
+    ShareOptions, SyncStatus,
 };
 
 /// How a node takes part in the network. By default it listens on every address of the machine and

@@ -7,8 +7,8 @@ use alknet_fs_core::branch;
 use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use alknet_fs_net::{
-    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, NetOptions, Offer, Records, Status, Ticket,
-    reserve, secret_key,
+    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, NetOptions, Offer, Records, Status,
+    Ticket, reserve, secret_key,
 };
 
 use super::tally::{is_current, missing_here};
