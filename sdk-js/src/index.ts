@@ -42,6 +42,7 @@ export type {
   GrantInfo,
   ImportReport,
   JoinInfo,
+  MemberInfo,
   NameConflict,
   NamedEntry,
   PathEntry,

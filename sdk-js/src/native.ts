@@ -364,7 +364,9 @@ export interface PeerStatus {
   bucket?: string;
   /** Whether this store shares the bucket with the peer, rather than having joined it from there. */
   shared: boolean;
-  /** What the grant between them allows. */
+  /** Whether others let both into the bucket, with no grant between them. */
+  member: boolean;
+  /** What the grant between them allows; where there is none, what the peer lets this store do. */
   access: Access;
   connected: boolean;
   /** When the peer was last known to be there, in nanoseconds since 1970. */
@@ -431,7 +433,19 @@ export interface JoinInfo {
   expires?: bigint;
 }
 
-/** A node that this store shares with. */
+/** Something that others let a node into. */
+export interface MemberInfo {
+  /** The bucket's name; absent where it was deleted. */
+  bucket?: string;
+  /** What the node may do. */
+  access: Access;
+  /** The key of the node that let it in. */
+  by: string;
+  /** What that node is called here. */
+  byName?: string;
+}
+
+/** A node that this store has to do with. */
 export interface PeerInfo {
   /** Its key. */
   id: string;
@@ -441,6 +455,8 @@ export interface PeerInfo {
   grants: GrantInfo[];
   /** What was joined from it. */
   joined: JoinInfo[];
+  /** What others let it into, without a grant between it and this store. */
+  member: MemberInfo[];
 }
 
 /** What a bucket does about contents that are elsewhere. */
@@ -528,6 +544,7 @@ export interface NodeSettings {
   n0?: boolean;
   relays?: string[];
   mdns?: boolean;
+  gossip?: boolean;
 }
 
 export interface ShareSettings {

@@ -22,6 +22,11 @@ export interface NodeOptions {
   relays?: 'n0' | string[];
   /** Whether it says on the local network, by mDNS, where it is, and looks there for its peers. */
   mdns?: boolean;
+  /**
+   * Whether it converses with nodes that others let into the same buckets, too, and finds out by gossip
+   * who of them has news; otherwise it does.
+   */
+  gossip?: boolean;
 }
 
 /** What to share of a bucket: all of it, to read and to write, for good, unless stated. */
@@ -115,7 +120,7 @@ export interface WaitOptions extends Pick<TaskOptions, 'signal'> {
 
 /** @internal */
 export function toNodeSettings(options: NodeOptions | undefined): NodeSettings {
-  const { loopback, port, relays, mdns } = toObject(options);
+  const { loopback, port, relays, mdns, gossip } = toObject(options);
   if (port !== undefined) {
     integer(port, 'options.port', 0, 65_535);
   }
@@ -126,6 +131,7 @@ export function toNodeSettings(options: NodeOptions | undefined): NodeSettings {
     loopback: loopback === true,
     n0: relays === 'n0',
     mdns: mdns === true,
+    gossip: gossip !== false,
     ...(port === undefined ? {} : { port }),
     ...(Array.isArray(relays) && relays.length > 0
       ? { relays: toTexts(relays, 'options.relays') }

@@ -277,7 +277,7 @@ impl News {
     }
 }
 
-/// Keeps everybody from the gossip protocol, either way, with whom this node has nothing to do.
+/// Keeps everybody from the gossip protocol, either way, who is a member of nothing here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<Mutex<Known>>);
 

@@ -47,7 +47,9 @@ mod _native {
     #[pymodule_export]
     use crate::file::File;
     #[pymodule_export]
-    use crate::node::{Behind, GrantInfo, JoinInfo, Node, PeerInfo, PeerStatus, SyncStatus};
+    use crate::node::{
+        Behind, GrantInfo, JoinInfo, MemberInfo, Node, PeerInfo, PeerStatus, SyncStatus,
+    };
     #[pymodule_export]
     use crate::reader::Reader;
     #[pymodule_export]

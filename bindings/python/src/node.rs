@@ -45,7 +45,10 @@ report! {
         bucket: Option<String>,
         /// Whether this store shares the bucket with the peer, rather than having joined it from there.
         shared: bool,
-        /// What the grant between them allows: `"read"` or `"write"`.
+        /// Whether others let both into the bucket, with no grant between them.
+        member: bool,
+        /// What the grant between them allows: `"read"` or `"write"`; where there is none, what the peer
+        /// lets this store do.
         access: String,
         /// Whether they are connected.
         connected: bool,
@@ -72,6 +75,7 @@ impl From<alknet_fs::node::PeerStatus> for PeerStatus {
             name: status.name,
             bucket: status.bucket,
             shared: status.shared,
+            member: status.member,
             access: status.access.name().to_owned(),
             connected: status.connected,
             seen_ns: status.seen.map(|at| at.0),
@@ -169,7 +173,21 @@ report! {
 }
 
 report! {
-    /// A node that this store shares with.
+    /// Something that others let a node into.
+    MemberInfo {
+        /// The bucket's name; `None` where it was deleted.
+        bucket: Option<String>,
+        /// What the node may do: `"read"` or `"write"`.
+        access: String,
+        /// The key of the node that let it in.
+        by: String,
+        /// What that node is called here.
+        by_name: Option<String>,
+    }
+}
+
+report! {
+    /// A node that this store has to do with.
     PeerInfo {
         /// Its key.
         id: String,
@@ -179,6 +197,8 @@ report! {
         grants: Vec<GrantInfo>,
         /// What was joined from it.
         joined: Vec<JoinInfo>,
+        /// What others let it into, without a grant between it and this store.
+        member: Vec<MemberInfo>,
     }
 }
 
@@ -191,11 +211,18 @@ impl From<alknet_fs::node::PeerInfo> for PeerInfo {
             since_ns: join.since.0,
             expires_ns: join.expires.map(|at| at.0),
         });
+        let member = peer.member.into_iter().map(|member| MemberInfo {
+            bucket: member.bucket,
+            access: member.access.name().to_owned(),
+            by: member.by,
+            by_name: member.by_name,
+        });
         Self {
             id: peer.id,
             name: peer.name,
             grants: peer.grants.into_iter().map(GrantInfo::from).collect(),
             joined: joined.collect(),
+            member: member.collect(),
         }
     }
 }
@@ -222,10 +249,11 @@ impl Node {
         loopback: bool,
         port: Option<u16>,
         relays: Option<Vec<String>>,
-        mdns: bool,
+        (mdns, gossip): (bool, bool),
     ) -> PyResult<Self> {
         let node = store.run(py, |store| {
-            let mut options = NodeOptions::new().relays(self::relays(relays)?).mdns(mdns);
+            let options = NodeOptions::new().relays(self::relays(relays)?);
+            let mut options = options.mdns(mdns).gossip(gossip);
             if loopback {
                 options = options.bind(Bind::Loopback);
             }

@@ -284,7 +284,7 @@ impl Store {
         Ok(report.map(GcReport::from))
     }
 
-    #[pyo3(signature = (loopback, port, relays, mdns))]
+    #[pyo3(signature = (loopback, port, relays, mdns, gossip))]
     fn _start_node(
         &self,
         py: Python<'_>,
@@ -292,8 +292,9 @@ impl Store {
         port: Option<u16>,
         relays: Option<Vec<String>>,
         mdns: bool,
+        gossip: bool,
     ) -> PyResult<Node> {
-        Node::start(py, &self.0, loopback, port, relays, mdns)
+        Node::start(py, &self.0, loopback, port, relays, (mdns, gossip))
     }
 
     fn _share(

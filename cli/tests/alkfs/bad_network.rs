@@ -281,6 +281,44 @@ fn five_nodes_in_a_mesh_do_without_some_of_them() {
 }
 
 #[test]
+fn four_that_joined_from_a_hub_go_on_while_it_is_cut_off() {
+    let Some(network) = Network::new(5) else {
+        return;
+    };
+    let hosts = network.nodes();
+    for host in &hosts[1..] {
+        host.join(&hosts[0]);
+    }
+    everywhere_joined(&hosts);
+    for host in &hosts[1..] {
+        within(60, "they know of each other", || {
+            let peers = host.bench.json(&["peers", "list"]);
+            let came_by_others = peers.iter().filter(|peer| peer["member"].is_array());
+            came_by_others.count() == 3
+        });
+    }
+    network.part(&[0]);
+    for (n, host) in hosts.iter().enumerate() {
+        host.bench.put(&format!("/of-{n}"), format!("of {n}"));
+        host.bench.put("/all", format!("all, by {n}"));
+    }
+    for n in 1..5 {
+        everywhere(&hosts[1..], &format!("/of-{n}"), &format!("of {n}"));
+    }
+    everywhere(&hosts[1..], "/all", "all, by 4");
+    let apart = (hosts[0].text("/of-1"), hosts[1].text("/of-0"));
+    assert_eq!(apart, (None, None));
+    network.heal();
+    for n in 0..5 {
+        everywhere(&hosts, &format!("/of-{n}"), &format!("of {n}"));
+    }
+    everywhere(&hosts, "/all", "all, by 4");
+    for host in &hosts {
+        assert_eq!(names(&host.bench), names(&hosts[0].bench));
+    }
+}
+
+#[test]
 fn nodes_that_cannot_reach_each_other_meet_at_a_relay() {
     let Some(network) = Network::new(3) else {
         return;

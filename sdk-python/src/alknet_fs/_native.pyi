@@ -33,6 +33,7 @@ __all__ = [
     "GrantInfo",
     "ImportReport",
     "JoinInfo",
+    "MemberInfo",
     "NameConflict",
     "Node",
     "PeerInfo",
@@ -320,6 +321,8 @@ class PeerStatus:
     @property
     def shared(self) -> bool: ...
     @property
+    def member(self) -> bool: ...
+    @property
     def access(self) -> Access: ...
     @property
     def connected(self) -> bool: ...
@@ -392,6 +395,19 @@ class JoinInfo:
     __hash__ = None  # type: ignore[assignment]
 
 @final
+class MemberInfo:
+    @property
+    def bucket(self) -> str | None: ...
+    @property
+    def access(self) -> Access: ...
+    @property
+    def by(self) -> str: ...
+    @property
+    def by_name(self) -> str | None: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    __hash__ = None  # type: ignore[assignment]
+
+@final
 class PeerInfo:
     @property
     def id(self) -> str: ...
@@ -401,6 +417,8 @@ class PeerInfo:
     def grants(self) -> list[GrantInfo]: ...
     @property
     def joined(self) -> list[JoinInfo]: ...
+    @property
+    def member(self) -> list[MemberInfo]: ...
     def __eq__(self, other: object, /) -> bool: ...
     __hash__ = None  # type: ignore[assignment]
 
@@ -790,7 +808,12 @@ class Store:
     ) -> GcReport | None: ...
     def compact(self) -> int: ...
     def _start_node(
-        self, loopback: bool, port: int | None, relays: list[str] | None, mdns: bool
+        self,
+        loopback: bool,
+        port: int | None,
+        relays: list[str] | None,
+        mdns: bool,
+        gossip: bool,
     ) -> Node: ...
     def _share(
         self,

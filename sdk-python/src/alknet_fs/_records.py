@@ -35,6 +35,7 @@ _RECORDS = (
     _native.GrantInfo,
     _native.ImportReport,
     _native.JoinInfo,
+    _native.MemberInfo,
     _native.NameConflict,
     _native.PeerInfo,
     _native.PeerStatus,

@@ -1144,10 +1144,16 @@ class Store:
         port: int | None = None,
         relays: Literal["n0"] | Iterable[str] | None = None,
         mdns: bool = False,
+        gossip: bool = True,
     ) -> _Opening[Node]:
         """Start the store's node: ``async with store.node()``; see ``alknet_fs.Store.node``."""
         work = functools.partial(
-            self._sync.node, loopback=loopback, port=port, relays=relays, mdns=mdns
+            self._sync.node,
+            loopback=loopback,
+            port=port,
+            relays=relays,
+            mdns=mdns,
+            gossip=gossip,
         )
         return _opens(work, Node, _node.Node.stop)
 

@@ -27,6 +27,9 @@ const QUIET: Duration = Duration::from_secs(300);
 /// How often that is looked at.
 const LOOKING: Duration = Duration::from_secs(30);
 
+/// How long a connection stays on which nothing is said any more.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// How long is slept at most where nothing is known to end.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -37,8 +40,6 @@ const HINTS: usize = 256;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Circle {
     members: HashMap<BucketUid, BTreeMap<EndpointId, Member>>,
-    /// Everybody with whom this node has to do, by grants and as a member.
-    known: HashSet<EndpointId>,
     /// When that changes by itself, if it does.
     ends: Option<Timestamp>,
 }
@@ -48,13 +49,7 @@ impl Circle {
         let mut circle = Self::default();
         for (_, bucket) in &records.buckets {
             let members = records.members(own, *bucket, now);
-            circle.known.extend(members.keys());
             circle.members.insert(*bucket, members);
-        }
-        circle.known.extend(records.joined.iter().map(|j| j.peer));
-        for grant in &records.grants {
-            let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
-            circle.known.extend(keys.map(|key| key.peer));
         }
         let granted = records.grants.iter().filter_map(|grant| grant.expires);
         let joined = records.joined.iter().filter_map(|joined| joined.expires);
@@ -75,8 +70,9 @@ impl Circle {
         members.into_iter().flat_map(BTreeMap::keys).copied()
     }
 
-    fn knows(&self, peer: EndpointId) -> bool {
-        self.known.contains(&peer)
+    fn all(&self) -> HashSet<EndpointId> {
+        let members = self.members.values();
+        members.flat_map(BTreeMap::keys).copied().collect()
     }
 }
 
@@ -94,7 +90,8 @@ impl Drop for Claim {
 
 impl Inner {
     pub(super) fn knows(&self, peer: EndpointId) -> bool {
-        self.records().knows(peer) || self.circle.borrow().knows(peer)
+        let is_member = |circle: &Circle| circle.members.values().any(|m| m.contains_key(&peer));
+        self.records().knows(peer) || is_member(&self.circle.borrow())
     }
 
     fn own(&self) -> EndpointId {
@@ -155,7 +152,7 @@ impl Inner {
     fn draw_circle(&self, records: &Records) {
         let circle = Circle::of(records, self.own(), now());
         if let Some(swarm) = &self.swarm {
-            swarm.gate.set(circle.known.clone());
+            swarm.gate.set(circle.all());
         }
         self.circle.send_if_modified(|current| {
             let differs = **current != circle;
@@ -381,7 +378,12 @@ impl Inner {
             };
             drop(claim);
             this.note((peer, bucket, Role::Member), outcome);
-            this.part_from(peer);
+            let parting = Arc::clone(&this);
+            this.spawn(async move {
+                // It may be about to ask something itself.
+                sleep(PARTING).await;
+                parting.part_from(peer);
+            });
         });
         loop {
             tokio::select! {
@@ -411,9 +413,10 @@ impl Inner {
         let records = self.records();
         let needed = records.joined.iter().any(|joined| joined.peer == peer)
             || records.grants_of(peer, now()).next().is_some();
+        let asked = self.asking.lock().iter().any(|(who, _)| *who == peer);
         let links = self.links.lock();
         let mut of_it = links.iter().filter(|((who, ..), _)| *who == peer);
-        if needed || of_it.any(|(_, link)| link.live.is_some()) {
+        if needed || asked || of_it.any(|(_, link)| link.live.is_some()) {
             return;
         }
         drop(links);

@@ -6,7 +6,8 @@ use crate::common::{Node, now, offer};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
 use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector, Want};
-use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, Offer, Records, Ticket};
+use alknet_fs_net::Ticket;
+use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, EndpointId, Offer, Records, SecretKey};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
 use iroh::endpoint::{RecvStream, SendStream};
@@ -28,7 +29,13 @@ struct Stranger {
 
 impl Stranger {
     async fn new(to: EndpointAddr) -> Self {
+        Self::named(to, SecretKey::generate()).await
+    }
+
+    /// One that others know by its key.
+    async fn named(to: EndpointAddr, key: SecretKey) -> Self {
         let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
+        let builder = builder.secret_key(key).alpns(vec![ALPN.to_vec()]);
         let builder = builder.bind_addr("127.0.0.1:0").unwrap();
         let endpoint = builder.bind().await.unwrap();
         Self { endpoint, to }
@@ -56,7 +63,8 @@ impl Stranger {
     async fn welcomed(&self, ticket: &Ticket) -> (Connection, SendStream, RecvStream) {
         let conn = self.connect().await;
         let (mut send, mut recv) = conn.open_bi().await.unwrap();
-        say(&mut send, &hello(1, &[1], ticket.bucket, Some(ticket))).await;
+        let hello = exchanging(ticket.bucket, Some(ticket), None);
+        say(&mut send, &hello).await;
         let answer = hear(&mut recv).await.unwrap();
         assert_eq!(answer[..2], [1, 0], "welcome");
         (conn, send, recv)
@@ -93,9 +101,28 @@ async fn until_reset(recv: &mut RecvStream) -> u32 {
     }
 }
 
+/// Where nobody is reached.
+const NOWHERE: (Vec<std::net::SocketAddr>, Vec<String>) = (Vec::new(), Vec::new());
+
+/// Asks for a bucket, and to be told of its members.
+fn exchanging(bucket: BucketUid, ticket: Option<&Ticket>, allows: Option<Access>) -> Vec<u8> {
+    let ticket = ticket.map(|ticket| (ticket.grant, ticket.secret.clone()));
+    let statements = Some([0u8; 16]);
+    let hello = (
+        [1u8].as_slice(),
+        bucket,
+        ticket,
+        NOWHERE,
+        [8u8; 16],
+        statements,
+        allows,
+    );
+    postcard::to_extend(&hello, vec![1]).unwrap()
+}
+
 fn hello(format: u8, versions: &[u8], bucket: BucketUid, ticket: Option<&Ticket>) -> Vec<u8> {
     let ticket = ticket.map(|ticket| (ticket.grant, ticket.secret.clone()));
-    let addrs = (Vec::<std::net::SocketAddr>::new(), Vec::<String>::new());
+    let addrs = NOWHERE;
     let (statements, allows) = (None::<[u8; 16]>, None::<Access>);
     let hello = (
         versions, bucket, ticket, addrs, [8u8; 16], statements, allows,
@@ -375,12 +402,7 @@ async fn what_a_peer_says_that_it_lacks_is_only_what_it_says() {
     let ticket = node.share(bucket, offer(Access::Write));
     let stranger = Stranger::new(node.net().addr()).await;
     let (conn, _send, _recv) = stranger.welcomed(&ticket).await;
-    let tell = async |bytes: &[u8]| {
-        let mut send = conn.open_uni().await.unwrap();
-        // What is too long may be refused before its end.
-        let _ = send.write_all(bytes).await;
-        let _ = send.finish();
-    };
+    let tell = async |bytes: &[u8]| tell(&conn, bytes).await;
     let word = |bucket: BucketUid, giver: bool, contents: u64| {
         // On contents; whether it gave the grant, or was given it.
         let kind = [0, u8::from(!giver)];
@@ -416,4 +438,247 @@ async fn what_a_peer_says_that_it_lacks_is_only_what_it_says() {
             .iter()
             .all(|link| link.lacks.is_none_or(|l| l.contents != 8))
     );
+}
+
+/// Says something on a stream of its own.
+async fn tell(conn: &Connection, bytes: &[u8]) {
+    let mut send = conn.open_uni().await.unwrap();
+    // What is too long may be refused before its end.
+    let _ = send.write_all(bytes).await;
+    let _ = send.finish();
+}
+
+/// States something of a node as somebody, in the bytes of the protocol.
+fn statement(
+    by: EndpointId,
+    key: &SecretKey,
+    bucket: BucketUid,
+    of: EndpointId,
+    access: Option<Access>,
+    at: Timestamp,
+) -> Vec<u8> {
+    let context = b"alknet-fs 2026-11 statement on a member of a bucket".to_vec();
+    let expires = None::<Timestamp>;
+    let what = (bucket, by.as_bytes(), of.as_bytes(), access, expires, at);
+    let signed = postcard::to_extend(&what, context).unwrap();
+    let said = (by.as_bytes(), of.as_bytes(), (access, expires, at));
+    let mut bytes = postcard::to_extend(&said, Vec::new()).unwrap();
+    bytes.extend_from_slice(&key.sign(&signed).to_bytes());
+    bytes
+}
+
+/// Says statements of a bucket in one word.
+fn members(bucket: BucketUid, statements: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = postcard::to_extend(&(1u8, bucket), vec![1]).unwrap();
+    bytes = postcard::to_extend(&statements.len(), bytes).unwrap();
+    bytes.extend(statements.concat());
+    // No hints.
+    bytes.push(0);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_a_peer_says_of_members_only_what_is_genuine_counts() {
+    let (node, bucket) = node().await;
+    let own = node.id();
+    let (writer, reader) = (SecretKey::generate(), SecretKey::generate());
+    let others: Vec<_> = (0..8).map(|_| SecretKey::generate()).collect();
+    let id = |n: usize| others[n].public();
+    let ticket = node.share(bucket, offer(Access::Write));
+    let uid = ticket.bucket;
+    let write = Some(Access::Write);
+    let state = |by: &SecretKey, of| statement(by.public(), by, uid, of, write, now());
+    let stranger = Stranger::named(node.net().addr(), writer.clone()).await;
+    let (conn, mut send, _recv) = stranger.welcomed(&ticket).await;
+    // With its first frame a peer is told what there is.
+    let summary = Frame::Summary {
+        digest: [0; 16],
+        answer: false,
+    };
+    say(&mut send, &summary.encode()).await;
+    let told = tokio::time::timeout(Duration::from_secs(10), async {
+        let mut recv = conn.accept_uni().await.unwrap();
+        recv.read_to_end(1 << 16).await.unwrap()
+    });
+    assert_eq!(told.await.unwrap()[..2], [1, 1]);
+
+    let sign = |bucket, at| statement(writer.public(), &writer, bucket, id(0), write, at);
+    let forged = statement(own, &writer, uid, id(0), write, now());
+    let other_bucket = sign(BucketUid([9; 16]), now());
+    let future = sign(uid, Timestamp(now().0 + 2 * 24 * 3600 * 1_000_000_000));
+    let mut altered = statement(
+        writer.public(),
+        &writer,
+        uid,
+        id(0),
+        Some(Access::Read),
+        now(),
+    );
+    // Read becomes Write.
+    assert_eq!(altered[64..66], [1, 0]);
+    altered[65] = 1;
+    let unknown = state(&others[6], id(0));
+    for bad in [forged, other_bucket, future, altered, unknown] {
+        tell(&conn, &members(uid, &[bad])).await;
+    }
+    let good = state(&writer, id(1));
+    let word = members(uid, std::slice::from_ref(&good));
+    tell(&conn, &members(BucketUid([9; 16]), &[good.clone()])).await;
+    tell(&conn, &word[..word.len() - 1]).await;
+    tell(&conn, &[&word[..], &[0]].concat()).await;
+    tell(&conn, &[&[1, 9], &word[2..]].concat()).await;
+    tell(&conn, &members(uid, &vec![good.clone(); 1000])).await;
+    tell(&conn, &vec![1; 1 << 20]).await;
+    assert_eq!(node.members(bucket).len(), 1, "the writer itself");
+    tell(&conn, &word).await;
+    crate::common::until("what is genuine counts", async || {
+        node.members(bucket).contains_key(&id(1))
+    })
+    .await;
+    assert_eq!(node.members(bucket).len(), 2);
+
+    // Whom a reader vouches for is nobody.
+    let read = node.share(bucket, offer(Access::Read));
+    let to = node.net().addr();
+    let stranger = Stranger::named(to, reader.clone()).await;
+    let (second, _send, _recv) = stranger.welcomed(&read).await;
+    tell(&second, &members(uid, &[state(&reader, id(2))])).await;
+    let later = state(&writer, id(3));
+    tell(&second, &members(uid, &[later])).await;
+    crate::common::until("who brings it makes no difference", async || {
+        node.members(bucket).contains_key(&id(3))
+    })
+    .await;
+    assert!(!node.members(bucket).contains_key(&id(2)));
+
+    // Nobody is heard who does not converse.
+    let alone = Stranger::new(node.net().addr()).await;
+    let unknown = alone.connect().await;
+    tell(&unknown, &members(uid, &[state(&writer, id(4))])).await;
+
+    // More than is kept.
+    for part in 0..6 {
+        let many = (0..200).map(|_| state(&writer, SecretKey::generate().public()));
+        let many: Vec<_> = many.collect();
+        tell(&conn, &members(uid, &many)).await;
+        let least = 4 + (part + 1) * 200;
+        crate::common::until("as many as are kept", async || {
+            node.members(bucket).len() >= least.min(1024)
+        })
+        .await;
+    }
+    // The writer's own are counted; it and the reader are the node's word.
+    let count = node.members(bucket).len();
+    assert!(count <= 1024 + 2, "{count}");
+    assert!(!node.members(bucket).contains_key(&id(4)));
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_as_a_member_has_to_be_one() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let stranger = Stranger::new(node.net().addr()).await;
+    let asks = exchanging(ticket.bucket, None, Some(Access::Write));
+    assert_eq!(stranger.refused(&asks).await, UNKNOWN);
+    // A ticket does not help there.
+    let asks = exchanging(ticket.bucket, Some(&ticket), Some(Access::Write));
+    assert_eq!(stranger.refused(&asks).await, UNKNOWN);
+    still_works(&node, bucket).await;
+}
+
+/// Announces what somebody knows, in the bytes of the protocol.
+fn announcement(by: EndpointId, key: &SecretKey, bucket: BucketUid, at: &Endpoint) -> Vec<u8> {
+    let context = b"alknet-fs 2026-11 announcement of news in a bucket".to_vec();
+    let addrs = (at.bound_sockets(), Vec::<String>::new());
+    let what = (bucket, by, [7u8; 16], now(), addrs.clone());
+    let signed = postcard::to_extend(&what, context).unwrap();
+    let said = (by, what.2, what.3, addrs, key.sign(&signed));
+    postcard::to_extend(&said, Vec::new()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_genuine_announcements_of_members_are_followed() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let uid = ticket.bucket;
+    let nobody = Stranger::new(node.net().addr()).await;
+    let to = nobody.to.clone();
+    let alone = nobody.endpoint.connect(to, iroh_gossip::ALPN).await;
+    let closed = async {
+        match alone {
+            Ok(conn) => drop(conn.closed().await),
+            Err(e) => assert!(!e.to_string().is_empty()),
+        }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(10), closed);
+    closed.await.expect("who is no member is not let in");
+
+    let writer = SecretKey::generate();
+    let member = Stranger::named(node.net().addr(), writer.clone()).await;
+    let (conn, _send, _recv) = member.welcomed(&ticket).await;
+    let (known, silent) = (SecretKey::generate(), SecretKey::generate());
+    let state = |of: &SecretKey| {
+        let of = of.public();
+        statement(
+            writer.public(),
+            &writer,
+            uid,
+            of,
+            Some(Access::Write),
+            now(),
+        )
+    };
+    tell(&conn, &members(uid, &[state(&known), state(&silent)])).await;
+    let known = Stranger::named(node.net().addr(), known).await;
+    let silent = Stranger::named(node.net().addr(), silent).await;
+    crate::common::until("the group is known", async || {
+        node.members(bucket).len() == 3
+    })
+    .await;
+
+    let gossip = iroh_gossip::net::Gossip::builder().spawn(member.endpoint.clone());
+    let lookup = iroh::address_lookup::memory::MemoryLookup::new();
+    lookup.set_endpoint_info(node.net().addr());
+    member.endpoint.address_lookup().unwrap().add(lookup);
+    let topic = blake3::derive_key("alknet-fs 2026-11 gossip of a bucket", &uid.0);
+    let joined = gossip.subscribe_and_join(topic.into(), vec![node.id()]);
+    let joined = tokio::time::timeout(Duration::from_secs(20), joined).await;
+    let mut group = joined.expect("a member is let in").unwrap();
+    let own = |stranger: &Stranger| stranger.endpoint.secret_key().clone();
+    let unknown = own(&nobody);
+    let forged = announcement(silent.endpoint.id(), &own(&known), uid, &silent.endpoint);
+    let elsewhere = announcement(
+        silent.endpoint.id(),
+        &own(&silent),
+        BucketUid([9; 16]),
+        &silent.endpoint,
+    );
+    let stranger = announcement(unknown.public(), &unknown, uid, &nobody.endpoint);
+    let good = announcement(known.endpoint.id(), &own(&known), uid, &known.endpoint);
+    for message in [
+        vec![1, 2, 3],
+        vec![0; 3000],
+        forged,
+        elsewhere,
+        stranger,
+        good,
+    ] {
+        group.broadcast(message.into()).await.unwrap();
+    }
+    // Who announced it itself is asked, as one that may write.
+    let asked = async {
+        let conn = known.endpoint.accept().await.unwrap().await.unwrap();
+        assert_eq!(conn.remote_id(), node.id());
+        let (_send, mut recv) = conn.accept_bi().await.unwrap();
+        hear(&mut recv).await.unwrap()
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
+    let asked = asked.expect("the genuine one is followed");
+    assert_eq!(asked[asked.len() - 2..], [1, 1], "allowed to write");
+    for other in [&silent, &nobody] {
+        let called = tokio::time::timeout(Duration::from_millis(200), other.endpoint.accept());
+        assert!(called.await.is_err(), "a false one is not followed");
+    }
+    still_works(&node, bucket).await;
 }
