@@ -1031,7 +1031,10 @@ impl Inner {
                 return end(&mut send, &mut recv, Code::Protocol);
             }
         };
-        tracing::warn!(peer = %self.call(peer), reason = ?refusal, "a peer was refused");
+        match refusal {
+            Refusal::Busy => tracing::debug!(peer = %self.call(peer), "a peer is to ask later"),
+            _ => tracing::warn!(peer = %self.call(peer), reason = ?refusal, "a peer was refused"),
+        }
         let answer = Answer::Refused {
             reason: refusal,
             versions: vec![PROTOCOL],
@@ -1527,7 +1530,11 @@ impl Inner {
                 Some(format!("{peer}: {lost}"))
             }
             Outcome::Refused(refusal) => {
-                tracing::warn!(%peer, "not let in: {refusal}");
+                match key.2 {
+                    // Others may do, and who was let in just now is not known everywhere.
+                    Role::Member => tracing::debug!(%peer, "not let in: {refusal}"),
+                    _ => tracing::warn!(%peer, "not let in: {refusal}"),
+                }
                 Some(format!("{peer} does not let this node in: {refusal}"))
             }
         };

@@ -230,6 +230,10 @@ pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
                 }
                 None => store.revoke_peer(&who)?,
             };
+            if grants == 0 && grant.is_none() {
+                let why = "nothing was given to it here: who let it in can let it out, as `alkfs peers list` says";
+                app.out.note(why);
+            }
             let record = Done {
                 op: "revoke",
                 peer: grant.is_none().then_some(&*who),

@@ -37,6 +37,9 @@ const SPREAD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// Through how many nodes of a group it is entered.
 const DOORS: usize = 4;
 
+/// How soon a node that nobody of a group is connected with dials some of it again.
+const LONELY: Duration = Duration::from_secs(2);
+
 /// How often a node of a group looks for parts of it that have lost each other.
 const MEETING: Duration = Duration::from_secs(60);
 
@@ -235,10 +238,16 @@ impl Talk {
     async fn run(&mut self, mut receiver: GossipReceiver) -> Result<(), ApiError> {
         let mut stirred = self.inner.stirred.subscribe();
         let mut circle = self.inner.circle.subscribe();
-        let mut lonely = backoff(Duration::from_secs(2));
-        let mut meet_at = Instant::now() + by_chance(MEETING);
+        let mut lonely = backoff(LONELY);
+        let mut meet_at = Instant::now() + LONELY;
+        let mut was_alone = true;
         loop {
             let alone = receiver.neighbors().next().is_none();
+            if alone && !was_alone {
+                lonely = backoff(LONELY);
+                meet_at = meet_at.min(Instant::now() + LONELY);
+            }
+            was_alone = alone;
             let next = match alone {
                 true => self.news.next(),
                 false => self.news.next().into_iter().chain(self.tell_at).min(),
@@ -286,7 +295,6 @@ impl Talk {
                 let wait = match neighbors.is_empty() {
                     true => lonely.next().unwrap_or(MEETING),
                     false => {
-                        lonely = backoff(Duration::from_secs(2));
                         doors.truncate(1);
                         MEETING / 2 + by_chance(MEETING)
                     }
