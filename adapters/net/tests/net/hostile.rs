@@ -523,7 +523,11 @@ async fn of_what_a_peer_says_of_members_only_what_is_genuine_counts() {
     }
     let good = state(&writer, id(1));
     let word = members(uid, std::slice::from_ref(&good));
-    tell(&conn, &members(BucketUid([9; 16]), &[good.clone()])).await;
+    tell(
+        &conn,
+        &members(BucketUid([9; 16]), std::slice::from_ref(&good)),
+    )
+    .await;
     tell(&conn, &word[..word.len() - 1]).await;
     tell(&conn, &[&word[..], &[0]].concat()).await;
     tell(&conn, &[&[1, 9], &word[2..]].concat()).await;
