@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Commit, Cursor, Event};
 use crate::path::TreePath;
 use crate::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ConflictVisitor, ContentRecord, DueTask,
-    Durability, Epoch, Layer, LineRecord, LockOutcome, ReadTxn, Retention, Row, RowVisitor,
-    Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version,
-    WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ConflictContent, ConflictVisitor,
+    ContentRecord, DueTask, Durability, Epoch, Layer, LineRecord, LockOutcome, ReadTxn, Retention,
+    Row, RowVisitor, Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Store,
+    TreeVisitor, Version, WriteTxn,
 };
 
 /// A store that keeps everything in memory and forgets it when dropped.
@@ -59,6 +59,7 @@ struct State {
     last_session: u64,
     last_op: u64,
     last_record: u64,
+    last_conflict_content: u64,
     buckets: OrdMap<BucketId, BucketRecord>,
     branches: OrdMap<BranchId, BranchRecord>,
     lines: OrdMap<(BranchId, Epoch), LineRecord>,
@@ -78,7 +79,7 @@ struct State {
 /// What was set of a conflict, and the contents that it refers to.
 struct KnownConflict {
     data: Vec<u8>,
-    contents: Vec<(Hash, u64)>,
+    contents: Vec<ConflictContent>,
 }
 
 struct Reader(State);
@@ -409,7 +410,7 @@ impl ReadTxn for Reader {
             .chain(
                 conflicts
                     .values()
-                    .flat_map(|c| c.contents.iter().map(|c| c.0)),
+                    .flat_map(|c| c.contents.iter().map(|c| c.hash)),
             )
             .chain(pins.iter().filter(|(_, until)| **until > now).map(|p| *p.0))
             .for_each(visit);
@@ -492,17 +493,23 @@ impl ReadTxn for Reader {
         Ok(())
     }
 
-    fn conflict_contents(&self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64)) -> Result<()> {
+    fn conflict_contents(
+        &self,
+        bucket: BucketId,
+        after: u64,
+        visit: &mut dyn FnMut(ConflictContent) -> Result<()>,
+    ) -> Result<()> {
         let State {
             branches,
             conflicts,
             ..
         } = &self.0;
         let is_inside = |id: &BranchId| branches.get(id).is_some_and(|b| b.bucket == bucket);
-        for (_, conflict) in conflicts.iter().filter(|((id, _), _)| is_inside(id)) {
-            conflict.contents.iter().for_each(|c| visit(c.0, c.1));
-        }
-        Ok(())
+        let inside = conflicts.iter().filter(|((id, _), _)| is_inside(id));
+        let contents = inside.flat_map(|(_, conflict)| &conflict.contents);
+        let mut contents: Vec<_> = contents.filter(|c| c.number > after).collect();
+        contents.sort_unstable_by_key(|content| content.number);
+        contents.into_iter().cloned().try_for_each(visit)
     }
 
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>> {
@@ -583,7 +590,8 @@ impl ReadTxn for Writer {
         fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>>;
         fn conflicts(&self, branch: BranchId, visit: &mut ConflictVisitor<'_>) -> Result<()>;
         fn conflict_contents(
-            &self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64),
+            &self, bucket: BucketId, after: u64,
+            visit: &mut dyn FnMut(ConflictContent) -> Result<()>,
         ) -> Result<()>;
         fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
     }
@@ -944,13 +952,22 @@ impl WriteTxn for Writer {
         conflict: &[u8],
         contents: &[(Hash, u64)],
     ) -> Result<()> {
-        for (hash, _) in contents {
-            self.set_unreferenced(hash, None)?;
-        }
-        let known = KnownConflict {
+        let mut known = KnownConflict {
             data: conflict.to_vec(),
-            contents: contents.to_vec(),
+            contents: Vec::new(),
         };
+        for (hash, size) in contents {
+            self.set_unreferenced(hash, None)?;
+            let state = self.state();
+            state.last_conflict_content += 1;
+            known.contents.push(ConflictContent {
+                number: state.last_conflict_content,
+                branch,
+                path: path.clone(),
+                hash: *hash,
+                size: *size,
+            });
+        }
         let key = (branch, path.clone());
         self.state().conflicts.insert(key, Arc::new(known));
         Ok(())

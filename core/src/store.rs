@@ -377,6 +377,21 @@ pub type TreeVisitor<'a> = dyn FnMut(&str, &str, Layer, Row) -> Result<ControlFl
 /// Calls for each conflict of a branch, with its path and what was set of it; `Break` ends the scan.
 pub type ConflictVisitor<'a> = dyn FnMut(TreePath, Vec<u8>) -> Result<ControlFlow<()>> + 'a;
 
+/// A content that a conflict refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConflictContent {
+    /// When that was set: greater than that of all that was set before, and never used again.
+    pub number: u64,
+    /// The conflict's branch.
+    pub branch: BranchId,
+    /// The conflict's path.
+    pub path: TreePath,
+    /// The content.
+    pub hash: Hash,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
 /// A consistent view of a store.
 ///
 /// Scans deliver names in the order of their UTF-8 bytes. Implementations return
@@ -555,9 +570,14 @@ pub trait ReadTxn: Send {
     fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>>;
     /// Visits the conflicts of a branch, by path.
     fn conflicts(&self, branch: BranchId, visit: &mut ConflictVisitor<'_>) -> Result<()>;
-    /// Visits the contents that conflicts of a bucket's branches refer to, with their sizes; repeats
-    /// are allowed.
-    fn conflict_contents(&self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64)) -> Result<()>;
+    /// Visits the contents that conflicts of a bucket's branches refer to, in the order of their
+    /// numbers: those that are greater than `after`.
+    fn conflict_contents(
+        &self,
+        bucket: BucketId,
+        after: u64,
+        visit: &mut dyn FnMut(ConflictContent) -> Result<()>,
+    ) -> Result<()>;
 
     /// Returns a value that was set under a key.
     fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;

@@ -1,12 +1,15 @@
 //! Conflicts: what nodes wrote to one path without knowing of each other.
 
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::store::ReadTxn;
 use alknet_fs_core::sync;
 use alknet_fs_core::sync::{Keep, ReplicaId, Resolution, Value};
 use alknet_fs_core::tree::{Follow, resolve};
-use alknet_fs_core::{Entry, EventPeer, Result, Timestamp, TreePath};
+use alknet_fs_core::{Entry, EventPeer, Node, Result, Timestamp, TreePath};
 
 use crate::branch::Branch;
 use crate::bucket::Bucket;
+use crate::content::Named;
 use crate::peers::Peers;
 use crate::store::IntoPath;
 
@@ -26,9 +29,10 @@ pub struct Conflict {
 /// One side of a [`Conflict`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Side {
-    /// What is, or would be, at the path; nothing where it was removed. The content of a file need not
-    /// be here.
+    /// What is, or would be, at the path; nothing where it was removed.
     pub entry: Option<Entry>,
+    /// Whether the content of a file is here, too; true for all that has none.
+    pub content_here: bool,
     /// Who wrote it and when; nothing for a directory that is shown only because something is in it.
     pub written: Option<SideWritten>,
 }
@@ -70,27 +74,39 @@ impl Branch {
             let here = sync::names(&*txn, self.bucket)?.map(|names| names.replica);
             let peers = Peers::new(&*txn);
             let mut listed = Vec::new();
+            let side = |entry: Option<Entry>, written| {
+                let content_here = match entry.as_ref().and_then(Entry::hash) {
+                    Some(hash) => txn.has_content(&hash)?,
+                    None => true,
+                };
+                Ok(Side {
+                    entry,
+                    content_here,
+                    written,
+                })
+            };
+            let written = |value: &Value| {
+                let written = SideWritten {
+                    at: Timestamp(i64::try_from(value.stamp.time).unwrap_or(i64::MAX)),
+                    replica: value.stamp.replica,
+                    here: Some(value.stamp.replica) == here,
+                    peer: peers.of(value.stamp.replica),
+                };
+                side(value.entry().cloned(), Some(written))
+            };
             for conflict in sync::conflicts(&*txn, &chain)? {
-                let side = |value: &Value| Side {
-                    entry: value.entry().cloned(),
-                    written: Some(SideWritten {
-                        at: Timestamp(i64::try_from(value.stamp.time).unwrap_or(i64::MAX)),
-                        replica: value.stamp.replica,
-                        here: Some(value.stamp.replica) == here,
-                        peer: peers.of(value.stamp.replica),
-                    }),
-                };
                 let shown = match &conflict.winner {
-                    Some(winner) => side(winner),
-                    None => Side {
-                        entry: Some(resolve(&*txn, &chain, &conflict.path, Follow::No)?.1),
-                        written: None,
-                    },
+                    Some(winner) => written(winner)?,
+                    None => {
+                        let (_, entry) = resolve(&*txn, &chain, &conflict.path, Follow::No)?;
+                        side(Some(entry), None)?
+                    }
                 };
+                let others = conflict.losers.iter().map(written);
                 listed.push(Conflict {
                     branch: chain.branch_name().to_owned(),
                     shown,
-                    others: conflict.losers.iter().map(side).collect(),
+                    others: others.collect::<Result<_>>()?,
                     path: conflict.path,
                 });
             }
@@ -103,21 +119,56 @@ impl Branch {
     /// what is shown under names such as `name (conflict 2026-11-22 from 1a2b3c4d).ext`. Returns these.
     ///
     /// One of the others that is a removal removes what is shown, and one that is a file takes the place of
-    /// a directory with all that is in it.
+    /// a directory with all that is in it. Its content is waited for where it is not here, as a read of it
+    /// would: before what is shown goes.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) where there is no conflict at the path;
-    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where it has no such other side.
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where it has no such other side;
+    /// [`ErrorKind::ContentUnavailable`](crate::ErrorKind::ContentUnavailable), which names who was asked,
+    /// where the content of the other side that is to be kept cannot be had.
     pub fn resolve(&self, path: impl IntoPath, keep: Keep) -> Result<Resolution> {
         let path = path.into_path().map_err(|e| e.op("resolve"))?;
         let resolved = || {
-            let mut txn = self.inner.write()?;
-            let chain = self.inner.chain(&*txn, self.id)?;
-            let done = sync::resolve(&mut *txn, &chain, &self.inner.context(), &path, keep)?;
-            txn.commit()?;
-            Ok(done)
+            loop {
+                let mut txn = self.inner.write()?;
+                let chain = self.inner.chain(&*txn, self.id)?;
+                if let Some(named) = self.missing_loser(&*txn, &chain, &path, keep)? {
+                    drop(txn);
+                    let fetching = self.fetching.as_deref().cloned().unwrap_or_default();
+                    let fetched = self.inner.fetched_lost(&named, (self.id, &path), &fetching);
+                    fetched.map_err(|e| e.path(&path))?;
+                    continue;
+                }
+                let done = sync::resolve(&mut *txn, &chain, &self.inner.context(), &path, keep)?;
+                txn.commit()?;
+                return Ok(done);
+            }
         };
         resolved().map_err(|e: crate::Error| e.op("resolve"))
+    }
+
+    /// Returns the content of the loser that is to be kept, where that is not here.
+    fn missing_loser(
+        &self,
+        txn: &dyn ReadTxn,
+        chain: &Chain,
+        path: &TreePath,
+        keep: Keep,
+    ) -> Result<Option<Named>> {
+        let Keep::Loser(n) = keep else {
+            return Ok(None);
+        };
+        let conflict = sync::conflict(txn, chain, path)?;
+        let loser = conflict.as_ref().and_then(|c| c.losers.get(n));
+        match loser.and_then(Value::entry).map(|entry| &entry.node) {
+            Some(&Node::File { hash, size }) if !txn.has_content(&hash)? => Ok(Some(Named {
+                bucket: self.bucket,
+                hash,
+                size,
+            })),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -502,6 +502,8 @@ export interface EvictReport {
 export interface ConflictSide {
   /** What is, or would be, at the path; absent where it was removed. */
   entry?: Entry;
+  /** Whether the content of a file is here, too; true for all that has none. */
+  contentHere: boolean;
   /**
    * When it was written, by its writer's clock, in nanoseconds since 1970; absent for a directory that
    * is shown only because something is in it.

@@ -1159,7 +1159,8 @@ export class Branch extends ReadableTree {
    * or both, the others beside what is shown under other names. Tells these.
    *
    * One of the others that is a removal removes what is shown, and one that is a file takes the place of
-   * a directory with all that is in it.
+   * a directory with all that is in it; its content is waited for first where it is not here, as a read
+   * waits.
    */
   async resolve(path: PathLike, keep: 'shown' | 'both' | number = 'shown'): Promise<string[]> {
     const name = toPath(path);

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use alknet_fs_core::event::{Commit, Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ConflictVisitor, ContentRecord, DueTask,
-    Durability, Epoch, Job, JobId, JobOptions, Layer, LineRecord, LockOutcome, MissingVisitor,
-    ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId, SessionOp, SessionRecord,
-    SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
+    BranchId, BranchRecord, BucketId, BucketRecord, ConflictContent, ConflictVisitor,
+    ContentRecord, DueTask, Durability, Epoch, Job, JobId, JobOptions, Layer, LineRecord,
+    LockOutcome, MissingVisitor, ReadTxn, Retention, Row, RowVisitor, Schedule, SessionId,
+    SessionOp, SessionRecord, SnapshotRecord, Store, TreeVisitor, Version, WriteTxn,
 };
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 
@@ -207,7 +207,8 @@ macro_rules! pass_reads_on {
                     &self, branch: BranchId, visit: &mut ConflictVisitor<'_>,
                 ) -> Result<()>;
                 fn conflict_contents(
-                    &self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64),
+                    &self, bucket: BucketId, after: u64,
+                    visit: &mut dyn FnMut(ConflictContent) -> Result<()>,
                 ) -> Result<()>;
                 fn value(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>>;
             }

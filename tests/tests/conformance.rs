@@ -858,11 +858,27 @@ fn conflicts_are_kept_by_path_until_their_branch_goes(store: &dyn Store) {
     let wanted = |bucket| {
         let mut wanted = Vec::new();
         let txn = store.read().unwrap();
-        txn.conflict_contents(bucket, &mut |hash, size| wanted.push((hash, size)))
-            .unwrap();
+        let mut last = 0;
+        txn.conflict_contents(bucket, 0, &mut |content| {
+            assert!(content.number > last);
+            last = content.number;
+            wanted.push((content.hash, content.size));
+            Ok(())
+        })
+        .unwrap();
         wanted.sort();
         wanted.dedup();
         wanted
+    };
+    let after = |number| {
+        let mut found = Vec::new();
+        let txn = store.read().unwrap();
+        txn.conflict_contents(id, number, &mut |content| {
+            found.push(content);
+            Ok(())
+        })
+        .unwrap();
+        found
     };
     write(store, |t| {
         t.set_unreferenced(&x, Some(Timestamp(1)))?;
@@ -879,6 +895,16 @@ fn conflicts_are_kept_by_path_until_their_branch_goes(store: &dyn Store) {
     all.sort();
     assert_eq!(wanted(id), all);
     assert_eq!(wanted(other), []);
+    let mut noted = after(0);
+    let [first, last] = &noted[..] else {
+        panic!("{noted:?}")
+    };
+    assert_eq!((first.branch, first.hash), (b, x));
+    assert_eq!((last.branch, &last.path), (a, &at("/d/2")));
+    assert_eq!((last.hash, last.size), (y, 2));
+    let newest = last.number;
+    assert_eq!(after(first.number), noted.split_off(1));
+    assert_eq!(after(newest), []);
     let txn = store.read().unwrap();
     assert_eq!(txn.conflict(a, &at("/d")).unwrap(), None);
     assert_eq!(txn.unreferenced_since(&x).unwrap(), None);
@@ -895,6 +921,9 @@ fn conflicts_are_kept_by_path_until_their_branch_goes(store: &dyn Store) {
     }
     assert_eq!(listed(a).len(), 1);
     assert_eq!(wanted(id), [(x, 1)]);
+    // Whoever knew the one that is gone hears of one that comes.
+    write(store, |t| t.set_conflict(b, &at("/d/2"), b"new", &[(y, 2)]));
+    assert_eq!(after(newest).len(), 1);
     write(store, |t| t.remove_branch(b));
     assert_eq!(listed(b), []);
     assert_eq!(wanted(id), []);

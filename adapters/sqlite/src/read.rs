@@ -5,16 +5,16 @@ use std::ops::{ControlFlow, RangeInclusive};
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::event::{Cursor, Event};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, BucketRecord, ConflictVisitor, ContentForm, ContentRecord,
-    Epoch, Job, JobId, Layer, LazyRow, LineBase, LineRecord, MissingVisitor, ReadTxn, Row,
-    RowVisitor, Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord, Staging,
-    TreeVisitor, Version,
+    BranchId, BranchRecord, BucketId, BucketRecord, ConflictContent, ConflictVisitor, ContentForm,
+    ContentRecord, Epoch, Job, JobId, Layer, LazyRow, LineBase, LineRecord, MissingVisitor,
+    ReadTxn, Row, RowVisitor, Schedule, SessionId, SessionOp, SessionRecord, SnapshotRecord,
+    Staging, TreeVisitor, Version,
 };
 use alknet_fs_core::{Result, TreePath};
 use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, params_from_iter};
 
-use crate::error::{DbResult, corrupt};
+use crate::error::{DbResult, corrupt, to_i64};
 use crate::store::{Handle, Txn};
 
 /// The columns that [`decode_row`] reads.
@@ -466,19 +466,31 @@ impl<H: Handle> ReadTxn for Txn<H> {
         Ok(())
     }
 
-    fn conflict_contents(&self, bucket: BucketId, visit: &mut dyn FnMut(Hash, u64)) -> Result<()> {
-        let sql = "SELECT hash, size FROM conflict_contents \
-                   WHERE branch IN (SELECT id FROM branches WHERE bucket = ?)";
+    fn conflict_contents(
+        &self,
+        bucket: BucketId,
+        after: u64,
+        visit: &mut dyn FnMut(ConflictContent) -> Result<()>,
+    ) -> Result<()> {
+        let sql = "SELECT number, branch, path, hash, size FROM conflict_contents \
+                   WHERE number > ? AND branch IN (SELECT id FROM branches WHERE bucket = ?) \
+                   ORDER BY number";
         let mut stmt = self.0.conn()?.prepare_cached(sql).db()?;
-        let mut rows = stmt.query([bucket.0]).db()?;
+        let mut rows = stmt.query((to_i64(after)?, bucket.0)).db()?;
         while let Some(row) = rows.next().db()? {
             let fields = Fields {
                 row,
                 table: "conflict_contents",
                 key: &|| "with a reference to a content".into(),
             };
-            let hash = Hash::from_bytes(fields.get(0, "hash")?);
-            visit(hash, fields.number(1, "size")?);
+            let path = fields.text(2, "path")?;
+            visit(ConflictContent {
+                number: fields.number(0, "number")?,
+                branch: BranchId(fields.number(1, "branch")?),
+                path: TreePath::parse(path).map_err(|e| fields.bad("path", &e.to_string()))?,
+                hash: Hash::from_bytes(fields.get(3, "hash")?),
+                size: fields.number(4, "size")?,
+            })?;
         }
         Ok(())
     }

@@ -136,12 +136,13 @@ CREATE TABLE conflicts (
 
 CREATE TABLE conflict_contents (
     -- The contents that conflicts refer to.
+    number INTEGER PRIMARY KEY AUTOINCREMENT, -- in the order in which they were set; never used twice
     branch INTEGER NOT NULL, -- conflicts.branch
     path   TEXT    NOT NULL, -- conflicts.path
     hash   BLOB    NOT NULL, -- contents.hash
     size   INTEGER NOT NULL, -- in bytes
-    PRIMARY KEY (branch, path, hash)
-) STRICT, WITHOUT ROWID;
+    UNIQUE (branch, path, hash)
+) STRICT;
 
 CREATE TABLE kv (
     -- Small values by scope and name.

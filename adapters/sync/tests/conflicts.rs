@@ -428,9 +428,12 @@ fn contents_of_losers_are_referred_to_until_it_is_decided() {
         assert!(node.refers_to(&lost));
         let mut wanted = Vec::new();
         let txn = node.store.read().unwrap();
-        txn.conflict_contents(node.number, &mut |hash, size| wanted.push((hash, size)))
-            .unwrap();
-        assert_eq!(wanted, [(lost, 8)]);
+        txn.conflict_contents(node.number, 0, &mut |content| {
+            wanted.push((content.path.to_string(), content.hash, content.size));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(wanted, [("/file".to_owned(), lost, 8)]);
     }
     b.resolve(&path("/file"), Keep::Winner, 40).unwrap();
     // The documents say so first.
@@ -459,8 +462,11 @@ fn a_branch_takes_its_conflicts_with_it() {
     assert_eq!(a.listed().len(), 1);
     let count = |txn: &dyn ReadTxn| {
         let mut count = 0;
-        txn.conflict_contents(a.number, &mut |_, _| count += 1)
-            .unwrap();
+        txn.conflict_contents(a.number, 0, &mut |_| {
+            count += 1;
+            Ok(())
+        })
+        .unwrap();
         count
     };
     assert_eq!(count(&*a.store.read().unwrap()), 1);

@@ -92,6 +92,7 @@ impl From<EvictReport> for EvictInfo {
 #[napi(object)]
 pub struct SideInfo {
     pub entry: Option<EntryInfo>,
+    pub content_here: bool,
     pub at: Option<BigInt>,
     pub replica: Option<String>,
     pub here: bool,
@@ -103,6 +104,7 @@ impl From<Side> for SideInfo {
         let written = side.written;
         Self {
             entry: side.entry.as_ref().map(EntryInfo::from),
+            content_here: side.content_here,
             at: written.as_ref().map(|written| written.at.0.into()),
             replica: written.as_ref().map(|written| written.replica.to_string()),
             here: written.as_ref().is_some_and(|written| written.here),
@@ -150,7 +152,7 @@ impl From<NameConflict> for NameConflictInfo {
 }
 
 /// Reads what a conflict is to keep.
-pub(crate) fn keeps(keep: Either<String, f64>) -> Result<Keep, Error> {
+pub(crate) fn keeps(keep: &Either<String, f64>) -> Result<Keep, Error> {
     match keep {
         Either::A(how) if how == "shown" => Ok(Keep::Winner),
         Either::A(how) if how == "both" => Ok(Keep::Both),
@@ -159,7 +161,7 @@ pub(crate) fn keeps(keep: Either<String, f64>) -> Result<Keep, Error> {
             Err(Error::with_detail(ErrorKind::InvalidInput, detail).op("resolve"))
         }
         Either::B(place) => {
-            let place = whole(place, "place of a side")?;
+            let place = whole(*place, "place of a side")?;
             Ok(Keep::Loser(usize::try_from(place).unwrap_or(usize::MAX)))
         }
     }

@@ -752,8 +752,9 @@ impl Tree {
         keep: Either<String, f64>,
         later: bool,
     ) -> napi::Result<Outcome<Vec<String>>> {
-        self.write_with(later, move |branch| {
-            let done = branch.resolve(path, keeps(keep)?)?;
+        let source = self.source.clone();
+        run_reading(Some(self.source.writes()), later, move || {
+            let done = source.get()?.branch()?.resolve(&path, keeps(&keep)?)?;
             let beside = done.beside.iter();
             Ok(beside.map(|path| path.as_str().to_owned()).collect())
         })

@@ -98,6 +98,8 @@ report! {
     ConflictSide {
         /// What is, or would be, at the path; `None` where it was removed.
         entry: Option<Entry>,
+        /// Whether the content of a file is here, too; true for all that has none.
+        content_here: bool,
         /// When it was written, by its writer's clock, in nanoseconds since 1970-01-01 UTC; `None` for
         /// a directory that is shown only because something is in it.
         at_ns: Option<i64>,
@@ -115,6 +117,7 @@ impl From<Side> for ConflictSide {
         let written = side.written;
         Self {
             entry: side.entry.map(Entry),
+            content_here: side.content_here,
             at_ns: written.as_ref().map(|written| written.at.0),
             replica: written.as_ref().map(|written| written.replica.to_string()),
             here: written.as_ref().is_some_and(|written| written.here),

@@ -1,13 +1,13 @@
 //! Conflicts: listing and deciding them.
 
-use alknet_fs::{ErrorKind, EventPeer, Keep, Node, Side};
+use alknet_fs::{ErrorKind, EventPeer, Fetching, Keep, Node, Side};
 use serde::Serialize;
 
 use super::records::{called, octal};
 use crate::app::App;
 use crate::args::{Conflicts, KeepSide, Resolve};
 use crate::failure::{Failure, Result};
-use crate::output::{self, BOLD, Cell, DIM, Table, count, printable, size};
+use crate::output::{self, BOLD, Cell, DIM, Table, Unit, count, printable, size};
 
 #[derive(Serialize)]
 struct ConflictRecord<'a> {
@@ -26,6 +26,9 @@ struct SideRecord {
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<String>,
+    /// Whether the content of a file is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_here: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,6 +76,7 @@ impl SideRecord {
             what: what(side),
             size,
             hash: entry.and_then(|entry| Some(entry.hash()?.to_hex())),
+            content_here: size.map(|_| side.content_here),
             target,
             mode: attrs.map(|attrs| octal(attrs.mode)),
             mtime: attrs.map(|attrs| output::rfc3339(attrs.mtime)),
@@ -175,12 +179,17 @@ fn row(branch: &str, path: &str, keep: &str, side: &Side) -> Vec<Cell> {
         None => (None, "-".to_owned()),
     };
     let hash = entry.and_then(alknet_fs::Entry::hash);
+    let size = match bytes.map(|entry| size(entry.size())) {
+        Some(size) if !side.content_here => format!("{size}, elsewhere"),
+        Some(size) => size,
+        None => "-".to_owned(),
+    };
     vec![
         Cell::new(branch),
         Cell::new(path).styled(BOLD),
         Cell::right(keep),
         Cell::new(what(side)),
-        Cell::right(bytes.map_or("-".to_owned(), |entry| size(entry.size()))),
+        Cell::right(size),
         Cell::new(written.map_or("-".to_owned(), |at| output::time(at, output::SECOND)))
             .styled(DIM),
         Cell::new(by),
@@ -195,7 +204,11 @@ pub(crate) fn resolve(app: &App, args: &Resolve) -> Result<()> {
         KeepSide::Both => (Keep::Both, "both".to_owned()),
         KeepSide::Other(n) => (Keep::Loser(n - 1), n.to_string()),
     };
-    let done = branch.resolve(&args.path, keep).map_err(|e| {
+    let (task, bar) = app.out.follow(app.task(), "fetch", Unit::Bytes);
+    let branch = branch.fetching(&Fetching::new().task(&task));
+    let done = branch.resolve(&args.path, keep);
+    drop(bar);
+    let done = done.map_err(|e| {
         let known = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput);
         match known {
             true => Failure::with_hint(e, "`alkfs conflicts` lists what there is to decide"),

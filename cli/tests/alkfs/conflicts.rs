@@ -51,6 +51,7 @@ fn a_conflict_is_listed_on_both_sides_and_decided_on_one() {
     assert_eq!(notes["branch"], "main");
     assert_eq!(notes["shown"]["size"], 7);
     assert_eq!(notes["shown"]["here"], true);
+    assert_eq!(notes["shown"]["content_here"], true);
     assert_eq!(notes["others"][0]["what"], "removed");
     assert_eq!(notes["others"][0]["replica"], "02".repeat(16));
     let there = b.json(&["conflicts", "main"]);
@@ -66,6 +67,15 @@ fn a_conflict_is_listed_on_both_sides_and_decided_on_one() {
         assert!(table.contains(word), "{word}: {table}");
     }
     assert!(text.stderr.contains("2 conflicts"), "{}", text.stderr);
+
+    // What b has not is not here, and nobody is there to be asked.
+    let plan_there = there.iter().find(|c| c["path"] == "/plan.txt").unwrap();
+    assert_eq!(plan_there["others"][0]["content_here"], false);
+    let text = String::from_utf8(b.run(&["conflicts"]).stdout).unwrap();
+    assert!(text.contains("9 B, elsewhere"), "{text}");
+    let wanted = ["resolve", "/plan.txt", "--keep", "1"];
+    b.fails(&wanted, "ContentUnavailable");
+    assert_eq!(b.cat("/plan.txt"), b"b's plan");
 
     let done = b.json(&["resolve", "/notes.txt", "--keep", "1"]);
     assert_eq!(

@@ -141,6 +141,8 @@ struct Found {
     rules: Vec<Rule>,
     /// All events up to here are taken into account.
     cursor: Cursor,
+    /// As is all that lost in conflicts, up to this number.
+    lost: u64,
     /// What was referred to anew since the scan.
     fresh: HashSet<Hash>,
 }
@@ -246,6 +248,7 @@ impl Inner {
         let mut stays = held_here(&*txn)?;
         stays.extend(bases);
         let promised = held::promised(&*txn)?;
+        let mut lost = 0;
         for rule in &rules {
             let pinned = match rule.settings.policy {
                 _ if !rule.takes_part => Some(Wanted::All),
@@ -265,6 +268,16 @@ impl Inner {
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
+            txn.conflict_contents(rule.bucket, 0, &mut |side| {
+                lost = lost.max(side.number);
+                if let Some(content) = contents.get_mut(&side.hash) {
+                    content.bucket = rule.bucket;
+                    if pinned.as_ref().is_some_and(|p| p.has(side.path.as_str())) {
+                        stays.insert(side.hash);
+                    }
+                }
+                Ok(())
+            })?;
         }
         let mut candidates: Vec<_> = contents
             .into_values()
@@ -279,6 +292,7 @@ impl Inner {
             candidates,
             rules,
             cursor: txn.last_cursor()?,
+            lost,
             fresh: HashSet::new(),
         })
     }
@@ -411,6 +425,13 @@ impl Inner {
             found
                 .fresh
                 .extend(events.iter().filter_map(|e| e.change.new));
+        }
+        for rule in &found.rules {
+            let fresh = &mut found.fresh;
+            txn.conflict_contents(rule.bucket, found.lost, &mut |side| {
+                fresh.insert(side.hash);
+                Ok(())
+            })?;
         }
         let held = held_here(&*txn)?;
         let mut gone = Vec::new();

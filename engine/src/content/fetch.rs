@@ -196,7 +196,8 @@ impl View {
 }
 
 impl Bucket {
-    /// Fetches all contents that are not here of all that the bucket's branches and snapshots show.
+    /// Fetches all contents that are not here of all that the bucket's branches and snapshots show, and
+    /// what lost in conflicts that nobody has decided.
     ///
     /// # Errors
     /// As [`View::fetch`].
@@ -209,6 +210,12 @@ impl Bucket {
                 missing.entry(hash).or_insert_with(path);
                 task.cancel().check()?;
                 Ok(ControlFlow::Continue(()))
+            })?;
+            txn.conflict_contents(self.id, 0, &mut |lost| {
+                if !txn.has_content(&lost.hash)? {
+                    missing.entry(lost.hash).or_insert((lost.size, lost.path));
+                }
+                task.cancel().check()
             })?;
             Ok(missing)
         };

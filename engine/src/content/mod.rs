@@ -15,8 +15,10 @@ mod source;
 mod wait;
 
 use alknet_fs_content::{ContentReader, no_record};
-use alknet_fs_core::store::{BucketId, ReadTxn};
-use alknet_fs_core::{Error, ErrorKind, Hash, Result};
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::store::{BranchId, BucketId, ReadTxn};
+use alknet_fs_core::tree::{Follow, resolve};
+use alknet_fs_core::{Error, ErrorKind, Hash, Result, TreePath};
 
 use crate::store::Inner;
 
@@ -73,6 +75,26 @@ impl Inner {
     /// [`ErrorKind::ContentUnavailable`] where it does not; [`ErrorKind::Corrupt`] where the bucket is
     /// this store's alone, so that it should be here.
     pub(crate) fn fetched(&self, named: &Named, fetching: &Fetching) -> Result<ContentReader> {
+        self.fetched_from(named, base_of, fetching)
+    }
+
+    /// Opens a content that lost in a conflict at a path of a branch, as [`Self::fetched`] does.
+    pub(crate) fn fetched_lost(
+        &self,
+        named: &Named,
+        (branch, path): (BranchId, &TreePath),
+        fetching: &Fetching,
+    ) -> Result<ContentReader> {
+        let base = |txn: &dyn ReadTxn, named: &Named| base_of_lost(txn, branch, path, named.size);
+        self.fetched_from(named, base, fetching)
+    }
+
+    fn fetched_from(
+        &self,
+        named: &Named,
+        base: impl FnOnce(&dyn ReadTxn, &Named) -> Result<Option<Hash>>,
+        fetching: &Fetching,
+    ) -> Result<ContentReader> {
         let txn = self.tree.read()?;
         if let Some(reader) = self.contents.find(&*txn, &named.hash)? {
             return Ok(reader);
@@ -85,7 +107,7 @@ impl Inner {
             bucket: named.bucket,
             hash: named.hash,
             size: named.size,
-            base: base_of(&*txn, named)?,
+            base: base(&*txn, named)?,
             priority: Priority::Read,
         };
         drop(txn);
@@ -107,6 +129,29 @@ impl Inner {
 fn unavailable(hash: &Hash, why: &str, asked: &[String]) -> Error {
     let detail = format!("its content {hash} is not here: {why}");
     Error::with_detail(ErrorKind::ContentUnavailable, detail).content(*hash, asked)
+}
+
+/// Returns what a path shows where a content lost in a conflict, if that is here: both may have been made
+/// from the same.
+fn base_of_lost(
+    txn: &dyn ReadTxn,
+    branch: BranchId,
+    path: &TreePath,
+    size: u64,
+) -> Result<Option<Hash>> {
+    if size < BASE_MIN {
+        return Ok(None);
+    }
+    let chain = Chain::load(txn, branch, None)?;
+    let shown = match resolve(txn, &chain, path, Follow::No) {
+        Ok((_, entry)) => entry.hash(),
+        Err(e) if e.is_not_found() => None,
+        Err(e) => return Err(e),
+    };
+    match shown {
+        Some(shown) if txn.has_content(&shown)? => Ok(Some(shown)),
+        _ => Ok(None),
+    }
 }
 
 /// Looks in the newest events for what a content was made from that is here.

@@ -13,7 +13,8 @@ use crate::bucket::Bucket;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContentPolicy {
-    /// All that the bucket's branches and snapshots show.
+    /// All that the bucket's branches and snapshots show, and what lost in conflicts that nobody has
+    /// decided.
     Eager,
     /// None but those of [pinned paths](Bucket::pin). The default.
     #[default]
@@ -59,6 +60,9 @@ const SETTINGS: &str = "settings";
 
 /// Names the cursor of the events up to which what is wanted was queued.
 pub(super) const CURSOR: &str = "cursor";
+
+/// Names the number of the content that lost in a conflict up to which what is wanted was queued.
+pub(super) const LOST: &str = "lost";
 
 /// Returns the scope of the values that are kept of a bucket's contents.
 pub(super) fn scope(bucket: BucketId) -> String {
@@ -153,7 +157,9 @@ impl Bucket {
         save(&mut *txn, self.id, &settings)?;
         if before != (settings.policy, settings.pins.clone()) {
             // What is missing now is looked for anew.
-            txn.set_value(&scope(self.id), CURSOR, None)?;
+            for queued in [CURSOR, LOST] {
+                txn.set_value(&scope(self.id), queued, None)?;
+            }
         }
         txn.commit()
     }

@@ -11,18 +11,21 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use alknet_fs_core::store::{BucketId, Durability, Job, JobId, JobOptions, ReadTxn, WriteTxn};
+use alknet_fs_core::store::{
+    BucketId, ConflictContent, Durability, Job, JobId, JobOptions, ReadTxn, WriteTxn,
+};
 use alknet_fs_core::{Cursor, ErrorKind, Event, Hash, Op, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::evict::{Keeping, Request};
 use super::fetch::{Fetched, fetch_from, missing, why_not};
-use super::policy::{self, CURSOR, Wanted};
+use super::policy::{self, CURSOR, LOST, Wanted};
 use super::source::Told;
 use super::wait::{Hub, Read, Said, encode};
 use super::{
-    ContentSource, EVICTIONS, Fetching, Outcome, Priority, READS, WANTED, Want, takes_part,
+    ContentSource, EVICTIONS, Fetching, Outcome, Priority, READS, WANTED, Want, base_of_lost,
+    takes_part,
 };
 use crate::progress::{Cancel, Task};
 use crate::session::Alone;
@@ -174,9 +177,25 @@ fn following(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Option<(Wanted, Opti
     let Some(wanted) = Wanted::of(&policy::load(txn, bucket)?)? else {
         return Ok(None);
     };
-    let cursor = txn.value(&policy::scope(bucket), CURSOR)?;
-    let cursor = cursor.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+    let cursor = queued(txn, bucket, CURSOR)?;
     Ok(Some((wanted, cursor.map(Cursor))))
+}
+
+/// Returns up to where what a bucket wants was queued.
+fn queued(txn: &dyn ReadTxn, bucket: BucketId, name: &str) -> Result<Option<u64>> {
+    let value = txn.value(&policy::scope(bucket), name)?;
+    Ok(value.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?))))
+}
+
+/// Returns what lost in a bucket's conflicts and was not looked at yet.
+fn lost_since(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Vec<ConflictContent>> {
+    let after = queued(txn, bucket, LOST)?.unwrap_or(0);
+    let mut lost = Vec::new();
+    txn.conflict_contents(bucket, after, &mut |content| {
+        lost.push(content);
+        Ok(())
+    })?;
+    Ok(lost)
 }
 
 /// Fetches contents for all processes of a store until it is dropped. What is on its way then is gone on
@@ -384,6 +403,12 @@ impl Shared {
             let Some((wanted, cursor)) = following(&*txn, bucket.id)? else {
                 continue;
             };
+            if !lost_since(&*txn, bucket.id)?.is_empty() {
+                drop(txn);
+                self.follow_conflicts(bucket.id)?;
+                more = true;
+                continue;
+            }
             let last = txn.last_cursor()?;
             let cursor = match cursor {
                 Some(cursor) if cursor >= last => continue,
@@ -419,6 +444,29 @@ impl Shared {
             more = true;
         }
         Ok(more)
+    }
+
+    /// Queues what a bucket wants of what lost in conflicts: no event tells of it.
+    fn follow_conflicts(&self, bucket: BucketId) -> Result<()> {
+        let mut txn = self.write()?;
+        let Some((wanted, _)) = following(&*txn, bucket)? else {
+            return Ok(());
+        };
+        let (mut wishes, mut last) = (Wishes::new(bucket, 0), None);
+        for lost in lost_since(&*txn, bucket)? {
+            if wanted.has(lost.path.as_str()) && !txn.has_content(&lost.hash)? {
+                let base = base_of_lost(&*txn, lost.branch, &lost.path, lost.size)?;
+                wishes.add(lost.hash, lost.size, base);
+            }
+            last = Some(lost.number.to_le_bytes());
+        }
+        for wish in wishes.close() {
+            txn.enqueue(WANTED, &encode(&wish)?, &JobOptions::default())?;
+        }
+        if let Some(last) = last {
+            txn.set_value(&policy::scope(bucket), LOST, Some(&last))?;
+        }
+        txn.commit()
     }
 
     /// Does the next job of the background.

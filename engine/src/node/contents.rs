@@ -50,6 +50,8 @@ const ANEW_COST: u32 = 50;
 struct Names {
     hashes: HashSet<Hash>,
     cursor: Cursor,
+    /// The number of the content that lost in a conflict up to which they are known.
+    lost: u64,
     looked: Instant,
     /// How long looking took.
     cost: Duration,
@@ -64,16 +66,33 @@ impl Names {
             hashes.insert(hash);
             Ok(())
         })?;
-        Ok(Self {
+        let mut names = Self {
             hashes,
             cursor,
+            lost: 0,
             looked,
-            cost: looked.elapsed(),
+            cost: Duration::ZERO,
+        };
+        names.follow_conflicts(txn, part)?;
+        names.cost = looked.elapsed();
+        Ok(names)
+    }
+
+    /// Takes in what lost in conflicts since: no row has it, and no event tells of it.
+    fn follow_conflicts(&mut self, txn: &dyn ReadTxn, (bucket, branches): &Part) -> Result<()> {
+        txn.conflict_contents(*bucket, self.lost, &mut |content| {
+            let covered = |branches: &BTreeSet<_>| branches.contains(&content.branch);
+            if branches.as_ref().is_none_or(covered) {
+                self.hashes.insert(content.hash);
+            }
+            self.lost = content.number;
+            Ok(())
         })
     }
 
     /// Takes in what was committed since.
     fn follow(&mut self, txn: &dyn ReadTxn, part: &Part) -> Result<()> {
+        self.follow_conflicts(txn, part)?;
         if txn.last_cursor()? == self.cursor {
             return Ok(());
         }

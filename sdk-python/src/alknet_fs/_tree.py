@@ -634,7 +634,8 @@ class Branch(_Reading, _Writing, _native.Branch):
 
         One of the others is given by its place in ``conflict.others``. With ``"both"``, they are
         kept beside what is shown under other names, which are returned. An other that is a removal
-        removes what is shown, and one that is a file takes the place of a directory with all in it.
+        removes what is shown, and one that is a file takes the place of a directory with all in it;
+        its content is waited for first where it is not here, as a read waits.
         """
         return self._resolve(path, keep if isinstance(keep, str) else str(operator.index(keep)))
 

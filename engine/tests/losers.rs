@@ -1,0 +1,231 @@
+//! What lost in a conflict: its content is kept, fetched and served like those of entries.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, ShareOptions};
+use alknet_fs::{
+    Branch, Bucket, Conflict, ContentPolicy, ErrorKind, GcOptions, Hash, Keep, Store, Task,
+};
+use tempfile::TempDir;
+
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+struct Side {
+    store: Store,
+    node: Option<Node>,
+    bucket: Bucket,
+    _dir: TempDir,
+}
+
+impl Side {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path().join("store")).unwrap();
+        let bucket = store.bucket("default").unwrap();
+        let mut side = Self {
+            store,
+            node: None,
+            bucket,
+            _dir: dir,
+        };
+        side.start();
+        side
+    }
+
+    fn start(&mut self) {
+        let options = NodeOptions::new().bind(Bind::Loopback);
+        self.node = Some(Node::start(&self.store, &options).unwrap());
+    }
+
+    fn stop(&mut self) {
+        self.node.take().unwrap().stop();
+    }
+
+    /// Makes a store that has joined this one's bucket.
+    fn joined(&self) -> Self {
+        let name = self.bucket.name().unwrap();
+        let ticket = self.store.share(&name, &ShareOptions::new()).unwrap();
+        let mut side = Self::new();
+        let named = JoinOptions::new().name("joined");
+        side.bucket = side.store.join(&ticket, &named).unwrap();
+        side
+    }
+
+    fn main(&self) -> Branch {
+        self.bucket.main().unwrap()
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        self.main().write(path, bytes).unwrap();
+    }
+
+    fn shows(&self, path: &str, bytes: &[u8]) {
+        until(path, || self.main().read(path).is_ok_and(|b| b == bytes));
+    }
+
+    fn conflict(&self, path: &str) -> Option<Conflict> {
+        let mut conflicts = self.bucket.conflicts().unwrap().into_iter();
+        conflicts.find(|conflict| conflict.path.as_str() == path)
+    }
+
+    /// Tells whether there is a conflict at a path, and the content of what lost is here.
+    fn has_loser(&self, path: &str) -> bool {
+        let conflict = self.conflict(path);
+        conflict.is_some_and(|c| c.others.len() == 1 && c.others[0].content_here)
+    }
+
+    /// Writes what loses against all that is written later.
+    fn write_first(&self, path: &str, bytes: &[u8]) {
+        self.write(path, bytes);
+        // What was committed before the question is noted, with the time.
+        self.node.as_ref().unwrap().status().unwrap();
+    }
+}
+
+/// Bytes that do not repeat.
+fn random(len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        let n = bytes.len() as u64;
+        bytes.extend(Hash::of(&n.to_le_bytes()).as_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn an_eager_node_holds_what_lost_when_the_other_is_gone() {
+    let mut a = Side::new();
+    let mut b = a.joined();
+    a.bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+    let large = random(1 << 20);
+    let changed = |at: usize| {
+        let mut bytes = large.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    a.write("/small", b"before");
+    a.write("/large", &large);
+    b.shows("/small", b"before");
+    b.shows("/large", &large);
+    a.stop();
+    b.write_first("/small", b"of b");
+    b.write_first("/large", &changed(700_000));
+    a.write("/small", b"of a");
+    a.write("/large", &changed(300_000));
+    a.start();
+    for path in ["/small", "/large"] {
+        until(path, || a.has_loser(path));
+    }
+    b.stop();
+    drop(b);
+    let options = GcOptions::new().grace(Duration::ZERO);
+    for _ in 0..2 {
+        a.store.gc(&options, &Task::new()).unwrap();
+    }
+    assert_eq!(a.main().read("/small").unwrap(), b"of a");
+    for path in ["/small", "/large"] {
+        a.main().resolve(path, Keep::Loser(0)).unwrap();
+        assert!(a.conflict(path).is_none());
+    }
+    assert_eq!(a.main().read("/small").unwrap(), b"of b");
+    assert!(a.main().read("/large").unwrap() == changed(700_000));
+}
+
+#[test]
+fn what_lost_is_passed_on_by_who_fetched_it() {
+    let mut b = Side::new();
+    let mut c = b.joined();
+    c.bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+    let a = c.joined();
+    a.write("/f", b"before");
+    b.shows("/f", b"before");
+    c.stop();
+    b.write_first("/f", b"of b");
+    b.stop();
+    a.write("/f", b"of a");
+    c.start();
+    c.shows("/f", b"of a");
+    // Nobody but b has it, and it is nowhere what a path shows.
+    b.start();
+    until("c has it", || c.has_loser("/f"));
+    until("a knows of it", || a.conflict("/f").is_some());
+    b.stop();
+    drop(b);
+    assert!(!a.has_loser("/f"), "nobody wanted it yet");
+    a.main().resolve("/f", Keep::Loser(0)).unwrap();
+    assert_eq!(a.main().read("/f").unwrap(), b"of b");
+    c.shows("/f", b"of b");
+}
+
+#[test]
+fn what_shows_stays_where_the_content_of_a_loser_cannot_be_had() {
+    let mut b = Side::new();
+    let c = b.joined();
+    let mut a = c.joined();
+    a.write("/other", b"before");
+    until("a and b meet", || b.main().stat("/other").is_ok());
+    a.stop();
+    b.write_first("/f", b"of b");
+    until("c knows of it", || c.main().stat("/f").is_ok());
+    b.stop();
+    a.write("/f", b"of a");
+    a.start();
+    until("a knows of it", || a.conflict("/f").is_some());
+    let error = a.main().resolve("/f", Keep::Loser(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
+    let asked = error.asked();
+    let id = c.node.as_ref().unwrap().id();
+    assert!(asked.len() == 1 && id.starts_with(&asked[0]), "{error}");
+    let text = error.to_string();
+    let says = ["resolve /f", "nobody who was asked has it", &asked[0]];
+    assert!(says.iter().all(|part| text.contains(part)), "{text}");
+    assert_eq!(a.main().read("/f").unwrap(), b"of a");
+    // Once somebody has it, it comes.
+    b.start();
+    until("c has it", || {
+        c.bucket.fetch(&Task::new()).unwrap();
+        c.has_loser("/f")
+    });
+    a.main().resolve("/f", Keep::Loser(0)).unwrap();
+    assert_eq!(a.main().read("/f").unwrap(), b"of b");
+}
+
+#[test]
+fn what_lost_at_a_pinned_path_comes_and_stays() {
+    let mut a = Side::new();
+    let b = a.joined();
+    a.bucket.pin("/kept").unwrap();
+    a.main().mkdir("/kept").unwrap();
+    a.write("/other", b"before");
+    b.shows("/other", b"before");
+    a.stop();
+    b.write_first("/kept/f", b"kept of b");
+    b.write_first("/f", b"of b");
+    a.write("/kept/f", b"kept of a");
+    a.write("/f", b"of a");
+    a.start();
+    until("the pinned one", || a.has_loser("/kept/f"));
+    until("the other one", || a.conflict("/f").is_some());
+    assert!(!a.has_loser("/f"), "nobody wanted it yet");
+    // What is pinned later comes too.
+    a.bucket.pin("/f").unwrap();
+    until("it comes", || a.has_loser("/f"));
+    a.bucket.unpin("/f").unwrap();
+    until("it goes", || {
+        a.store.evict(0, &Task::new()).unwrap();
+        !a.has_loser("/f")
+    });
+    assert!(a.has_loser("/kept/f"));
+    let fetched = a.bucket.fetch(&Task::new()).unwrap();
+    assert!(fetched.contents > 0 && fetched.failed.is_empty());
+    assert!(a.has_loser("/f"));
+}
