@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 struct Side {
     store: Store,
-    _node: Node,
+    node: Option<Node>,
     bucket: Bucket,
     _dir: TempDir,
 }
@@ -18,13 +18,23 @@ impl Side {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(dir.path().join("store")).unwrap();
-        let options = NodeOptions::new().bind(Bind::Loopback);
-        Self {
-            _node: Node::start(&store, &options).unwrap(),
+        let mut side = Self {
+            node: None,
             bucket: store.bucket("default").unwrap(),
             store,
             _dir: dir,
-        }
+        };
+        side.start();
+        side
+    }
+
+    fn start(&mut self) {
+        let options = NodeOptions::new().bind(Bind::Loopback);
+        self.node = Some(Node::start(&self.store, &options).unwrap());
+    }
+
+    fn stop(&mut self) {
+        self.node.take().unwrap().stop();
     }
 
     fn write(&self, path: &str, text: &str) {
@@ -130,6 +140,36 @@ fn what_was_evicted_is_lacked_again() {
     b.lacks((1, 7), (0, 0));
     assert_eq!(b.read("/f").unwrap(), b"content");
     a.synced();
+}
+
+#[test]
+fn a_node_that_comes_back_says_the_same_and_what_changed_meanwhile() {
+    let [mut a, mut b] = pair(&ShareOptions::new());
+    for (path, text) in [("/one", "1"), ("/two", "22"), ("/three", "333")] {
+        a.write(path, text);
+    }
+    b.lacks((3, 6), (0, 0));
+    a.lacks((0, 0), (3, 6));
+    // Without a pause, with a content that has just come, and with one that is made here meanwhile.
+    for lacking in [(3, 6), (2, 5), (1, 2)] {
+        b.stop();
+        if lacking == (1, 2) {
+            b.write("/made-here", "333");
+        }
+        b.start();
+        b.lacks(lacking, (0, 0));
+        a.lacks((0, 0), lacking);
+        if lacking == (3, 6) {
+            assert_eq!(b.read("/one").unwrap(), b"1");
+        }
+    }
+    a.stop();
+    a.write("/four", "4444");
+    b.stop();
+    a.start();
+    b.start();
+    b.lacks((2, 6), (0, 0));
+    a.lacks((0, 0), (2, 6));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, VersionVector, digest};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Result, Timestamp};
@@ -33,11 +34,9 @@ const UNSENT: usize = 4;
 /// other side threw it away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Local commits are gathered at once, and then not again for this many times as long as that took:
-/// so that it takes little of what writers could use.
-const REST: u32 = 4;
-
-const LONGEST_REST: Duration = Duration::from_millis(250);
+/// Local commits are gathered at once, and then not again for so many times as long as that took, nor
+/// for longer.
+const REST: (u32, u32, Duration) = (4, 32, Duration::from_millis(250));
 
 /// How long to wait when others keep the store busy.
 const BUSY: Duration = Duration::from_millis(20);
@@ -64,7 +63,12 @@ pub(crate) enum Command {
     Closed(Id),
     /// Somebody committed to the store.
     Committed,
-    Progress(oneshot::Sender<BTreeMap<Id, Progress>>),
+    /// Asks how far the conversations have come.
+    Progress {
+        /// Whether all that was committed before the question counts.
+        fresh: bool,
+        answer: oneshot::Sender<BTreeMap<Id, Progress>>,
+    },
     /// Asks for the digest of all that is known here.
     State(oneshot::Sender<[u8; 16]>),
     Stop,
@@ -158,6 +162,8 @@ impl Driver {
                 conversations: BTreeMap::new(),
                 begun: Instant::now(),
                 gather_at: Some(Instant::now()),
+                rest: Rest::new(REST.0, REST.1, REST.2),
+                pressed: false,
                 rest_until: Instant::now(),
                 forget_at: None,
             };
@@ -199,6 +205,9 @@ struct Worker {
     begun: Instant,
     /// When to look at what was committed.
     gather_at: Option<Instant>,
+    rest: Rest,
+    /// Whether somebody committed while nothing was gathered.
+    pressed: bool,
     rest_until: Instant,
     /// When to forget the documents that are kept in memory.
     forget_at: Option<Instant>,
@@ -290,11 +299,14 @@ impl Worker {
             Command::Room => {}
             Command::Closed(id) => drop(self.conversations.remove(&id)),
             Command::Committed => {
-                self.gather_at = Some(self.rest_until.max(Instant::now()));
+                let now = Instant::now();
+                self.pressed = self.rest_until > now;
+                self.gather_at = Some(self.rest_until.max(now));
             }
-            Command::Progress(answer) => {
-                // What was committed before the question counts.
-                self.gather()?;
+            Command::Progress { fresh, answer } => {
+                if fresh {
+                    self.gather()?;
+                }
                 let _ = answer.send(self.progress()?);
             }
             Command::State(answer) => {
@@ -395,8 +407,8 @@ impl Worker {
         if self.bucket.gathered() != known {
             stir(&self.stirred);
         }
-        let rest = (begun.elapsed() * REST).min(LONGEST_REST);
-        self.rest_until = Instant::now() + rest;
+        let took = begun.elapsed();
+        self.rest_until = Instant::now() + self.rest.after(took, self.pressed);
         self.gather_at = None;
         self.spread();
         Ok(())

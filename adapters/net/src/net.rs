@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_lite::StreamExt as _;
-use iroh::endpoint::{BindOpts, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{
+    BindOpts, Connection, MtuDiscoveryConfig, QuicTransportConfig, RecvStream, SendStream, VarInt,
+};
 use iroh::endpoint::{Builder, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router, RouterBuilder};
 use iroh::{
@@ -59,6 +62,11 @@ const STRANGERS: usize = 64;
 /// How many streams a peer may open at a time on a connection.
 const STREAMS: u32 = 256;
 
+/// Packets longer than the 1,200 bytes that every network carries have to be this much longer, so that one
+/// packet for each path tells whether Ethernet's length is carried, instead of a search that costs more
+/// than a conversation with nothing new.
+const PACKETS: u16 = 200;
+
 /// Two connections that are made within this time are taken for two nodes that dialled each other.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -70,6 +78,9 @@ const LASTED: Duration = Duration::from_secs(20);
 
 /// How often other processes are told how it stands, at most.
 const TELLING: Duration = Duration::from_secs(1);
+
+/// The longest pause between two looks at what was committed.
+const WATCHING: Duration = Duration::from_millis(10);
 
 /// By what name nodes look for each other on the local network.
 const SERVICE: &str = "alkfs";
@@ -327,9 +338,10 @@ impl Net {
         addr(&self.inner.endpoint, &self.inner.options)
     }
 
-    /// Returns how it stands with each peer and bucket, at this moment.
-    pub async fn status(&self) -> Status {
-        self.inner.status().await
+    /// Returns how it stands with each peer and bucket: with all that was committed until now, or, where
+    /// that is not `fresh`, with what the conversations know of it.
+    pub async fn status(&self, fresh: bool) -> Status {
+        self.inner.status(fresh).await
     }
 
     /// Returns what changes whenever a conversation with a peer begins.
@@ -352,6 +364,14 @@ impl Net {
     /// all that UDP carried of them, content aside.
     pub fn traffic(&self) -> u64 {
         let connections = self.inner.connections.lock();
+        if std::env::var_os("DBGSTATS").is_some() {
+            for held in connections.values() {
+                eprintln!("{:#?}", held.connection.stats());
+                for p in held.connection.paths().iter() {
+                    eprintln!("PATH {:?} {:?}", p.remote_addr(), p.stats());
+                }
+            }
+        }
         let open = connections.values().map(|held| bytes(&held.connection));
         open.sum::<u64>() + self.inner.past.load(Ordering::Relaxed)
     }
@@ -395,7 +415,7 @@ impl Net {
             let _ = watcher.map(thread::JoinHandle::join);
         });
         let _ = ended.await;
-        let status = self.inner.status().await;
+        let status = self.inner.status(false).await;
         if let Err(e) = status.save(&*self.inner.store) {
             tracing::debug!("the last status was not kept: {e}");
         }
@@ -447,8 +467,11 @@ async fn bind(
 }
 
 fn builder(key: &SecretKey, options: &NetOptions, port: u16) -> Result<Builder, String> {
+    let mut sizes = MtuDiscoveryConfig::default();
+    sizes.minimum_change(PACKETS);
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .mtu_discovery_config(Some(sizes))
         .build();
     let builder = match &options.relays {
         Relays::None => Endpoint::builder(presets::Minimal),
@@ -461,18 +484,18 @@ fn builder(key: &SecretKey, options: &NetOptions, port: u16) -> Result<Builder, 
         .secret_key(key.clone())
         .transport_config(transport)
         .clear_ip_transports();
-    let (v4, v6) = match options.bind {
-        Bind::Everywhere => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
-        Bind::Loopback => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+    let bound = match options.bind {
+        // One way is enough within a machine.
+        Bind::Loopback => builder.bind_addr(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Bind::Everywhere => {
+            // Not every machine has it.
+            let optional = BindOpts::default().set_is_required(false);
+            let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+            let v4 = builder.bind_addr(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+            v4.and_then(|builder| builder.bind_addr_with_opts(v6, optional))
+        }
     };
-    let builder = builder
-        .bind_addr(SocketAddr::from((v4, port)))
-        .map_err(|e| e.to_string())?;
-    // Not every machine has it.
-    let optional = BindOpts::default().set_is_required(false);
-    builder
-        .bind_addr_with_opts(SocketAddr::from((v6, port)), optional)
-        .map_err(|e| e.to_string())
+    bound.map_err(|e| e.to_string())
 }
 
 /// Finds out where a node that does not run will be reached, and keeps that: its port is its own from
@@ -613,6 +636,8 @@ impl Inner {
     fn watch(&self) {
         let mut seen = 0;
         let mut stored = None;
+        let mut rest = Rest::new(2, 128, WATCHING);
+        let mut pressed = false;
         while !self.stop.is_cancelled() {
             match self.store.wait_for_commit(seen, Duration::from_millis(200)) {
                 Ok(count) if count == seen => continue,
@@ -623,12 +648,16 @@ impl Inner {
                     return;
                 }
             }
+            let begun = Instant::now();
             if let Err(e) = self.reread(&mut stored) {
                 tracing::warn!("what the store keeps of the node was not read: {e}");
             }
             self.drivers
                 .lock()
                 .retain(|_, (driver, _)| driver.committed());
+            thread::sleep(rest.after(begun.elapsed(), pressed));
+            let now = self.store.wait_for_commit(seen, Duration::ZERO);
+            pressed = now.is_ok_and(|now| now != seen);
         }
     }
 
@@ -1558,7 +1587,7 @@ impl Inner {
         let mut stirred = self.stirred.subscribe();
         loop {
             stirred.mark_unchanged();
-            let status = self.status().await;
+            let status = self.status(false).await;
             let mut links = status.links.clone();
             links.iter_mut().for_each(|link| link.seen = None);
             if told.as_ref() != Some(&links) {
@@ -1578,7 +1607,7 @@ impl Inner {
         }
     }
 
-    async fn status(&self) -> Status {
+    async fn status(&self, fresh: bool) -> Status {
         let drivers: Vec<Driver> = {
             let drivers = self.drivers.lock();
             drivers.values().map(|(driver, _)| driver.clone()).collect()
@@ -1586,7 +1615,7 @@ impl Inner {
         let mut progress: BTreeMap<u64, Progress> = BTreeMap::new();
         for driver in drivers {
             let (answer, answered) = oneshot::channel();
-            driver.tell(Command::Progress(answer));
+            driver.tell(Command::Progress { fresh, answer });
             if let Ok(of) = answered.await {
                 progress.extend(of);
             }

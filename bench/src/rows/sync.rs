@@ -53,7 +53,14 @@ fn puts(bench: &mut Bench) -> Result<()> {
     let [mut on, mut off] = <[Times; 2]>::default();
     for round in bench.rounds("puts", rounds) {
         let blocks = data::blocks(round as u64, puts);
-        for (main, times) in [(&shared, &mut on), (&plain, &mut off)] {
+        let mut both = [(&shared, &mut on), (&plain, &mut off)];
+        if round % 2 == 1 {
+            both.reverse();
+        }
+        for (main, times) in both {
+            // What is left to do of the round before does not disturb this one.
+            here.ask("gather")?;
+            settle()?;
             times.time(puts, || {
                 for (i, block) in blocks.iter().enumerate() {
                     main.write(format!("/{round}-{i}"), block.as_slice())?;
@@ -354,6 +361,10 @@ pub(crate) fn node(path: &Path) -> Result<()> {
             }
             "settled" => {
                 until(|| Ok(in_step(&node.status()?)))?;
+                String::new()
+            }
+            "gather" => {
+                node.status()?;
                 String::new()
             }
             "traffic" => node.traffic().to_string(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{
     BucketId, ConflictContent, Durability, Job, JobId, JobOptions, ReadTxn, WriteTxn,
 };
@@ -33,6 +34,9 @@ use crate::store::{Inner, Store, locked};
 
 /// How soon the threads notice that the service ends.
 const STEP: Duration = Duration::from_millis(200);
+
+/// The longest pause between two looks at what was committed.
+const REST: Duration = Duration::from_millis(20);
 
 /// For how long a claim holds that is not renewed, in seconds, and when it is.
 const CLAIM_SECONDS: u32 = 60;
@@ -278,8 +282,10 @@ impl Shared {
     /// Does something whenever there may be something to do, until the service ends. What is done says
     /// whether there may be more.
     fn run(self: &Arc<Self>, mut work: impl FnMut(&Arc<Self>) -> Result<bool>) {
-        let mut seen = 0;
+        let (mut seen, mut pressed) = (0, false);
+        let mut rest = Rest::new(2, 256, REST);
         while !self.stop.is_cancelled() {
+            let begun = Instant::now();
             // What a source does must not end what comes after it.
             match panic::catch_unwind(AssertUnwindSafe(|| work(self))) {
                 Ok(Ok(true)) => continue,
@@ -287,6 +293,9 @@ impl Shared {
                 Err(_) => tracing::error!("a fetch panicked, and is tried again later"),
                 Ok(Err(error)) => tracing::warn!(%error, "contents cannot be fetched at this time"),
             }
+            thread::sleep(rest.after(begun.elapsed(), pressed));
+            let now = self.inner.tree.wait_for_commit(seen, Duration::ZERO);
+            pressed = now.is_ok_and(|now| now != seen);
             match self.inner.tree.wait_for_commit(seen, STEP) {
                 Ok(now) => seen = now,
                 Err(error) => {

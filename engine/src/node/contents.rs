@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::tally::{Part, Tallies, covers, is_current, named};
 use crate::content::held::promise;
@@ -262,6 +263,8 @@ pub(super) struct Source {
     changed: Arc<(Mutex<Vec<Hash>>, Notify)>,
     /// The connections for contents, and since when each is there.
     connections: Arc<Mutex<HashMap<EndpointId, (Connection, Instant)>>>,
+    /// Cancelled when the node stops, after its last fetch.
+    ending: CancellationToken,
 }
 
 impl Source {
@@ -280,7 +283,13 @@ impl Source {
             fetcher: Fetcher::new(blobs),
             changed: Arc::default(),
             connections: Arc::default(),
+            ending: CancellationToken::new(),
         }
+    }
+
+    /// Ends the counting: nothing is fetched any more.
+    pub(super) fn end(&self) {
+        self.ending.cancel();
     }
 
     fn records(&self) -> Result<Records> {
@@ -428,17 +437,22 @@ impl Source {
     fn note(&self, hashes: &[Hash]) {
         self.changed.0.lock().extend(hashes);
         self.changed.1.notify_one();
+        // What was waited for when the node stopped may still come.
+        if self.ending.is_cancelled()
+            && let Err(e) = Tallies::new(Arc::clone(&self.store))
+        {
+            tracing::debug!("what came at the end was not noted: {e}");
+        }
     }
 
     /// Counts what is missing here of the buckets, whenever that may have changed, and tells it to the
     /// peers that know the same of a bucket.
-    pub(super) async fn count(self, mut stirs: watch::Receiver<u64>) {
-        let mut tallies = Tallies::new(Arc::clone(&self.store));
+    pub(super) async fn count(self, mut tallies: Tallies, mut stirs: watch::Receiver<u64>) {
         loop {
             stirs.mark_unchanged();
             let status = match &*self.net.lock().await {
-                Some(net) => net.status().await,
-                None => return,
+                Some(net) => net.status(false).await,
+                None => break,
             };
             let connected = status.links.into_iter().filter(|link| link.connected);
             let links: Vec<_> = connected.collect();
@@ -457,12 +471,14 @@ impl Source {
                 (Vec::new(), Some(Instant::now() + ANEW))
             });
             for (link, lacks) in lacks {
-                match &*self.net.lock().await {
-                    Some(net) => net.tell_lacks(&link, lacks).await,
-                    None => return,
+                if let Some(net) = &*self.net.lock().await {
+                    net.tell_lacks(&link, lacks).await;
                 }
             }
-            sleep(COUNTING.max(begun.elapsed() * REST)).await;
+            tokio::select! {
+                () = sleep(COUNTING.max(begun.elapsed() * REST)) => {}
+                () = self.ending.cancelled() => break,
+            }
             let due = async {
                 match again {
                     Some(at) => sleep_until(at.into()).await,
@@ -471,11 +487,23 @@ impl Source {
             };
             tokio::select! {
                 stirred = stirs.changed() => if stirred.is_err() {
-                    return;
+                    break;
                 },
                 () = self.changed.1.notified() => {}
                 () = due => {}
+                () = self.ending.cancelled() => break,
             }
+        }
+        let ended = tokio::task::spawn_blocking(move || {
+            // Held so long that what comes now is noted after that, and takes it back.
+            let changed = self.changed.0.lock();
+            match changed.is_empty() {
+                true => tallies.end(),
+                false => Ok(()),
+            }
+        });
+        if let Ok(Err(e)) = ended.await {
+            tracing::debug!("what is missing was not kept: {e}");
         }
     }
 

@@ -17,11 +17,14 @@ use alknet_fs_core::{Error, ErrorKind, Result};
 use alknet_fs_net::{Net, NetOptions, secret_key};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::content::ContentService;
 use crate::session::Alone;
 use crate::store::{Store, locked};
 use contents::{Readers, Source};
+use tally::Tallies;
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
 pub use records::{
@@ -122,6 +125,8 @@ struct Running {
     net: Arc<Mutex<Option<Net>>>,
     id: String,
     service: Option<Arc<ContentService>>,
+    /// Counts what is missing.
+    counting: Option<(Source, JoinHandle<()>)>,
     /// What serves contents; it ends with its last handle.
     _blobs: BlobStore,
     _alone: Alone,
@@ -194,16 +199,19 @@ impl Node {
                 net,
                 id,
                 service: None,
+                counting: None,
                 _blobs: blobs,
                 _alone: alone,
             }),
         };
         let (counting, parting) = (source.clone(), source.clone());
-        let service = Arc::new(store.serve_contents(Arc::new(source))?);
+        let tallies = Tallies::new(Arc::clone(&inner.tree))?;
+        let service = Arc::new(store.serve_contents(Arc::new(source.clone()))?);
         let told = Arc::downgrade(&service);
         if let Some(running) = &mut node.running {
             running.service = Some(service);
-            running.runtime.spawn(counting.count(stirs));
+            let counting = running.runtime.spawn(counting.count(tallies, stirs));
+            running.counting = Some((source, counting));
             running.runtime.spawn(async move {
                 while arrivals.changed().await.is_ok() {
                     parting.part_with_old().await;
@@ -241,7 +249,7 @@ impl Node {
             let net = Arc::clone(&running.net);
             on(&running.runtime, async move {
                 match &*net.lock().await {
-                    Some(net) => Some(net.status().await),
+                    Some(net) => Some(net.status(true).await),
                     None => None,
                 }
             })
@@ -273,8 +281,13 @@ impl Node {
         };
         // Its threads end with it.
         drop(running.service.take());
-        let net = Arc::clone(&running.net);
+        let (net, counting) = (Arc::clone(&running.net), running.counting.take());
         on(&running.runtime, async move {
+            if let Some((source, counting)) = counting {
+                source.end();
+                // Without what it counted the next node counts anew.
+                let _ = timeout(COUNTED, counting).await;
+            }
             let net = net.lock().await.take();
             if let Some(net) = net {
                 net.stop().await;
@@ -299,6 +312,9 @@ impl std::fmt::Debug for Node {
             .finish_non_exhaustive()
     }
 }
+
+/// How long what is missing may still be counted when the node stops.
+const COUNTED: Duration = Duration::from_millis(500);
 
 /// How long anything may take that somebody waits for at the node's threads.
 const LONGEST: Duration = Duration::from_secs(60);

@@ -155,16 +155,34 @@ impl Tally {
 pub(super) struct Tallies {
     store: Arc<dyn TreeStore>,
     parts: HashMap<Part, Tally>,
-    kept: Option<Held>,
+    /// What was counted when the last node stopped, of buckets of which nothing came or went since.
+    before: HashMap<BucketId, (Cursor, Lacks)>,
+    kept: Held,
 }
 
 impl Tallies {
-    pub(super) fn new(store: Arc<dyn TreeStore>) -> Self {
-        Self {
+    /// Begins with what the store's last node counted, if that stopped in order.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) fn new(store: Arc<dyn TreeStore>) -> Result<Self> {
+        let mut kept = Held::load(&*store.read()?)?;
+        if !kept.is_final {
+            kept.buckets.clear();
+        }
+        let before = kept.buckets.iter().map(|(bucket, cursor, lacks)| {
+            let (contents, bytes) = *lacks;
+            (*bucket, (*cursor, Lacks { contents, bytes }))
+        });
+        let before = before.collect();
+        kept.is_final = false;
+        kept.save(&*store)?;
+        Ok(Self {
             store,
             parts: HashMap::new(),
-            kept: None,
-        }
+            before,
+            kept,
+        })
     }
 
     /// Forgets all parts but some.
@@ -174,6 +192,9 @@ impl Tallies {
 
     /// Takes in that contents came, or went.
     pub(super) fn note(&mut self, txn: &dyn ReadTxn, hashes: &[Hash]) -> Result<()> {
+        if !hashes.is_empty() {
+            self.before.clear();
+        }
         for hash in hashes {
             let here = txn.has_content(hash)?;
             for tally in self.parts.values_mut() {
@@ -194,6 +215,15 @@ impl Tallies {
         txn: &dyn ReadTxn,
         part: &Part,
     ) -> Result<std::result::Result<Lacks, Instant>> {
+        if let (bucket, None) = part
+            && !self.parts.contains_key(part)
+            && let Some((cursor, lacks)) = self.before.get(bucket)
+        {
+            if is_current(txn, *bucket, *cursor)? {
+                return Ok(Ok(*lacks));
+            }
+            self.before.remove(bucket);
+        }
         let tally = match self.parts.entry(part.clone()) {
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(Tally::look(txn, part)?)
@@ -214,24 +244,42 @@ impl Tallies {
     }
 
     /// Keeps what is missing of whole buckets, for other processes.
+    ///
+    /// # Errors
+    /// Those of the store.
     pub(super) fn keep(&mut self) -> Result<()> {
+        self.keep_as(false)
+    }
+
+    /// Keeps it for the next node: nothing comes or goes any more that is not noted.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.keep_as(true)
+    }
+
+    fn keep_as(&mut self, is_final: bool) -> Result<()> {
         let whole = self
             .parts
             .iter()
-            .filter(|((_, branches), _)| branches.is_none());
-        let whole = whole.filter(|(_, tally)| !tally.doubt);
-        let mut held = Held(
-            whole
-                .map(|((bucket, _), tally)| {
-                    let lacks = (tally.missing.len() as u64, tally.bytes);
-                    (*bucket, tally.cursor, lacks)
-                })
-                .collect(),
-        );
-        held.0.sort_unstable();
-        if self.kept.as_ref() != Some(&held) {
+            .filter(|((_, branches), tally)| branches.is_none() && !tally.doubt);
+        let whole = whole.map(|((bucket, _), tally)| {
+            let lacks = (tally.missing.len() as u64, tally.bytes);
+            (*bucket, tally.cursor, lacks)
+        });
+        let before = self.before.iter();
+        let before = before.filter(|(bucket, _)| !self.parts.contains_key(&(**bucket, None)));
+        let before = before
+            .map(|(bucket, (cursor, lacks))| (*bucket, *cursor, (lacks.contents, lacks.bytes)));
+        let mut held = Held {
+            buckets: whole.chain(before).collect(),
+            is_final,
+        };
+        held.buckets.sort_unstable();
+        if self.kept != held {
             held.save(&*self.store)?;
-            self.kept = Some(held);
+            self.kept = held;
         }
         Ok(())
     }
@@ -239,7 +287,11 @@ impl Tallies {
 
 /// What is missing of buckets, and all of their events that this takes into account.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Held(Vec<(BucketId, Cursor, (u64, u64))>);
+struct Held {
+    buckets: Vec<(BucketId, Cursor, (u64, u64))>,
+    /// Whether the node that counted stopped in order after that: else contents may have come.
+    is_final: bool,
+}
 
 const SCOPE: &str = "net";
 const HELD: &str = "contents";
@@ -279,7 +331,7 @@ pub(super) fn missing_here(
     running: bool,
 ) -> Result<MissingContents> {
     if running {
-        let held = Held::load(txn)?.0;
+        let held = Held::load(txn)?.buckets;
         let kept = held.iter().find(|(of, ..)| *of == bucket);
         if let Some((_, cursor, (contents, bytes))) = kept
             && is_current(txn, bucket, *cursor)?

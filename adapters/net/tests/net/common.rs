@@ -181,7 +181,7 @@ impl Node {
     }
 
     pub(crate) async fn links(&self) -> Vec<Link> {
-        self.net().status().await.links
+        self.net().status(true).await.links
     }
 
     pub(crate) async fn shows(&self, bucket: BucketId, branch: &str, paths: &[&str]) {
