@@ -369,7 +369,7 @@ impl Talk {
         let Some(state) = inner.state(self.bucket).await else {
             return;
         };
-        let status = inner.status().await;
+        let status = inner.status(false).await;
         let of_it = status
             .links
             .iter()
