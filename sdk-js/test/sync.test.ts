@@ -246,7 +246,8 @@ describe('nodes', () => {
       await again.stop();
     }
     await using store = await open(path);
-    await using node = await store.startNode({ loopback: true, relays: [], mdns: false });
+    const quiet = { loopback: true, relays: [], mdns: false, gossip: false };
+    await using node = await store.startNode(quiet);
     assert.equal(node.id, id);
     await assert.rejects(memory().startNode(), of('Unsupported'));
   });

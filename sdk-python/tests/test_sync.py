@@ -261,7 +261,7 @@ def test_a_node_keeps_its_key(tmp_path: Path) -> None:
             assert not again.running
     with (
         alknet_fs.open(tmp_path / "s") as store,
-        store.node(loopback=True, relays=(), mdns=False) as node,
+        store.node(loopback=True, relays=(), mdns=False, gossip=False) as node,
     ):
         assert node.id == key
     with pytest.raises(alknet_fs.Unsupported), alknet_fs.memory() as memory:
