@@ -946,9 +946,9 @@ class Store(_native.Store):
         free port and from then on on the same again, unless ``port`` names one. Nothing leaves the
         machine but to nodes that were let in; ``relays`` names some by whose help nodes are reached
         that cannot be reached directly, or is ``"n0"`` for those that n0 runs for everybody. With
-        ``mdns`` it says on the local network where it is, and looks there for its peers. It converses
-        with nodes that others let into the same buckets, too, and finds out by gossip who of them has
-        news, unless ``gossip`` is false.
+        ``mdns`` it says on the local network where it is, and looks there for its peers. It
+        converses with nodes that others let into the same buckets, too, and finds out by gossip who
+        of them has news, unless ``gossip`` is false.
 
         Fails with ``Locked`` where a process runs the node of this store already.
         """
