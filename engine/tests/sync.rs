@@ -1,6 +1,7 @@
 //! Nodes of stores on this machine: what is written on one is read on the others.
 #![allow(clippy::unwrap_used)]
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -336,18 +337,53 @@ fn child() {
     let Ok(path) = std::env::var("ALKFS_TEST_NODE") else {
         return;
     };
-    let _node = node(&Store::open(path).unwrap());
+    let mut options = NodeOptions::new().bind(Bind::Loopback);
+    if let Ok(port) = std::env::var("ALKFS_TEST_PORT") {
+        options = options.port(port.parse().unwrap());
+    }
+    let _node = Node::start(&Store::open(path).unwrap(), &options).unwrap();
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
 fn process(store: &Path) -> Child {
+    process_at(store, None)
+}
+
+fn process_at(store: &Path, port: Option<u16>) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child"])
         .env("ALKFS_TEST_NODE", store)
+        .envs(port.map(|port| ("ALKFS_TEST_PORT", port.to_string())))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// Connections to where it was are not given up yet when it comes from elsewhere.
+#[test]
+fn a_peer_that_runs_elsewhere_after_it_was_killed_gives_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::create(&path).unwrap();
+    let main = store.bucket("default").unwrap().main().unwrap();
+    let mut running = process(&path);
+    main.write("/before", "before").unwrap();
+    let mut b = Side::new();
+    let ticket = store.share("default", &ShareOptions::new()).unwrap();
+    let named = JoinOptions::new().name("x");
+    b.bucket = b.store.join(&ticket, &named).unwrap();
+    b.reads("main", "/before", "before");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    main.write("/after", "after").unwrap();
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    running = process_at(&path, Some(port));
+    b.reads("main", "/after", "after");
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
 }
 
 #[test]

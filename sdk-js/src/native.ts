@@ -245,6 +245,10 @@ export interface FsckReport {
   /** Files that nothing owns: harmless leftovers of crashes, which {@link Store.gc} removes. */
   orphans: number;
   orphanBytes: number;
+  /** Contents of which a part has arrived from a peer: no damage, and gone on with. */
+  partials: number;
+  /** Their sizes when they are complete. */
+  partialBytes: number;
   /** What is wrong; empty for a healthy store. */
   problems: Problem[];
 }
@@ -377,6 +381,11 @@ export interface PeerStatus {
   behindHere: Behind;
   /** What the peer is not known to have. */
   behindThere: Behind;
+  /**
+   * How many commits that were made here stay here, because the grant lets the bucket only be read where
+   * they were made; as was last known, and absent where it never was.
+   */
+  staysHere?: number;
   /**
    * Whether the peer has all that this store has of the bucket, contents included, and the other way
    * round.

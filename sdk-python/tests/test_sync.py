@@ -212,6 +212,8 @@ def test_a_reader_changes_only_its_own(
     until(lambda: here.node.status().peers[0].in_step)
     assert here.main.listdir() == ["a", "c"]
     assert main.listdir() == ["a", "b", "c"]
+    until(lambda: reader.sync_status().peers[0].stays_here == 1)
+    assert here.store.sync_status().peers[0].stays_here is None
 
 
 def test_a_branch_alone(here: Side, stores: Callable[[str], alknet_fs.Store]) -> None:

@@ -118,6 +118,16 @@ impl Terms {
         self.goes(self.sends, scope)
     }
 
+    /// Tells whether the peer gets cuts of all that is covered.
+    pub(crate) fn sends_all(&self) -> bool {
+        self.sends == Way::Covered
+    }
+
+    /// Tells whether the peer may know of a scope, and gets no cuts of it.
+    pub(crate) fn keeps(&self, scope: Scope) -> bool {
+        self.covers(scope) && !self.sends(scope)
+    }
+
     /// Tells whether cuts of a scope are taken from the peer.
     fn takes(&self, scope: Scope) -> bool {
         self.goes(self.takes, scope)

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store};
-use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, VersionVector, digest};
+use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope, VersionVector, digest};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Result, Timestamp};
 use alknet_fs_sync::Bucket;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -118,6 +118,9 @@ pub(crate) struct Progress {
     pub(crate) state: [u8; 16],
     /// All commits up to here are known.
     pub(crate) gathered: Option<Cursor>,
+    /// How many cuts of this replica the grant does not let out; nothing while it is not known which of
+    /// them the peer got in another way.
+    pub(crate) stays: Option<u64>,
 }
 
 struct Conversation {
@@ -442,6 +445,9 @@ impl Worker {
             };
             let mut progress = progress(&conversation.peer, &granted)?;
             progress.gathered = granted.bucket.gathered();
+            if progress.in_step {
+                progress.stays = Some(stays(&conversation.peer, &granted)?);
+            }
             all.insert(*id, progress);
         }
         Ok(all)
@@ -472,6 +478,23 @@ fn progress(peer: &Peer, replica: &dyn Replica) -> Result<Progress> {
         }
     }
     Ok(progress)
+}
+
+/// Counts the cuts of this replica that the grant does not let out, and the peer does not have.
+fn stays(peer: &Peer, granted: &Granted<'_>) -> Result<u64> {
+    if granted.terms.sends_all() {
+        return Ok(0);
+    }
+    let own = granted.bucket.replica();
+    let vectors = granted.bucket.vectors()?.into_iter();
+    let kept = vectors.filter(|(scope, _)| granted.terms.keeps(*scope));
+    let counts = kept.map(|(scope, ours)| {
+        // The first that a replica says of the first branch is that it is there.
+        let told = u64::from(scope == Scope::of_first_branch());
+        let theirs = peer.knows(scope).get(own).max(told);
+        ours.get(own).saturating_sub(theirs)
+    });
+    Ok(counts.fold(0, u64::saturating_add))
 }
 
 impl Conversation {

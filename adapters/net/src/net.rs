@@ -4,7 +4,7 @@ mod circle;
 mod swarm;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -156,6 +156,8 @@ struct LinkState {
     /// What the peer was told last of what this node lacks.
     told: Option<([u8; 16], Lacks)>,
     trouble: Option<String>,
+    /// How many changes that were made here the grant did not let out, when that was last known.
+    stays: Option<u64>,
     /// Whether the peer is told what nodes state of each other, and heard on it: from its first frame
     /// on, with which it shows that it hears.
     exchanges: bool,
@@ -235,6 +237,18 @@ enum Admitted {
     Member(Access),
 }
 
+/// Returns what stays known of links from what the node told before.
+fn links_of(told: Status) -> BTreeMap<LinkKey, LinkState> {
+    let own = told.links.into_iter().filter(|link| !link.member);
+    let state = |link: Link| LinkState {
+        seen: link.seen,
+        stays: link.stays,
+        ..LinkState::default()
+    };
+    own.map(|link| ((link.peer, link.bucket, link.role()), state(link)))
+        .collect()
+}
+
 /// A conversation that the driver of its bucket knows of.
 struct Begun {
     id: u64,
@@ -269,9 +283,13 @@ impl Net {
         options: &NetOptions,
         more: impl FnOnce(RouterBuilder) -> RouterBuilder,
     ) -> Result<Self> {
-        let records = {
+        let (records, told) = {
             let store = Arc::clone(&store);
-            blocking(move || Records::load(&*store.read()?)).await?
+            let load = move || {
+                let txn = store.read()?;
+                Ok((Records::load(&*txn)?, Status::load(&*txn)?))
+            };
+            blocking(load).await?
         };
         let gate = Gate::default();
         let endpoint = bind(key, options, records.port, &gate).await?;
@@ -289,7 +307,7 @@ impl Net {
             asking: Mutex::default(),
             circle: watch::Sender::default(),
             swarm,
-            links: Mutex::default(),
+            links: Mutex::new(links_of(told)),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -384,6 +402,16 @@ impl Net {
         open.then_some(held.since)
     }
 
+    /// Closes the connection with a peer, so that a new one is made. To be called where none can be made
+    /// beside it: all go the way of the one that there is, which leads nowhere where the peer has moved
+    /// since it was found.
+    pub fn part_with(&self, peer: EndpointId) {
+        if let Some(held) = self.inner.connections.lock().get(&peer) {
+            let reason = b"a new connection has to be made";
+            held.connection.close(Code::Replaced.into(), reason);
+        }
+    }
+
     /// Returns the peers that converse with this node about a bucket now.
     pub fn peers_on(&self, bucket: BucketUid) -> Vec<EndpointId> {
         let links = self.inner.links.lock();
@@ -441,7 +469,7 @@ async fn bind(
         (Some(port), _) => vec![port],
         // Whoever listened on it before may be about to end.
         (None, Some(port)) => vec![port, port, port, port, 0],
-        (None, None) => vec![0],
+        (None, None) => vec![free_port(options), 0],
     };
     let mut failed = None;
     for (n, port) in ports.into_iter().enumerate() {
@@ -464,6 +492,17 @@ async fn bind(
     let (port, why) = failed.unwrap_or_default();
     let detail = format!("the node cannot listen on port {port}");
     Err(Error::with_detail(ErrorKind::Io, detail).source(why))
+}
+
+/// Returns a port that is free: both kinds of addresses get the same, and so keep it when the node runs
+/// again.
+fn free_port(options: &NetOptions) -> u16 {
+    let ip = match options.bind {
+        Bind::Everywhere => Ipv4Addr::UNSPECIFIED,
+        Bind::Loopback => Ipv4Addr::LOCALHOST,
+    };
+    let found = UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr());
+    found.map_or(0, |addr| addr.port())
 }
 
 fn builder(key: &SecretKey, options: &NetOptions, port: u16) -> Result<Builder, String> {
@@ -1622,7 +1661,14 @@ impl Inner {
         }
         let now = now();
         let records = self.records();
-        let mut links = self.links.lock().clone();
+        let mut links = {
+            let mut links = self.links.lock();
+            for link in links.values_mut() {
+                let of = link.live.and_then(|(id, ..)| progress.get(&id));
+                link.stays = of.and_then(|progress| progress.stays).or(link.stays);
+            }
+            links.clone()
+        };
         links.retain(|(.., role), link| *role != Role::Member || link.live.is_some());
         let links = links.into_iter().map(|((peer, bucket, role), link)| {
             let shared = role == Role::Giver;
@@ -1647,6 +1693,7 @@ impl Inner {
                 gathered: progress.gathered,
                 lacks: link.lacks.map(|(_, lacks)| lacks),
                 lacks_now: link.lacks.is_some_and(|(state, _)| state == progress.state),
+                stays: link.stays,
                 trouble: link.trouble,
             }
         });

@@ -61,6 +61,9 @@ pub struct Link {
     pub lacks: Option<Lacks>,
     /// Whether the peer said so knowing just what is known here.
     pub lacks_now: bool,
+    /// How many cuts that were made here the grant does not let out, and the peer does not have: as was
+    /// last known; nothing where it never was.
+    pub stays: Option<u64>,
     /// Why they do not converse, where something went wrong.
     pub trouble: Option<String>,
 }
@@ -125,6 +128,7 @@ impl Status {
                     gathered: None,
                     lacks: None,
                     lacks_now: false,
+                    stays: None,
                     trouble: None,
                 });
             }

@@ -53,6 +53,7 @@ pub struct PeerStatusInfo {
     pub in_step: bool,
     pub behind_here: BehindInfo,
     pub behind_there: BehindInfo,
+    pub stays_here: Option<f64>,
     pub synced: bool,
     pub trouble: Option<String>,
 }
@@ -71,6 +72,7 @@ impl From<node::PeerStatus> for PeerStatusInfo {
             in_step: status.in_step,
             behind_here: behind(status.missing_here, Some(status.contents_here)),
             behind_there: behind(status.missing_there, status.contents_there),
+            stays_here: status.stays_here.map(|commits| commits as f64),
             synced: status.synced,
             trouble: status.trouble,
         }

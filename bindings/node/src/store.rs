@@ -256,6 +256,8 @@ pub struct FsckInfo {
     pub bytes: f64,
     pub orphans: f64,
     pub orphan_bytes: f64,
+    pub partials: f64,
+    pub partial_bytes: f64,
     pub problems: Vec<ProblemInfo>,
 }
 
@@ -273,6 +275,8 @@ impl From<FsckReport> for FsckInfo {
             bytes: report.bytes as f64,
             orphans: report.orphans as f64,
             orphan_bytes: report.orphan_bytes as f64,
+            partials: report.partials as f64,
+            partial_bytes: report.partial_bytes as f64,
             problems: problems.collect(),
         }
     }

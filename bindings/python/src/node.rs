@@ -60,6 +60,9 @@ report! {
         behind_here: Behind,
         /// What the peer is not known to have.
         behind_there: Behind,
+        /// How many commits that were made here stay here, because the grant lets them only be read where
+        /// they were made; as was last known, and `None` where it never was.
+        stays_here: Option<u64>,
         /// Whether the peer has all that this store has of the bucket, contents included, and the
         /// other way round.
         synced: bool,
@@ -82,6 +85,7 @@ impl From<alknet_fs::node::PeerStatus> for PeerStatus {
             in_step: status.in_step,
             behind_here: Behind::new(status.missing_here, Some(status.contents_here)),
             behind_there: Behind::new(status.missing_there, status.contents_there),
+            stays_here: status.stays_here,
             synced: status.synced,
             trouble: status.trouble,
         }

@@ -179,6 +179,10 @@ report! {
         orphans: u64,
         /// Their sizes, in bytes.
         orphan_bytes: u64,
+        /// Contents of which a part has arrived from a peer: no damage, and gone on with.
+        partials: u64,
+        /// Their sizes when they are complete, in bytes.
+        partial_bytes: u64,
         /// What is wrong; empty for a healthy store.
         problems: Vec<Problem>,
     }
@@ -198,6 +202,8 @@ impl From<alknet_fs::FsckReport> for FsckReport {
             bytes: report.bytes,
             orphans: report.orphans,
             orphan_bytes: report.orphan_bytes,
+            partials: report.partials,
+            partial_bytes: report.partial_bytes,
             problems: problems.collect(),
         }
     }

@@ -1,5 +1,6 @@
 //! Sharing buckets with other nodes: tickets, peers, and the node itself.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Duration;
 
@@ -355,6 +356,8 @@ struct StatusRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     contents_there: Option<Missing>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stays_here: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'a str>,
 }
 
@@ -455,6 +458,9 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             app.out.warn(printable(trouble));
         }
     }
+    if !app.global.json {
+        warn_of_what_stays(app, &status.peers);
+    }
     match &status.running {
         Some(owner) => app
             .out
@@ -465,6 +471,29 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     match wait.is_some() && !own.all(|peer| peer.synced) {
         true => Err(Failure::Found),
         false => Ok(()),
+    }
+}
+
+/// Warns of changes that reach nobody, once for each bucket.
+fn warn_of_what_stays(app: &App, peers: &[PeerStatus]) {
+    let mut buckets: BTreeMap<&str, (u64, Access)> = BTreeMap::new();
+    for peer in peers.iter().filter(|peer| !peer.shared) {
+        if let (Some(bucket), Some(stays @ 1..)) = (&peer.bucket, peer.stays_here) {
+            let worst = buckets.entry(bucket).or_insert((0, peer.access));
+            *worst = (*worst).max((stays, peer.access));
+        }
+    }
+    for (bucket, (stays, access)) in buckets {
+        let what = match access {
+            Access::Read => "is read-only",
+            Access::Write => "is read-only but for some branches",
+        };
+        let changes = count(stays, "change", "changes");
+        let verb = if stays == 1 { "stays" } else { "stay" };
+        let bucket = printable(bucket);
+        app.out.warn(format_args!(
+            "{bucket} {what}: {changes} made here {verb} here"
+        ));
     }
 }
 
@@ -484,6 +513,7 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
         missing_there: peer.missing_there,
         contents_here: peer.contents_here.into(),
         contents_there: peer.contents_there.map(Missing::from),
+        stays_here: peer.stays_here,
         trouble: peer.trouble.as_deref(),
     }
 }

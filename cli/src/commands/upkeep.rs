@@ -58,6 +58,8 @@ struct FsckRecord {
     away_bytes: u64,
     orphans: u64,
     orphan_bytes: u64,
+    partials: u64,
+    partial_bytes: u64,
     problems: usize,
 }
 
@@ -99,6 +101,8 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
         away_bytes: report.away_bytes,
         orphans: report.orphans,
         orphan_bytes: report.orphan_bytes,
+        partials: report.partials,
+        partial_bytes: report.partial_bytes,
         problems: report.problems.len(),
     };
     let looked = format!(
@@ -120,6 +124,13 @@ pub(crate) fn fsck(app: &App, args: &Fsck) -> Result<()> {
         let bytes = size(report.away_bytes);
         app.out.note(format_args!(
             "{contents} not here ({bytes}), and can be fetched from peers: see `alkfs fetch`"
+        ));
+    }
+    if report.partials > 0 {
+        let contents = count(report.partials, "content", "contents");
+        let bytes = size(report.partial_bytes);
+        app.out.note(format_args!(
+            "of {contents} ({bytes}) a part has come from peers: the rest comes when it is fetched again"
         ));
     }
     if report.orphans > 0 {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::bench::{Bench, pattern};
 use crate::network::{Host, Network};
 
@@ -166,6 +168,14 @@ fn a_node_that_is_killed_in_the_middle_of_a_large_content_goes_on_where_it_was()
     within(60, "a quarter", || came() > LEN / 4);
     hosts[1].kill();
     assert!(came() < LEN * 3 / 4, "it came too fast to be killed");
+    let checked = hosts[1].bench.one(&["fsck", "--fast"]);
+    let partial = [&checked["partials"], &checked["partial_bytes"]].map(Value::as_u64);
+    assert_eq!(partial, [Some(1), Some(LEN)], "{checked}");
+    let text = hosts[1].bench.run(&["fsck", "--fast"]).stderr;
+    assert!(
+        text.contains("of 1 content (256.00 MiB) a part has come"),
+        "{text}"
+    );
     hosts[1].start();
     within(60, "a half", || came() > LEN / 2);
     hosts[0].kill();

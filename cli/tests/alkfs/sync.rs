@@ -48,6 +48,50 @@ fn reads(bench: &Bench, bucket: &str, path: &str, text: &str) {
 }
 
 #[test]
+fn what_is_written_to_a_bucket_that_may_only_be_read_is_said_to_stay() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/hello", "hello");
+    let shared = a.one(&["share", "--read-only"]);
+    b.one(&["join", shared["ticket"].as_str().unwrap(), "--as", "theirs"]);
+    reads(&b, "theirs", "/hello", "hello");
+    let stays = |count: u64| {
+        let what = format!("{count} stay");
+        eventually(&what, || {
+            let status = b.one(&["sync", "status"]);
+            status["synced"] == true && status["stays_here"] == count
+        });
+    };
+    stays(0);
+    let ran = b.run(&["sync", "status"]);
+    assert!(!ran.stderr.contains("stay"), "{ran:?}");
+    b.json_with(&["--bucket", "theirs", "put", "-", "/own"], b"own");
+    stays(1);
+    let ran = b.run(&["sync", "status"]);
+    let said = "theirs is read-only: 1 change made here stays here";
+    assert!(ran.stderr.contains(said), "{ran:?}");
+    // What a fork of it holds stays too.
+    b.one(&["--bucket", "theirs", "branch", "create", "mine"]);
+    b.json_with(
+        &["--bucket", "theirs", "--branch", "mine", "put", "-", "/own"],
+        b"2",
+    );
+    eventually("more stay", || {
+        b.one(&["sync", "status"])["stays_here"].as_u64() > Some(1)
+    });
+    // So it is where the other is away.
+    a.json(&["peers", "revoke", shared["grant"].as_str().unwrap()]);
+    eventually("b is told", || {
+        b.one(&["sync", "status"])["connected"] == false
+    });
+    let status = b.one(&["sync", "status"]);
+    assert!(status["stays_here"].as_u64() > Some(1), "{status}");
+    assert_eq!(a.names("main", "/"), ["hello"]);
+    a.put("/later", "later");
+    assert!(a.run(&["sync", "status"]).stderr.contains("runs the node"));
+}
+
+#[test]
 fn a_bucket_is_shared_joined_and_taken_back() {
     let (a, b) = (Bench::new(), Bench::new());
     let node_a = Node::start(&a);

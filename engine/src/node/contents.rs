@@ -341,7 +341,12 @@ impl Source {
                 Ok(connection)
             }
             Ok(Err(e)) => Err(format!("not reachable: {e}")),
-            Err(_) => Err("not reachable: no answer".to_owned()),
+            Err(_) => {
+                if let Some(net) = &*self.net.lock().await {
+                    net.part_with(peer);
+                }
+                Err("not reachable: no answer".to_owned())
+            }
         }
     }
 

@@ -195,8 +195,11 @@ pub struct PeerStatus {
     pub contents_here: MissingContents,
     /// Contents of the bucket that the peer does not hold, as it said last; nothing where it did not.
     pub contents_there: Option<MissingContents>,
+    /// How many commits that were made here stay here, because the grant lets them only be read where they
+    /// were made; as was last known, and nothing where it never was.
+    pub stays_here: Option<u64>,
     /// Whether the peer has all that this store has of the bucket, contents included, and the other way
-    /// round.
+    /// round; but for what [stays here](Self::stays_here).
     pub synced: bool,
     /// What keeps them apart, and what to do about it.
     pub trouble: Option<String>,
@@ -628,6 +631,7 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             missing_there: link.missing_there,
             contents_here,
             contents_there,
+            stays_here: link.stays.filter(|_| !link.shared),
             synced: in_step
                 && Some(contents_here) == none
                 && contents_there == none
