@@ -338,18 +338,24 @@ pub(crate) enum Command {
     )]
     Join(Join),
     /// List, name and revoke the nodes that this one shares with
-    #[command(subcommand, after_help = examples!(
-        "alkfs peers list"
+    #[command(after_help = examples!(
+        "alkfs peers                     # as alkfs peers list"
         "alkfs peers name 5f1c08 laptop"
         "alkfs peers revoke laptop"
     ))]
-    Peers(PeersCommand),
+    Peers {
+        #[command(subcommand)]
+        command: Option<PeersCommand>,
+    },
     /// Show how it stands with other nodes, or leave a bucket to itself
-    #[command(subcommand, after_help = examples!(
-        "alkfs sync status"
+    #[command(after_help = examples!(
+        "alkfs sync                      # as alkfs sync status"
         "alkfs sync status --wait 60     # until all is synced"
     ))]
-    Sync(SyncCommand),
+    Sync {
+        #[command(subcommand)]
+        command: Option<SyncCommand>,
+    },
     /// Run the node: keep shared buckets the same as those of other nodes, until Ctrl-C
     #[command(
         after_help = examples!(
@@ -986,7 +992,7 @@ pub(crate) struct RunNode {
     #[arg(long)]
     pub(crate) no_gossip: bool,
     /// Use this relay for nodes that cannot be reached directly; may be given several times
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_relay)]
     pub(crate) relay: Vec<alknet_fs::node::RelayUrl>,
     /// Use the relays and name servers that n0 runs for everybody
     #[arg(long, conflicts_with = "relay")]
@@ -1232,6 +1238,11 @@ fn parse_policy(text: &str) -> Result<ContentPolicy, String> {
     let all = [ContentPolicy::Eager, ContentPolicy::OnRead];
     let found = all.into_iter().find(|policy| policy.name() == text);
     found.ok_or_else(|| "a policy is \"eager\" or \"on-read\"".to_owned())
+}
+
+fn parse_relay(text: &str) -> Result<alknet_fs::node::RelayUrl, String> {
+    let bad = |_| "the address of a relay is such as \"https://relay.example.org\"".to_owned();
+    text.parse().map_err(bad)
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

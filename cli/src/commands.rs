@@ -13,7 +13,7 @@ mod transfer;
 mod upkeep;
 
 use crate::app::App;
-use crate::args::Command;
+use crate::args::{Command, PeersCommand, SyncCommand};
 use crate::failure::Result;
 
 /// Runs one command.
@@ -44,8 +44,10 @@ pub(crate) fn run(app: &App, command: Command) -> Result<()> {
         Command::Sessions(command) => sessions::run(app, command),
         Command::Share(args) => sync::share(app, &args),
         Command::Join(args) => sync::join(app, &args),
-        Command::Peers(command) => sync::peers(app, command),
-        Command::Sync(command) => sync::sync(app, command),
+        Command::Peers { command } => sync::peers(app, command.unwrap_or(PeersCommand::List)),
+        Command::Sync { command } => {
+            sync::sync(app, command.unwrap_or(SyncCommand::Status { wait: None }))
+        }
         Command::Node(args) => sync::node(app, &args),
         Command::Fetch(args) => content::fetch(app, &args),
         Command::Pin(args) => content::pin(app, &args),

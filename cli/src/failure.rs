@@ -188,6 +188,7 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
             let tree = app.tree();
             format!("fork it: `alkfs branch create NAME --from {tree}`, then use --branch NAME")
         }
+        ErrorKind::Locked if op == "start node" => return None,
         ErrorKind::Locked => "see who holds it with `alkfs sessions list`".to_owned(),
         ErrorKind::Lagged => {
             "watch with --after and a later cursor, or without --after from now on".to_owned()
@@ -227,6 +228,13 @@ fn no_store(dir: &Path, named: bool) -> String {
 }
 
 fn not_found(error: &Error, app: &App) -> Option<String> {
+    match error.operation() {
+        Some("name peer") => return Some("`alkfs peers` lists them".to_owned()),
+        Some("revoke") => {
+            return Some("`alkfs peers` and `alkfs peers grants` list what there is".to_owned());
+        }
+        _ => {}
+    }
     let name = error.subject()?;
     let store = app.opened_store()?;
     match error.detail() {

@@ -151,7 +151,16 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     assert!(a.run(&["log"]).text().contains("laptop"));
     let watched = a.run(&["watch", "--after", "0", "--count", "2", "--timeout", "20"]);
     assert!(watched.text().contains("from laptop"), "{watched:?}");
-    a.fails(&["peers", "name", "nobody", "x"], "NotFound");
+    let error = a.fails(&["peers", "name", "nobody", "x"], "NotFound");
+    assert!(said(&error, "hint").contains("alkfs peers"), "{error}");
+    let error = a.fails(&["node", "--loopback"], "Locked");
+    assert!(error.get("hint").is_none_or(Value::is_null), "{error}");
+    let wrong = a.run(&["node", "--relay", "relay.example.org"]);
+    assert_eq!(wrong.status, 2);
+    assert!(wrong.stderr.contains("https://relay"), "{wrong:?}");
+    // Alone, they show how it is.
+    assert!(a.run(&["peers"]).text().contains("laptop"));
+    assert!(a.run(&["sync"]).text().contains("synced"));
     assert_eq!(a.one(&["peers", "revoke", "laptop"])["grants"], 1);
     eventually("b is told", || {
         let status = b.one(&["sync", "status"]);
