@@ -170,6 +170,13 @@ fn a_node_that_comes_back_says_the_same_and_what_changed_meanwhile() {
     b.start();
     b.lacks((2, 6), (0, 0));
     a.lacks((0, 0), (2, 6));
+    // A content also comes by a bucket that nobody shares.
+    b.stop();
+    let other = b.store.create_bucket("other").unwrap();
+    other.main().unwrap().write("/mine", "4444").unwrap();
+    b.start();
+    b.lacks((1, 2), (0, 0));
+    a.lacks((0, 0), (1, 2));
 }
 
 #[test]

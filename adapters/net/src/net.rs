@@ -182,6 +182,8 @@ struct Inner {
     endpoint: Endpoint,
     options: NetOptions,
     records: watch::Sender<Arc<Records>>,
+    /// Held from when records are read or changed until all know them: so none come after newer ones.
+    publishing: Mutex<()>,
     drivers: Mutex<HashMap<BucketId, Running>>,
     connections: Mutex<HashMap<EndpointId, Held>>,
     /// Told when a connection is there.
@@ -193,6 +195,8 @@ struct Inner {
     asking: Mutex<HashSet<(EndpointId, BucketUid)>>,
     /// Who takes part in the buckets; nobody where only grants count.
     circle: watch::Sender<Arc<Circle>>,
+    /// Held while it is drawn: so none comes after a newer one.
+    drawing: Mutex<()>,
     /// Nothing where there is no gossip.
     swarm: Option<Swarm>,
     links: Mutex<BTreeMap<LinkKey, LinkState>>,
@@ -299,6 +303,7 @@ impl Net {
             endpoint: endpoint.clone(),
             options: options.clone(),
             records: watch::Sender::new(Arc::new(records)),
+            publishing: Mutex::default(),
             drivers: Mutex::default(),
             connections: Mutex::default(),
             arrived: Notify::new(),
@@ -306,6 +311,7 @@ impl Net {
             conversations: Mutex::default(),
             asking: Mutex::default(),
             circle: watch::Sender::default(),
+            drawing: Mutex::default(),
             swarm,
             links: Mutex::new(links_of(told)),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
@@ -373,23 +379,15 @@ impl Net {
     }
 
     /// Tells a peer how many contents of a bucket this node lacks, knowing what `state` stands for. Says
-    /// nothing where the peer was told so already.
-    pub async fn tell_lacks(&self, link: &Link, lacks: Lacks) {
-        self.inner.tell_lacks(link, lacks).await;
+    /// nothing where the peer was told so already. Does not wait until it is said.
+    pub fn tell_lacks(&self, link: &Link, lacks: Lacks) {
+        self.inner.tell_lacks(link, lacks);
     }
 
     /// Returns how many bytes went over the connections with peers since the node started, both ways:
     /// all that UDP carried of them, content aside.
     pub fn traffic(&self) -> u64 {
         let connections = self.inner.connections.lock();
-        if std::env::var_os("DBGSTATS").is_some() {
-            for held in connections.values() {
-                eprintln!("{:#?}", held.connection.stats());
-                for p in held.connection.paths().iter() {
-                    eprintln!("PATH {:?} {:?}", p.remote_addr(), p.stats());
-                }
-            }
-        }
         let open = connections.values().map(|held| bytes(&held.connection));
         open.sum::<u64>() + self.inner.past.load(Ordering::Relaxed)
     }
@@ -640,11 +638,29 @@ impl Inner {
 
     /// Does so on a thread that may block.
     fn change<R>(&self, change: impl FnOnce(&mut Records) -> R) -> Result<R> {
+        let _in_order = self.publishing.lock();
         let (result, records) = Records::update(&*self.store, Durability::Full, |records, _| {
             Ok((change(records), records.clone()))
         })?;
-        self.records.send_replace(Arc::new(records));
+        self.publish(records);
         Ok(result)
+    }
+
+    fn publish(&self, records: Records) {
+        self.records.send_if_modified(|current| {
+            let differs = **current != records;
+            if differs {
+                *current = Arc::new(records);
+            }
+            differs
+        });
+    }
+
+    /// Takes in what other processes changed of what the store keeps of the node.
+    fn reload(&self) -> Result<()> {
+        let _in_order = self.publishing.lock();
+        self.publish(Records::load(&*self.store.read()?)?);
+        Ok(())
     }
 
     /// Keeps where the node is, for tickets that are made while it does not run.
@@ -701,20 +717,14 @@ impl Inner {
     }
 
     fn reread(&self, stored: &mut Option<Vec<u8>>) -> Result<()> {
+        let _in_order = self.publishing.lock();
         let txn = self.store.read()?;
         let bytes = Records::stored(&*txn)?;
         if bytes == *stored {
             return Ok(());
         }
         if let Some(bytes) = &bytes {
-            let records = Records::decode(bytes)?;
-            self.records.send_if_modified(|current| {
-                let differs = **current != records;
-                if differs {
-                    *current = Arc::new(records);
-                }
-                differs
-            });
+            self.publish(Records::decode(bytes)?);
         }
         *stored = bytes;
         Ok(())
@@ -929,7 +939,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn tell_lacks(&self, link: &Link, lacks: Lacks) {
+    fn tell_lacks(self: &Arc<Self>, link: &Link, lacks: Lacks) {
         let role = link.role();
         let said = Some((link.state, lacks));
         {
@@ -946,7 +956,8 @@ impl Inner {
             state: link.state,
             lacks,
         });
-        self.tell_word(link.peer, &word).await;
+        let (this, peer) = (Arc::clone(self), link.peer);
+        self.spawn(async move { this.tell_word(peer, &word).await });
     }
 
     /// Says something to a peer on a stream of its own.
@@ -1150,8 +1161,9 @@ impl Inner {
         let mut admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
         if admitted.is_err() {
             // The grant may have been given just now.
-            let store = Arc::clone(&self.store);
-            records = Arc::new(blocking(move || Records::load(&*store.read()?)).await?);
+            let this = Arc::clone(self);
+            blocking(move || this.reload()).await?;
+            records = self.records();
             grants.clone_from(&records.grants);
             admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
         }
@@ -1167,17 +1179,14 @@ impl Inner {
         // What is read may have changed since, so the answer is found again where it is written.
         let this = Arc::clone(self);
         blocking(move || {
-            let (answer, records) =
-                Records::update(&*this.store, Durability::Full, |records, _| {
-                    let grants = &mut records.grants;
-                    let answer = admit(grants, bucket, peer, ticket.as_ref(), now());
-                    if answer.is_ok() {
-                        records.met(peer, addrs);
-                    }
-                    Ok((answer, records.clone()))
-                })?;
-            this.records.send_replace(Arc::new(records));
-            Ok(answer)
+            this.change(|records| {
+                let grants = &mut records.grants;
+                let answer = admit(grants, bucket, peer, ticket.as_ref(), now());
+                if answer.is_ok() {
+                    records.met(peer, addrs);
+                }
+                answer
+            })
         })
         .await
     }

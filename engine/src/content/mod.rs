@@ -146,6 +146,8 @@ fn base_of_lost(
     let shown = match resolve(txn, &chain, path, Follow::No) {
         Ok((_, entry)) => entry.hash(),
         Err(e) if e.is_not_found() => None,
+        // What is there since is no file.
+        Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::TooManyLinks) => None,
         Err(e) => return Err(e),
     };
     match shown {

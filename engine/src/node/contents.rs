@@ -477,7 +477,7 @@ impl Source {
             });
             for (link, lacks) in lacks {
                 if let Some(net) = &*self.net.lock().await {
-                    net.tell_lacks(&link, lacks).await;
+                    net.tell_lacks(&link, lacks);
                 }
             }
             tokio::select! {

@@ -128,15 +128,16 @@ impl Inner {
         let mut passed: BTreeMap<BucketUid, Statements> = BTreeMap::new();
         let mut gossips: HashMap<BucketUid, CancellationToken> = HashMap::new();
         loop {
-            let records = Arc::clone(&changes.borrow_and_update());
+            changes.mark_unchanged();
             if let Err(e) = self.restate().await {
                 tracing::warn!("what this node states of others was not kept: {e}");
             }
+            let records = self.records();
             for (bucket, statements) in &records.statements {
                 self.pass_on(*bucket, statements.besides(passed.get(bucket)));
             }
             passed.clone_from(&records.statements);
-            self.draw_circle(&records);
+            self.draw_circle();
             let circle = Arc::clone(&self.circle.borrow());
             self.gossip_about(&circle, &records, &mut gossips);
             let left = circle.ends.map_or(DAY, until).min(DAY);
@@ -149,8 +150,9 @@ impl Inner {
         }
     }
 
-    fn draw_circle(&self, records: &Records) {
-        let circle = Circle::of(records, self.own(), now());
+    fn draw_circle(&self) {
+        let _in_order = self.drawing.lock();
+        let circle = Circle::of(&self.records(), self.own(), now());
         if let Some(swarm) = &self.swarm {
             swarm.gate.set(circle.all());
         }
@@ -287,8 +289,8 @@ impl Inner {
             // It may have been let in just now.
             let this = Arc::clone(self);
             access = blocking(move || {
-                let records = Records::load(&*this.store.read()?)?;
-                this.draw_circle(&records);
+                this.reload()?;
+                this.draw_circle();
                 Ok(this.circle.borrow().access(bucket, peer))
             })
             .await?;
