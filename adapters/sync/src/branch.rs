@@ -8,7 +8,7 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{ReadTxn, Row, WriteTxn};
 use alknet_fs_core::sync::{
     About, AboutBranch, AboutSnapshot, AboutState, Clock, Conflict, Cut, Key, MAX_FRAME, Projected,
-    Registers, ReplicaId, Scope, Stamp, Value, VersionVector, affected, forget_settled,
+    Registers, ReplicaId, Scope, Stamp, Times, Value, VersionVector, affected, forget_settled,
     note_conflicts, outgoing, project, settle, show,
 };
 use alknet_fs_core::{Change, Error, ErrorKind, Result, Timestamp, TreePath};
@@ -434,10 +434,10 @@ impl Branch {
         changes: &[Change],
         grouped: bool,
         clock: &mut Clock,
-        now: Timestamp,
+        times: &Times,
     ) -> Result<Gathered> {
-        let mut new = outgoing(txn, chain, &self.registers(txn), changes, clock, now)?;
-        let fallen = settle(txn, chain, changes, &mut new, clock, now)?;
+        let mut new = outgoing(txn, chain, &self.registers(txn), changes, clock, times)?;
+        let fallen = settle(txn, chain, changes, &mut new, clock, times)?;
         forget_settled(txn, chain.branch(), &new)?;
         let mut cuts = 0;
         let mut written = Values::new();
@@ -457,7 +457,8 @@ impl Branch {
             self.add_cut(txn, written, false)?;
             cuts += 1;
         }
-        let changes = self.show(txn, chain, fallen, now)?.unwrap_or_default();
+        let fallen = self.show(txn, chain, fallen, times.now())?;
+        let changes = fallen.unwrap_or_default();
         Ok(Gathered { cuts, changes })
     }
 

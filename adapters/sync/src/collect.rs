@@ -7,7 +7,9 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, Epoch, ReadTxn, SnapshotRecord, WriteTxn,
 };
-use alknet_fs_core::sync::{About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope};
+use alknet_fs_core::sync::{
+    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, Times,
+};
 use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
 
 use crate::bucket::{Bucket, Shown, ShownSnapshot, context};
@@ -24,9 +26,10 @@ pub(crate) enum Found {
     Unknown,
     /// This.
     Changes {
-        changes: HashMap<BranchId, Vec<Change>>,
-        /// Whether branches or snapshots came, went or got other names.
-        of_branches: bool,
+        /// From the newest, with when each was committed.
+        changes: HashMap<BranchId, Vec<(Timestamp, Change)>>,
+        /// When branches or snapshots came, went or got other names last, if they did.
+        of_branches: Option<Timestamp>,
     },
 }
 
@@ -58,11 +61,16 @@ impl Found {
             .iter()
             .map(|branch| (branch.name.clone(), branch.id));
         let mut ids: HashMap<String, BranchId> = ids.collect();
-        let mut changes: HashMap<BranchId, Vec<Change>> = HashMap::new();
-        let mut of_branches = false;
+        let mut changes: HashMap<BranchId, Vec<(Timestamp, Change)>> = HashMap::new();
+        let mut of_branches = None;
         // Events name branches as they were called then.
-        for Event { branch, change, .. } in events.into_iter().rev() {
-            of_branches |= change.path.is_none();
+        for Event {
+            at, branch, change, ..
+        } in events.into_iter().rev()
+        {
+            if change.path.is_none() {
+                of_branches = of_branches.max(Some(at));
+            }
             match (change.op, change.name) {
                 (Op::RenameBranch, Some(old)) => {
                     if let Some(id) = ids.remove(&branch) {
@@ -74,7 +82,7 @@ impl Found {
                 (_, name) => {
                     if let Some(id) = ids.get(&branch) {
                         let change = Change { name, ..change };
-                        changes.entry(*id).or_default().push(change);
+                        changes.entry(*id).or_default().push((at, change));
                     }
                 }
             }
@@ -88,18 +96,34 @@ impl Found {
     pub(crate) fn of_branches(&self) -> bool {
         match self {
             Self::First | Self::Unknown => true,
-            Self::Changes { of_branches, .. } => *of_branches,
+            Self::Changes { of_branches, .. } => of_branches.is_some(),
         }
     }
 
     /// Returns what changed in a branch up to what a chain shows, where all up to an epoch of it was
-    /// collected before.
-    fn up_to(&self, txn: &dyn ReadTxn, chain: &Chain, before: Epoch) -> Result<Vec<Change>> {
+    /// collected before; and when, as far as that is known.
+    fn up_to(
+        &self,
+        txn: &dyn ReadTxn,
+        chain: &Chain,
+        before: Epoch,
+        now: Timestamp,
+    ) -> Result<(Vec<Change>, Times)> {
+        let mut times = Times::new(now);
+        if let Self::Changes { changes, .. } = self {
+            let of_it = changes.get(&chain.branch()).into_iter().flatten();
+            let noted = of_it.map(|(at, change)| {
+                times.note(change, *at);
+                change.clone()
+            });
+            return Ok((noted.collect(), times));
+        }
+        Ok((self.all_up_to(txn, chain, before)?, times))
+    }
+
+    fn all_up_to(&self, txn: &dyn ReadTxn, chain: &Chain, before: Epoch) -> Result<Vec<Change>> {
         let everything = || vec![Change::new(Op::Restore)];
         match (self, chain.own_spans()) {
-            (Self::Changes { changes, .. }, _) => {
-                Ok(changes.get(&chain.branch()).cloned().unwrap_or_default())
-            }
             (Self::First, [span]) => {
                 let epochs = span.first.max(Epoch(before.0 + 1))..=span.last;
                 let mut changes = Vec::new();
@@ -120,7 +144,7 @@ impl Found {
                 )?;
                 Ok(changes)
             }
-            (Self::First | Self::Unknown, _) => Ok(everything()),
+            _ => Ok(everything()),
         }
     }
 }
@@ -131,6 +155,8 @@ struct Round<'a> {
     found: &'a Found,
     clock: Clock,
     now: Timestamp,
+    /// When what is said of branches and snapshots happened.
+    told_at: Timestamp,
     /// Up to which epoch each branch was collected.
     before: HashMap<BranchId, Epoch>,
 }
@@ -151,6 +177,13 @@ impl Bucket {
             found,
             clock: self.clock(),
             now,
+            told_at: match found {
+                Found::Changes {
+                    of_branches: Some(at),
+                    ..
+                } => now.min(*at),
+                _ => now,
+            },
             before: HashMap::new(),
         };
         if found.of_branches() {
@@ -185,12 +218,12 @@ impl Bucket {
             .get(&chain.branch())
             .copied()
             .unwrap_or(Epoch(0));
-        let changes = round.found.up_to(txn, chain, before)?;
+        let (changes, times) = round.found.up_to(txn, chain, before, round.now)?;
         // What was there before it takes part need not come at once.
         let grouped = matches!(round.found, Found::Changes { .. });
         let (clock, now) = (&mut round.clock, round.now);
         let documents = self.documents(scope);
-        let gathered = documents.gather(txn, chain, &changes, grouped, clock, now)?;
+        let gathered = documents.gather(txn, chain, &changes, grouped, clock, &times)?;
         if gathered.cuts > 0 {
             self.news.insert(scope);
         }
@@ -396,7 +429,7 @@ impl Bucket {
             shown.base = base;
         }
         let about = About {
-            stamp: round.clock.stamp(round.now),
+            stamp: round.clock.stamp(round.told_at),
             state: AboutBranch {
                 name: record.name.clone(),
                 parent,
@@ -423,7 +456,7 @@ impl Bucket {
         // The cut that says so is among them.
         known.see(replica, known.get(replica) + 1);
         let about = About {
-            stamp: round.clock.stamp(round.now),
+            stamp: round.clock.stamp(round.told_at),
             state: AboutBranch {
                 deleted: Some(known),
                 ..state
@@ -481,7 +514,7 @@ impl Bucket {
             shown.snapshots = snapshots;
         }
         about.extend(state_of.into_iter().map(|(name, state)| {
-            let stamp = round.clock.stamp(round.now);
+            let stamp = round.clock.stamp(round.told_at);
             (Key::Snapshot(name), About { stamp, state }.encode())
         }));
         Ok(())

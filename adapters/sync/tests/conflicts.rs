@@ -164,6 +164,49 @@ fn meet(a: &mut Node, b: &mut Node, now: i64) {
     b.hear(a, now);
 }
 
+#[test]
+fn what_was_written_while_no_node_ran_counts_as_written_then() {
+    let (mut a, mut b) = (node(1), node(2));
+    a.edit(9, |e| e.mkdir_all(&path("/dir"), &SetAttrs::default()))
+        .unwrap();
+    meet(&mut a, &mut b, 10);
+    // Nobody gathers here until both meet.
+    a.put("/dir/early", 21);
+    a.put("/between", 23);
+    a.put("/dir/late", 27);
+    a.edit(29, |e| e.rename(&path("/between"), &path("/moved"), true))
+        .unwrap();
+    for (at, now) in [("/dir/early", 22), ("/dir/late", 24), ("/moved", 28)] {
+        b.put(at, now);
+        b.bucket.gather(Timestamp(now)).unwrap();
+    }
+    meet(&mut a, &mut b, 1000);
+    for node in [&a, &b] {
+        for (at, wins) in [("/dir/early", 22), ("/dir/late", 27), ("/moved", 23)] {
+            let hash = Hash::of(&i64::to_le_bytes(wins));
+            let shown = node.shows(at).unwrap();
+            assert_eq!(shown.hash(), Some(hash), "{at}");
+        }
+        let listed = node.listed().into_iter();
+        let times = |c: Conflict| {
+            let of = |value: &Value| value.stamp.time;
+            (
+                c.path.to_string(),
+                c.winner.as_ref().map(of),
+                of(&c.losers[0]),
+            )
+        };
+        let listed: Vec<_> = listed.map(times).collect();
+        let expected = [
+            ("/dir/early", Some(22), 21),
+            ("/dir/late", Some(27), 24),
+            ("/moved", Some(29), 28),
+        ];
+        let expected = expected.map(|(at, won, lost)| (at.to_owned(), won, lost));
+        assert_eq!(listed, expected);
+    }
+}
+
 /// Does something; returns the path, if it wrote what was there.
 fn change(node: &Node, rng: &mut Rng, now: i64) -> Option<TreePath> {
     let paths = ["/a", "/b", "/d", "/d/x", "/d/y", "/d/e", "/d/e/x"];

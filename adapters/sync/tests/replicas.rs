@@ -10,7 +10,7 @@ use alknet_fs_core::branch;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, LineBase, Store, WriteTxn};
-use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, VersionVector};
+use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, Times, VersionVector};
 use alknet_fs_core::{Change, Commit, Cursor, Timestamp};
 use alknet_fs_sync::{Branch, History};
 use common::BRANCHES;
@@ -65,9 +65,14 @@ impl Node {
         for (branch, documents) in self.branches.iter().zip(&mut self.documents) {
             let chain = Chain::load(txn, *branch, None).unwrap();
             let here = events.iter().filter(|e| e.branch == chain.branch_name());
-            let changes: Vec<Change> = here.map(|e| e.change.clone()).collect();
+            let mut times = Times::new(now);
+            let noted = here.map(|e| {
+                times.note(&e.change, e.at);
+                e.change.clone()
+            });
+            let changes: Vec<Change> = noted.collect();
             documents
-                .gather(txn, &chain, &changes, true, &mut self.clock, now)
+                .gather(txn, &chain, &changes, true, &mut self.clock, &times)
                 .unwrap();
         }
     }

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Clock, Stamp};
 use super::project::Projected;
 use super::register::{State, Value};
+use super::rows::Times;
 use super::{ReplicaId, Scope};
 use crate::chain::Chain;
 use crate::edit::{Context, Editor};
-use crate::entry::{Entry, Hash, Node, Timestamp};
+use crate::entry::{Entry, Hash, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Op};
 use crate::path::{MAX_NAME_LEN, TreePath};
@@ -168,7 +169,7 @@ pub fn settle(
     changes: &[Change],
     values: &mut BTreeMap<TreePath, Value>,
     clock: &mut Clock,
-    now: Timestamp,
+    times: &Times,
 ) -> Result<BTreeSet<TreePath>> {
     let branch = chain.branch();
     let mut fallen = BTreeSet::new();
@@ -212,7 +213,7 @@ pub fn settle(
         };
         if let Some(entry) = row.entry {
             let value = Value {
-                stamp: clock.stamp(now),
+                stamp: clock.stamp(times.at(&path)),
                 state: State::Present(entry),
                 base: row.base,
             };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::clock::Clock;
+use super::clock::{Clock, Stamp};
 use super::project::{Registers, project};
 use super::register::{Removed, State, Value};
 use crate::chain::Chain;
@@ -14,8 +14,61 @@ use crate::event::{Change, Op};
 use crate::path::TreePath;
 use crate::store::{ReadTxn, Row, WriteTxn};
 
+/// When the changes of a branch were committed that its registers do not say yet: so that what was
+/// written while no node ran counts as written then, and not when one ran again.
+#[derive(Debug, Clone)]
+pub struct Times {
+    now: Timestamp,
+    /// When a path was changed last, and what is below it with it.
+    changed: BTreeMap<TreePath, Timestamp>,
+    /// When something below a path was.
+    below: BTreeMap<TreePath, Timestamp>,
+}
+
+impl Times {
+    /// Begins with no change of which the time is known: these count as made now.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            now,
+            changed: BTreeMap::new(),
+            below: BTreeMap::new(),
+        }
+    }
+
+    /// Notes when something was changed.
+    pub fn note(&mut self, change: &Change, at: Timestamp) {
+        // A clock may have been set back since.
+        let at = at.min(self.now);
+        let later = |times: &mut BTreeMap<TreePath, Timestamp>, path: TreePath| {
+            let time = times.entry(path).or_insert(at);
+            *time = at.max(*time);
+        };
+        if change.path.is_none() {
+            later(&mut self.changed, TreePath::root());
+        }
+        for path in change.path.iter().chain(&change.from) {
+            path.ancestors()
+                .for_each(|above| later(&mut self.below, above));
+            later(&mut self.changed, path.clone());
+        }
+    }
+
+    /// Returns the time at which registers are brought up to date.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Returns when a path was changed last.
+    pub fn at(&self, path: &TreePath) -> Timestamp {
+        let with = path.ancestors().chain([path.clone()]);
+        let changed = with.filter_map(|path| self.changed.get(&path)).max();
+        let time = changed.or_else(|| self.below.get(path));
+        time.copied().unwrap_or(self.now)
+    }
+}
+
 /// Returns the values that registers must get so that they say what the branch holds now, where
-/// `changes` were committed since they last did.
+/// `changes` were committed since they last did. Their stamps are in the order of the times.
 ///
 /// # Errors
 /// Those of the store and of the registers.
@@ -25,8 +78,12 @@ pub fn outgoing(
     registers: &dyn Registers,
     changes: &[Change],
     clock: &mut Clock,
-    now: Timestamp,
+    times: &Times,
 ) -> Result<BTreeMap<TreePath, Value>> {
+    let unset = Stamp {
+        time: 0,
+        replica: clock.replica(),
+    };
     let mut written = Written {
         registers,
         values: BTreeMap::new(),
@@ -39,15 +96,23 @@ pub fn outgoing(
             let row = chain.inherited(txn, &path)?;
             Ok(row.is_some_and(|row| row.entry.is_some()))
         };
-        if let Some(state) = difference(own.as_ref(), said.as_ref(), inherits, now)? {
+        if let Some(state) = difference(own.as_ref(), said.as_ref(), inherits, times.now)? {
             let value = Value {
-                stamp: clock.stamp(now),
+                stamp: unset,
                 state,
                 base: own.and_then(|row| row.base),
             };
-            written.mark_above(&path, clock, now)?;
+            written.mark_above(&path, unset)?;
             written.values.insert(path, value);
         }
+    }
+    let values = written.values.iter_mut();
+    let mut values: Vec<_> = values
+        .map(|(path, value)| (times.at(path), value))
+        .collect();
+    values.sort_by_key(|(at, _)| *at);
+    for (at, value) in values {
+        value.stamp = clock.stamp(at);
     }
     Ok(written.values)
 }
@@ -60,13 +125,13 @@ struct Written<'a> {
 
 impl Written<'_> {
     /// Gives each directory above a path a register, so that what is below it can be found.
-    fn mark_above(&mut self, path: &TreePath, clock: &mut Clock, now: Timestamp) -> Result<()> {
+    fn mark_above(&mut self, path: &TreePath, stamp: Stamp) -> Result<()> {
         for dir in path.ancestors().filter(|dir| !dir.is_root()) {
             if !self.values(&dir)?.is_empty() {
                 continue;
             }
             let value = Value {
-                stamp: clock.stamp(now),
+                stamp,
                 state: State::Inherited,
                 base: None,
             };
