@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alknet_fs_blobs::BlobStore;
-use alknet_fs_blobs::wire::{self, ContentProtocol};
+use alknet_fs_blobs::wire::{self, ContentProtocol, GuardedBlobs};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use alknet_fs_net::{Net, NetOptions, secret_key};
 use tokio::runtime::{Builder, Runtime};
@@ -166,8 +166,12 @@ impl Node {
         let access = Arc::new(readers.clone());
         let started = on(&runtime, async move {
             let blobs = BlobStore::spawn(Arc::clone(&tree), contents, Default::default())?;
-            let protocol = ContentProtocol::new(&blobs, access);
-            let more = |router: iroh::protocol::RouterBuilder| router.accept(wire::ALPN, protocol);
+            let protocol = ContentProtocol::new(&blobs, access.clone());
+            let theirs = GuardedBlobs::new(&blobs, access);
+            let more = |router: iroh::protocol::RouterBuilder| {
+                let router = router.accept(wire::ALPN, protocol);
+                router.accept(GuardedBlobs::ALPN, theirs)
+            };
             let net = Net::start(tree, key, &net, more).await?;
             Ok::<_, Error>((net, blobs))
         });

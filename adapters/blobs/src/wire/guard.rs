@@ -41,6 +41,9 @@ impl fmt::Debug for GuardedBlobs {
 }
 
 impl GuardedBlobs {
+    /// The protocol's name, as connections agree on it.
+    pub const ALPN: &[u8] = iroh_blobs::ALPN;
+
     /// Serves a store.
     pub fn new(blobs: &BlobStore, access: Arc<dyn Access>) -> Self {
         let blobs = blobs.clone();
