@@ -28,5 +28,5 @@ pub fn word(bytes: &[u8]) {
             drop(addrs.limited());
         }
     }
-    let _ = Announcement::open(bytes, bucket);
+    let _ = Announcement::open(bytes, bucket, |_| true);
 }

@@ -29,8 +29,9 @@ pub(crate) const MAX_MESSAGE: usize = 2048;
 /// How many addresses of each kind are announced.
 const ADDRS: usize = 8;
 
-/// By how much the clock of whoever announces something may be ahead, in nanoseconds.
-const AHEAD: i64 = 24 * 3600 * 1_000_000_000;
+/// By how much the clock of whoever announces something may be ahead, and how old what it announces may
+/// be, in nanoseconds.
+const DAY: i64 = 24 * 3600 * 1_000_000_000;
 
 /// How long news may take to come by another way.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -110,8 +111,13 @@ impl Announcement {
         postcard::to_extend(&sealed, Vec::new()).unwrap_or_default()
     }
 
-    /// Reads what somebody announced; nothing where it is none, or not signed by whom it names.
-    pub(crate) fn open(bytes: &[u8], bucket: BucketUid) -> Option<Self> {
+    /// Reads what somebody announced; nothing where it is none, by nobody that may, or not signed by whom
+    /// it names.
+    pub(crate) fn open(
+        bytes: &[u8],
+        bucket: BucketUid,
+        may: impl Fn(EndpointId) -> bool,
+    ) -> Option<Self> {
         let (sealed, rest) = postcard::take_from_bytes::<Sealed>(bytes).ok()?;
         let Sealed {
             by,
@@ -120,7 +126,7 @@ impl Announcement {
             addrs,
             signature,
         } = sealed;
-        let is_it = rest.is_empty() && bytes.len() <= MAX_MESSAGE;
+        let is_it = rest.is_empty() && bytes.len() <= MAX_MESSAGE && may(by);
         let message = is_it.then(|| signed(bucket, by, digest, at, &addrs))?;
         by.verify(&message, &signature).ok()?;
         Some(Self {
@@ -169,7 +175,8 @@ impl News {
         spread: Duration,
     ) -> bool {
         let (mut visiting, mut settled, mut due) = (false, None, None);
-        if said.at.0 > clock.0.saturating_add(AHEAD) {
+        let past = clock.0.saturating_sub(DAY);
+        if !(past..=clock.0.saturating_add(DAY)).contains(&said.at.0) {
             return false;
         }
         if let Some(known) = self.heard.get_mut(&said.by) {
@@ -216,13 +223,14 @@ impl News {
         let mut sought: HashSet<[u8; 16]> = visited.map(|heard| heard.digest).collect();
         let mut busy = self.heard.values().filter(|heard| heard.visiting).count();
         let mut visits = Vec::new();
-        for (peer, heard) in &mut self.heard {
+        let mut waiting: Vec<_> = self.heard.iter_mut().collect();
+        waiting.retain(|(_, heard)| !heard.visiting);
+        // Who is due longest comes first, so that nobody is passed over for good.
+        waiting.sort_by_key(|(_, heard)| heard.due.map(|(since, due)| (due, since)));
+        for (peer, heard) in waiting {
             let Some((since, _)) = heard.due.filter(|(_, due)| *due <= now) else {
                 continue;
             };
-            if heard.visiting {
-                continue;
-            }
             if heard.digest == ours || heard.settled == Some(heard.digest) {
                 heard.due = None;
                 continue;
@@ -364,18 +372,21 @@ mod tests {
             relays: vec!["x".repeat(255); 40],
         };
         let bytes = Announcement::seal(&key(1), BUCKET, [7; 16], Timestamp(5), addrs);
+        let any = |_| true;
+        let other = |id| id != key(1).public();
+        assert_eq!(Announcement::open(&bytes, BUCKET, other), None);
         assert!(bytes.len() <= MAX_MESSAGE, "{}", bytes.len());
-        let open = Announcement::open(&bytes, BUCKET).unwrap();
+        let open = Announcement::open(&bytes, BUCKET, any).unwrap();
         assert_eq!((open.by, open.digest), (key(1).public(), [7; 16]));
-        assert_eq!(Announcement::open(&bytes, BucketUid([2; 16])), None);
+        assert_eq!(Announcement::open(&bytes, BucketUid([2; 16]), any), None);
         for at in 0..bytes.len() {
-            assert_eq!(Announcement::open(&bytes[..at], BUCKET), None);
+            assert_eq!(Announcement::open(&bytes[..at], BUCKET, any), None);
             let mut altered = bytes.clone();
             altered[at] ^= 1;
-            assert_eq!(Announcement::open(&altered, BUCKET), None, "{at}");
+            assert_eq!(Announcement::open(&altered, BUCKET, any), None, "{at}");
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert_eq!(Announcement::open(&longer, BUCKET), None);
+        assert_eq!(Announcement::open(&longer, BUCKET, any), None);
     }
 
     #[test]
@@ -390,7 +401,8 @@ mod tests {
         assert!(news.hear(&said(1, 7, 10), (at(0), clock), zero));
         assert!(news.hear(&said(2, 7, 10), (at(0), clock), zero));
         assert!(!news.hear(&said(1, 8, 9), (at(0), clock), zero), "older");
-        assert!(!news.hear(&said(1, 8, AHEAD + 1), (at(0), clock), zero));
+        assert!(!news.hear(&said(1, 8, DAY + 1), (at(0), clock), zero));
+        assert!(!news.hear(&said(5, 8, -DAY - 1), (at(0), clock), zero));
         assert_eq!(news.next(), Some(at(1000)));
         assert!(news.due(at(999), [0; 16], 0, none).is_empty());
         // One of the two that have the same.
@@ -427,5 +439,32 @@ mod tests {
         assert_eq!(news.due(at(50_000), [0; 16], WELL, none), [peer(4)]);
         news.retain(|id| id == peer(3));
         assert_eq!(news.heard.len(), 1);
+    }
+
+    #[test]
+    fn who_is_due_longest_is_visited_first() {
+        let begun = Instant::now();
+        let at = |millis: u64| begun + Duration::from_millis(millis);
+        let mut news = News::default();
+        let none = |_| Link::None;
+        // More than are visited at a time, each with something else.
+        for n in 1..=8 {
+            let heard = (at(u64::from(9 - n)), Timestamp(0));
+            assert!(news.hear(&said(n, n, 1), heard, Duration::ZERO));
+        }
+        let peer = |n: u8| key(n).public();
+        let first = news.due(at(2000), [0; 16], 0, none);
+        assert_eq!(first, [8, 7, 6, 5].map(peer));
+        // These have something new already.
+        for n in 5..=8 {
+            assert!(news.hear(
+                &said(n, n + 10, 2),
+                (at(2001), Timestamp(0)),
+                Duration::ZERO
+            ));
+            news.visited(peer(n), true, at(2002), Duration::ZERO);
+        }
+        let second = news.due(at(9000), [0; 16], 0, none);
+        assert_eq!(second, [4, 3, 2, 1].map(peer));
     }
 }

@@ -1,10 +1,12 @@
 //! Who takes part in a bucket though neither gave the other a grant: what nodes state of each other.
 //!
-//! A node states whom it let into the whole of a bucket, and from whom it has the bucket. Statements
-//! are signed and passed on, and each node draws its own conclusion: it believes itself, and whoever
-//! it so comes to take for one that may write.
+//! A node states whom it let into the whole of a bucket or out of it, and from whom it has the bucket.
+//! Statements are signed and passed on, and each node draws its own conclusion: it believes itself, and
+//! whoever it so comes to take for one that may write. That somebody has the bucket from a node says
+//! the less: whatever a giver states of that node overrules it.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use iroh::{EndpointId, SecretKey, Signature};
@@ -21,8 +23,12 @@ pub(crate) const MAX_STATEMENTS: usize = 4096;
 /// How many of these one node may make.
 const MAX_OF_ONE: usize = 1024;
 
-/// By how much the clock of whoever states something may be ahead, in nanoseconds.
-const AHEAD: i64 = 24 * 3600 * 1_000_000_000;
+/// In nanoseconds, by how much the clock of whoever states something may be ahead, and how old a
+/// statement has to be before the same said again is news.
+const DAY: i64 = 24 * 3600 * 1_000_000_000;
+
+/// How often those that overrule each other are told apart, before they all are out.
+const ROUNDS: usize = 16;
 
 /// A node's key as bytes: not every key that somebody names is one of a node.
 type Raw = [u8; 32];
@@ -36,6 +42,41 @@ pub struct Member {
     pub by: EndpointId,
 }
 
+/// What a node may state of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum What {
+    /// Nothing any more.
+    Nothing,
+    /// It is let out.
+    Out,
+    /// It was let in, to read.
+    Read,
+    /// The bucket was joined from it.
+    From,
+    /// It was let in, to write too.
+    Write,
+}
+
+impl What {
+    /// States what somebody was given.
+    pub(crate) fn gave(access: Access) -> Self {
+        match access {
+            Access::Read => Self::Read,
+            Access::Write => Self::Write,
+        }
+    }
+
+    /// Tells whether it lets somebody in, for as long as it counts.
+    pub(crate) fn lets_in(self) -> bool {
+        self >= Self::Read
+    }
+
+    /// Tells whether only who gives something out states it.
+    fn is_givers(self) -> bool {
+        matches!(self, Self::Out | Self::Read | Self::Write)
+    }
+}
+
 /// What a node says of another one, as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Statement {
@@ -46,8 +87,7 @@ pub(crate) struct Statement {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Said {
-    /// What it may do; none: what was said before is taken back.
-    access: Option<Access>,
+    what: What,
     expires: Option<Timestamp>,
     at: Timestamp,
     signature: Sign,
@@ -79,13 +119,13 @@ impl Said {
 fn signed(
     bucket: BucketUid,
     (by, of): (&Raw, &Raw),
-    access: Option<Access>,
+    what: What,
     expires: Option<Timestamp>,
     at: Timestamp,
 ) -> Vec<u8> {
     // Writing to memory cannot fail.
-    let what = (bucket, by, of, access, expires, at);
-    postcard::to_extend(&what, CONTEXT.to_vec()).unwrap_or_default()
+    let all = (bucket, by, of, what, expires, at);
+    postcard::to_extend(&all, CONTEXT.to_vec()).unwrap_or_default()
 }
 
 impl Statement {
@@ -94,16 +134,16 @@ impl Statement {
         key: &SecretKey,
         bucket: BucketUid,
         of: EndpointId,
-        (access, expires): (Option<Access>, Option<Timestamp>),
+        (what, expires): (What, Option<Timestamp>),
         at: Timestamp,
     ) -> Self {
         let by = key.public();
-        let bytes = signed(bucket, (by.as_bytes(), of.as_bytes()), access, expires, at);
+        let bytes = signed(bucket, (by.as_bytes(), of.as_bytes()), what, expires, at);
         Self {
             by: *by.as_bytes(),
             of: *of.as_bytes(),
             said: Said {
-                access,
+                what,
                 expires,
                 at,
                 signature: Sign(key.sign(&bytes)),
@@ -111,10 +151,15 @@ impl Statement {
         }
     }
 
+    /// Returns on whom it is, where that is a node.
+    pub(crate) fn of(&self) -> Option<EndpointId> {
+        EndpointId::from_bytes(&self.of).ok()
+    }
+
     /// Tells whether whoever it names made it, of that bucket.
     pub(crate) fn is_genuine(&self, bucket: BucketUid) -> bool {
         let Said {
-            access,
+            what,
             expires,
             at,
             signature,
@@ -122,7 +167,7 @@ impl Statement {
         let Ok(by) = EndpointId::from_bytes(&self.by) else {
             return false;
         };
-        let bytes = signed(bucket, (&self.by, &self.of), access, expires, at);
+        let bytes = signed(bucket, (&self.by, &self.of), what, expires, at);
         EndpointId::from_bytes(&self.of).is_ok() && by.verify(&bytes, &signature.0).is_ok()
     }
 }
@@ -153,10 +198,16 @@ impl Statements {
         .collect()
     }
 
-    /// Tells whether a statement would replace what is here.
-    pub(crate) fn is_news(&self, statement: &Statement) -> bool {
-        let known = self.0.get(&(statement.by, statement.of));
-        known.is_none_or(|known| known.order() < statement.said.order())
+    /// Tells whether a statement would replace what is here: one that says the same does only once
+    /// that is old.
+    pub(crate) fn is_news(&self, statement: &Statement, now: Timestamp) -> bool {
+        let said = &statement.said;
+        let Some(known) = self.0.get(&(statement.by, statement.of)) else {
+            return true;
+        };
+        let differs = (known.what, known.expires) != (said.what, said.expires);
+        let is_old = known.at.0.saturating_add(DAY) < now.0;
+        known.order() < said.order() && (differs || is_old)
     }
 
     /// Says of a node what it may do, where that is not what is said already.
@@ -165,14 +216,14 @@ impl Statements {
         key: &SecretKey,
         bucket: BucketUid,
         of: EndpointId,
-        what: (Option<Access>, Option<Timestamp>),
+        what: (What, Option<Timestamp>),
         now: Timestamp,
     ) {
         let place = (*key.public().as_bytes(), *of.as_bytes());
         let known = self.0.get(&place);
         // One from a time when the clock was far ahead is believed by nobody.
-        let known = known.filter(|known| known.at.0 <= now.0.saturating_add(AHEAD));
-        if known.is_some_and(|known| (known.access, known.expires) == what) {
+        let known = known.filter(|known| known.at.0 <= now.0.saturating_add(DAY));
+        if known.is_some_and(|known| (known.what, known.expires) == what) {
             return;
         }
         let after = known.map_or(i64::MIN, |known| known.at.0.saturating_add(1));
@@ -182,40 +233,49 @@ impl Statements {
     }
 
     /// Takes in statements that are genuine: those that are news, and are made by this node or by
-    /// somebody of whom this node, or one like that, ever stated something.
+    /// somebody whom it believes. Where there is no room, those go first that are by others.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] and [`ErrorKind::TooLarge`] where some were refused: the others
-    /// are taken.
+    /// [`ErrorKind::InvalidInput`] and [`ErrorKind::TooLarge`] where some were refused that would count
+    /// otherwise: the others are taken.
     pub(crate) fn take(
         &mut self,
         own: EndpointId,
-        statements: Vec<Statement>,
+        mut statements: Vec<Statement>,
         now: Timestamp,
     ) -> Result<()> {
-        let reached = self.reached(own, &statements);
         let mut refused = None;
+        statements.retain(|statement| {
+            let future = statement.said.at.0 > now.0.saturating_add(DAY);
+            if future {
+                refused = Some((ErrorKind::InvalidInput, "a statement comes from the future"));
+            }
+            !future && self.is_news(statement, now)
+        });
+        let mut all = self.clone();
+        for Statement { by, of, said } in &statements {
+            let known = all.0.entry((*by, *of)).or_insert(*said);
+            if known.order() < said.order() {
+                *known = *said;
+            }
+        }
+        let believed = all.believed(own, now);
         for statement in statements {
-            if !self.is_news(&statement) {
+            let place = (statement.by, statement.of);
+            if !believed.contains(&statement.by) || !self.is_news(&statement, now) {
                 continue;
             }
-            let why = if statement.said.at.0 > now.0.saturating_add(AHEAD) {
-                Some((ErrorKind::InvalidInput, "a statement comes from the future"))
-            } else if !reached.contains(&statement.by) {
-                let why = "somebody states something whom nobody knows";
-                Some((ErrorKind::InvalidInput, why))
-            } else if self.0.contains_key(&(statement.by, statement.of)) {
-                None
-            } else if self.0.len() >= MAX_STATEMENTS || self.made_by(&statement.by) >= MAX_OF_ONE {
-                let why = "there are more statements on a bucket than are kept";
-                Some((ErrorKind::TooLarge, why))
-            } else {
-                None
-            };
-            match why {
-                None => drop(self.0.insert((statement.by, statement.of), statement.said)),
-                Some(why) => refused = Some(why),
+            if !self.0.contains_key(&place) {
+                if self.0.len() >= MAX_STATEMENTS {
+                    self.0.retain(|(by, _), _| believed.contains(by));
+                }
+                if self.0.len() >= MAX_STATEMENTS || self.made_by(&place.0) >= MAX_OF_ONE {
+                    let why = "there are more statements on a bucket than are kept";
+                    refused = Some((ErrorKind::TooLarge, why));
+                    continue;
+                }
             }
+            self.0.insert(place, statement.said);
         }
         match refused {
             None => Ok(()),
@@ -232,63 +292,64 @@ impl Statements {
         self.by(by).count()
     }
 
-    /// Finds everybody of whom a node ever stated something, and so on from these.
-    fn reached(&self, own: EndpointId, more: &[Statement]) -> HashSet<Raw> {
-        let mut of: BTreeMap<&Raw, Vec<&Raw>> = BTreeMap::new();
-        for statement in more {
-            of.entry(&statement.by).or_default().push(&statement.of);
-        }
-        let own = *own.as_bytes();
-        let (mut reached, mut open) = (HashSet::from([own]), vec![own]);
-        while let Some(by) = open.pop() {
-            let kept = self.by(&by).map(|(of, _)| of);
-            let more = of.get(&by).into_iter().flatten().copied();
-            for of in kept.chain(more) {
-                if reached.insert(*of) {
-                    open.push(*of);
-                }
-            }
-        }
-        reached
+    /// Finds all whose statements count for a node, itself among them.
+    fn believed(&self, own: EndpointId, now: Timestamp) -> HashSet<Raw> {
+        let graph = Graph::of(self, own, now);
+        let walk = graph.walk(&graph.overruled());
+        let ids = graph.ids.iter().zip(walk.believed);
+        ids.filter_map(|(id, believed)| believed.then_some(*id))
+            .collect()
     }
 
     /// Finds who takes part, as far as a node believes it: whom it let in or has the bucket from
-    /// itself, and whom those that so may write let in. Of several statements on one node the widest
-    /// counts. From whom the node itself took something back, that is no member for it.
+    /// itself, and so on from those that so may write. Of several statements on one node the widest
+    /// counts; that somebody has the bucket from it, only where no giver overrules that. Whom the node
+    /// itself let out is no member for it.
     pub(crate) fn members(&self, own: EndpointId, now: Timestamp) -> BTreeMap<EndpointId, Member> {
-        let own = *own.as_bytes();
-        let mut found: BTreeMap<Raw, (Access, Raw)> = BTreeMap::new();
-        let mut believed = HashSet::from([own]);
-        let mut open = VecDeque::from([own]);
-        while let Some(by) = open.pop_front() {
-            for (of, said) in self.by(&by) {
-                let Some(access) = said.access.filter(|_| !said.is_over(now)) else {
-                    continue;
-                };
-                let banned = self.0.get(&(own, *of));
-                if *of == own || banned.is_some_and(|said| said.access.is_none()) {
-                    continue;
-                }
-                let known = found.entry(*of).or_insert((access, by));
-                if access > known.0 {
-                    *known = (access, by);
-                }
-                if access == Access::Write && believed.insert(*of) {
-                    open.push_back(*of);
-                }
-            }
-        }
-        let ids = found.into_iter().filter_map(|(of, (access, by))| {
-            let (of, by) = (EndpointId::from_bytes(&of), EndpointId::from_bytes(&by));
+        let graph = Graph::of(self, own, now);
+        let found = graph.walk(&graph.overruled()).found;
+        let ids = found.into_iter().enumerate().filter_map(|(of, found)| {
+            let (access, by) = found?;
+            let id = |n: usize| EndpointId::from_bytes(&graph.ids[n]).ok();
             Some((
-                of.ok()?,
+                id(of)?,
                 Member {
                     access,
-                    by: by.ok()?,
+                    by: id(by)?,
                 },
             ))
         });
         ids.collect()
+    }
+
+    /// Finds those that a node has the bucket from, and of which it does not take what they write any
+    /// more: whoever gave it to them overrules that.
+    pub(crate) fn overruled(&self, own: EndpointId, now: Timestamp) -> Vec<EndpointId> {
+        let graph = Graph::of(self, own, now);
+        let out = graph.overruled();
+        let found = graph.walk(&out).found;
+        let from = self.by(own.as_bytes());
+        let from = from.filter(|(_, said)| said.what == What::From);
+        let gone = from.filter(|(of, _)| {
+            let at = graph.ids.binary_search(of);
+            let writes = |at: usize| found[at].is_some_and(|(access, _)| access == Access::Write);
+            at.is_ok_and(|at| out[at] && !writes(at))
+        });
+        gone.filter_map(|(of, _)| EndpointId::from_bytes(of).ok())
+            .collect()
+    }
+
+    /// Tells whether anybody states that a node was let in, or is had the bucket from.
+    pub(crate) fn lets_in(&self, id: EndpointId, now: Timestamp) -> bool {
+        let on = self.0.iter().filter(|((_, of), _)| of == id.as_bytes());
+        let mut on = on.map(|(_, said)| said);
+        on.any(|said| said.what.lets_in() && !said.is_over(now))
+    }
+
+    /// Returns all on whom anybody states anything.
+    pub(crate) fn named(&self) -> BTreeSet<EndpointId> {
+        let named = self.0.keys().map(|(_, of)| EndpointId::from_bytes(of));
+        named.flatten().collect()
     }
 
     /// Returns when the next statement ends, if any does.
@@ -303,6 +364,152 @@ impl Statements {
         named
             .filter_map(|(of, _)| EndpointId::from_bytes(of).ok())
             .collect()
+    }
+}
+
+/// Statements, with numbers for the nodes.
+struct Graph {
+    /// In order.
+    ids: Vec<Raw>,
+    own: usize,
+    /// Of each node, on whom it states what, and whether that is over.
+    stated: Vec<Vec<(usize, What, bool)>>,
+    /// Of each node, who lets it in or out.
+    givers: Vec<Vec<usize>>,
+    /// When this node joined from another one.
+    joined: HashMap<usize, Timestamp>,
+}
+
+/// Who is believed, as far as it is known.
+struct Walk {
+    /// What each node may do, and who says so.
+    found: Vec<Option<(Access, usize)>>,
+    believed: Vec<bool>,
+    /// From whom any of these has the bucket.
+    had: Vec<bool>,
+}
+
+impl Graph {
+    fn of(statements: &Statements, own: EndpointId, now: Timestamp) -> Self {
+        let own = *own.as_bytes();
+        let named = statements.0.keys().flat_map(|(by, of)| [*by, *of]);
+        let ids: BTreeSet<Raw> = named.chain([own]).collect();
+        let ids: Vec<Raw> = ids.into_iter().collect();
+        let numbers: HashMap<Raw, usize> = ids.iter().enumerate().map(|(n, id)| (*id, n)).collect();
+        let mut graph = Self {
+            own: numbers[&own],
+            stated: vec![Vec::new(); ids.len()],
+            givers: vec![Vec::new(); ids.len()],
+            joined: HashMap::new(),
+            ids,
+        };
+        for ((by, of), said) in &statements.0 {
+            let (by, of) = (numbers[by], numbers[of]);
+            graph.stated[by].push((of, said.what, said.is_over(now)));
+            if said.what.is_givers() && by != of {
+                graph.givers[of].push(by);
+            }
+            if said.what == What::From && by == graph.own {
+                graph.joined.insert(of, said.at);
+            }
+        }
+        graph
+    }
+
+    /// Follows what is believed from this node on; that a node in `out` was joined from counts for
+    /// nothing.
+    fn walk(&self, out: &[bool]) -> Walk {
+        let count = self.ids.len();
+        let mut walk = Walk {
+            found: vec![None; count],
+            believed: vec![false; count],
+            had: vec![false; count],
+        };
+        let mut banned = vec![false; count];
+        for (of, what, _) in &self.stated[self.own] {
+            banned[*of] = *what == What::Out;
+        }
+        banned[self.own] = true;
+        walk.believed[self.own] = true;
+        let mut open = VecDeque::from([self.own]);
+        while let Some(by) = open.pop_front() {
+            for (of, what, is_over) in self.stated[by].iter().copied() {
+                if is_over || banned[of] {
+                    continue;
+                }
+                let access = match what {
+                    What::Nothing | What::Out => continue,
+                    What::Read => Access::Read,
+                    What::Write => Access::Write,
+                    What::From => {
+                        walk.had[of] = true;
+                        if out[of] {
+                            continue;
+                        }
+                        Access::Write
+                    }
+                };
+                let known = walk.found[of].get_or_insert((access, by));
+                if access > known.0 {
+                    *known = (access, by);
+                }
+                if access == Access::Write && !walk.believed[of] {
+                    walk.believed[of] = true;
+                    open.push_back(of);
+                }
+            }
+        }
+        walk
+    }
+
+    /// Finds of whom it does not count that they were joined from: because somebody lets them in or
+    /// out who is believed also without that. Of those that overrule each other, those go first that
+    /// this node has joined from last, or has not.
+    fn overruled(&self) -> Vec<bool> {
+        let mut out = vec![false; self.ids.len()];
+        let given = |believed: &[bool], of: &usize| {
+            let mut givers = self.givers[*of].iter();
+            givers.any(|by| believed[*by])
+        };
+        let but = |out: &[bool], more: &[usize]| {
+            let mut out = out.to_vec();
+            more.iter().for_each(|of| out[*of] = true);
+            out
+        };
+        let sure = |out: &[bool], doubted: &[usize]| {
+            let believed = self.walk(&but(out, doubted)).believed;
+            let sure = doubted.iter().filter(|of| given(&believed, of));
+            sure.copied().collect::<Vec<_>>()
+        };
+        let mut rounds = 0;
+        loop {
+            let Walk { believed, had, .. } = self.walk(&out);
+            let doubted = (0..out.len()).filter(|of| had[*of] && !out[*of]);
+            let mut doubted: Vec<_> = doubted.filter(|of| given(&believed, of)).collect();
+            if doubted.is_empty() {
+                return out;
+            }
+            let mut gone = sure(&out, &doubted);
+            if gone.is_empty() {
+                doubted.retain(|of| given(&self.walk(&but(&out, &[*of])).believed, of));
+                gone = sure(&out, &doubted);
+                rounds += 1;
+            }
+            if gone.is_empty() {
+                let since = |of: &usize| {
+                    let joined = self.joined.get(of);
+                    (joined.is_some(), Reverse(joined.copied()), *of)
+                };
+                match rounds < ROUNDS {
+                    true => gone.extend(doubted.into_iter().min_by_key(since)),
+                    false => gone = doubted,
+                }
+            }
+            if gone.is_empty() {
+                return out;
+            }
+            out = but(&out, &gone);
+        }
     }
 }
 
@@ -321,12 +528,12 @@ mod tests {
         key(n).public()
     }
 
-    fn say(by: u8, of: u8, access: Option<Access>, at: i64) -> Statement {
-        Statement::make(&key(by), BUCKET, id(of), (access, None), Timestamp(at))
+    fn say(by: u8, of: u8, what: What, at: i64) -> Statement {
+        Statement::make(&key(by), BUCKET, id(of), (what, None), Timestamp(at))
     }
 
-    fn until(by: u8, of: u8, access: Access, expires: i64) -> Statement {
-        let what = (Some(access), Some(Timestamp(expires)));
+    fn until(by: u8, of: u8, what: What, expires: i64) -> Statement {
+        let what = (what, Some(Timestamp(expires)));
         Statement::make(&key(by), BUCKET, id(of), what, Timestamp(1))
     }
 
@@ -347,8 +554,10 @@ mod tests {
         statements
     }
 
-    const READ: Option<Access> = Some(Access::Read);
-    const WRITE: Option<Access> = Some(Access::Write);
+    const READ: What = What::Read;
+    const WRITE: What = What::Write;
+    const FROM: What = What::From;
+    const OUT: What = What::Out;
 
     #[test]
     fn members_of_members_are_found_and_readers_vouch_for_nobody() {
@@ -356,21 +565,79 @@ mod tests {
             say(1, 2, WRITE, 1),
             say(2, 3, READ, 1),
             say(3, 4, WRITE, 1),
-            say(2, 1, WRITE, 1),
-            say(3, 2, WRITE, 1),
+            say(2, 1, FROM, 1),
+            say(3, 2, FROM, 1),
         ];
-        let statements = all(1, list);
+        let statements = all(1, list.clone());
         assert_eq!(
             seen(&statements, 1, 2),
             [(2, Access::Write), (3, Access::Read)]
         );
         // Whoever joined from the reader believes it.
+        let statements = all(3, list);
         assert_eq!(
             seen(&statements, 3, 2),
             [(1, Access::Write), (2, Access::Write), (4, Access::Write),]
         );
-        let by = statements.members(id(1), NOW)[&id(3)].by;
+        let by = statements.members(id(3), NOW)[&id(1)].by;
         assert_eq!(by, id(2));
+    }
+
+    /// Everybody has joined from all before it, and was let in by them.
+    fn mesh(count: u8) -> Vec<Statement> {
+        let each = (0..count).flat_map(|by| (0..count).map(move |of| (by, of)));
+        let each = each.filter(|(by, of)| by != of);
+        each.map(|(by, of)| match by < of {
+            true => say(by, of, WRITE, 1),
+            false => say(by, of, FROM, i64::from(of) + 2),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn whom_its_giver_lets_out_is_out_also_where_others_joined_from_it() {
+        let (read, write) = (Access::Read, Access::Write);
+        let mut list = mesh(5);
+        for by in 0..5 {
+            // Who only joined from it.
+            list.push(say(1, 5, WRITE, 1));
+            list.push(say(5, 1, FROM, 1));
+            let at = |own, more: &[Statement]| {
+                let mut statements = all(own, list.clone());
+                statements.take(id(own), more.to_vec(), NOW).unwrap();
+                let one = statements.members(id(own), NOW).get(&id(1)).copied();
+                let silent = statements.overruled(id(own), NOW);
+                (one.map(|one| one.access), silent.contains(&id(1)))
+            };
+            if by > 1 {
+                assert_eq!(at(by, &[]), (Some(write), false));
+                assert_eq!(at(by, &[say(0, 1, OUT, 9)]), (None, true), "{by}");
+                let less = [say(0, 1, READ, 9)];
+                assert_eq!(at(by, &less), (Some(read), true), "{by}");
+                let over =
+                    Statement::make(&key(0), BUCKET, id(1), (WRITE, Some(NOW)), Timestamp(9));
+                assert_eq!(at(by, &[over]), (None, true), "{by}");
+                // Who is let out gains nothing by letting out who did it.
+                let both = [say(0, 1, OUT, 9), say(1, 0, OUT, 2)];
+                assert_eq!(at(by, &both), (None, true), "{by}");
+                // Another one gave it a ticket as well.
+                let other = [say(0, 1, OUT, 9), say(2, 1, WRITE, 9)];
+                assert_eq!(at(by, &other), (Some(write), false), "{by}");
+            }
+            assert_eq!(at(5, &[say(0, 1, OUT, 9)]), (Some(write), false));
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_bans_nobody() {
+        let list = vec![
+            say(1, 2, WRITE, 1),
+            say(3, 1, What::Nothing, 1),
+            say(3, 2, FROM, 1),
+            say(2, 1, FROM, 1),
+        ];
+        let (one, two) = ((1, Access::Write), (2, Access::Write));
+        assert_eq!(seen(&all(3, list), 3, 2), [one, two]);
     }
 
     #[test]
@@ -383,6 +650,7 @@ mod tests {
             say(3, 2, WRITE, 1),
             say(4, 2, READ, 1),
             say(3, 3, WRITE, 1),
+            say(4, 1, OUT, 1),
         ];
         let expected = [(2, Access::Write), (3, Access::Write), (4, Access::Write)];
         assert_eq!(seen(&all(1, list), 1, 2), expected);
@@ -398,7 +666,7 @@ mod tests {
                 say(3, 4, WRITE, 1),
             ],
         );
-        let gone = say(2, 3, None, 5);
+        let gone = say(2, 3, OUT, 5);
         statements.take(id(1), vec![gone], NOW).unwrap();
         assert_eq!(seen(&statements, 1, 6), [(2, Access::Write)]);
         // What was said before does not come back.
@@ -409,7 +677,7 @@ mod tests {
         statements.take(id(1), again, NOW).unwrap();
         assert_eq!(seen(&statements, 1, 6).len(), 3);
         // Of whom it took something back itself, it takes nobody else's word.
-        let banned = vec![say(1, 3, None, 7)];
+        let banned = vec![say(1, 3, OUT, 7)];
         statements.take(id(1), banned, NOW).unwrap();
         assert_eq!(seen(&statements, 1, 8), [(2, Access::Write)]);
         assert_eq!(seen(&statements, 2, 8).len(), 2);
@@ -417,7 +685,9 @@ mod tests {
 
     #[test]
     fn what_has_expired_does_not_count() {
-        let statements = all(1, vec![until(1, 2, Access::Write, 50), say(2, 3, WRITE, 1)]);
+        let mut statements = Statements::default();
+        let list = vec![until(1, 2, WRITE, 50), say(2, 3, WRITE, 1)];
+        statements.take(id(1), list, Timestamp(2)).unwrap();
         assert_eq!(statements.next_end(Timestamp(49)), Some(Timestamp(50)));
         assert_eq!(seen(&statements, 1, 49).len(), 2);
         assert_eq!(seen(&statements, 1, 50), []);
@@ -445,13 +715,17 @@ mod tests {
     #[test]
     fn what_is_too_much_too_early_or_of_strangers_is_refused() {
         let mut statements = Statements::default();
-        let future = say(1, 2, WRITE, NOW.0 + AHEAD + 1);
+        let future = say(1, 2, WRITE, NOW.0 + DAY + 1);
         let list = vec![future, say(7, 8, WRITE, 1), say(1, 3, WRITE, 1)];
         let e = statements.take(id(1), list, NOW).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::InvalidInput);
         assert_eq!(statements.0.len(), 1);
         // The order in which statements come makes no difference.
-        let list = vec![say(5, 6, WRITE, 1), say(4, 5, None, 1), say(3, 4, READ, 1)];
+        let list = vec![
+            say(5, 6, WRITE, 1),
+            say(4, 5, WRITE, 1),
+            say(3, 4, WRITE, 1),
+        ];
         statements.take(id(1), list, NOW).unwrap();
         assert_eq!(statements.0.len(), 4);
 
@@ -475,11 +749,56 @@ mod tests {
             let _ = statements.take(id(1), many(by, 1024), NOW);
         }
         assert_eq!(statements.0.len(), MAX_STATEMENTS);
+        let e = statements.take(id(1), vec![say(6, 9, WRITE, 1)], NOW);
+        assert_eq!(e.unwrap_err().kind(), ErrorKind::TooLarge);
         // What is there can still be taken back.
         assert!(statements.members(id(1), NOW).contains_key(&id(3)));
-        let back = vec![say(1, 3, None, 9)];
+        let back = vec![say(1, 3, OUT, 9)];
         statements.take(id(1), back, NOW).unwrap();
         assert!(!statements.members(id(1), NOW).contains_key(&id(3)));
+    }
+
+    #[test]
+    fn who_may_only_read_fills_nothing() {
+        let mut statements = all(1, vec![say(1, 2, READ, 1), say(1, 3, WRITE, 1)]);
+        let before = statements.clone();
+        let puppets = 10..200;
+        let mut many: Vec<_> = puppets.clone().map(|of| say(2, of, WRITE, 1)).collect();
+        many.extend(puppets.map(|by| say(by, 9, WRITE, 1)));
+        statements.take(id(1), many.clone(), NOW).unwrap();
+        assert_eq!(statements, before);
+        // While it might write, that counted; it goes when there is no room.
+        statements
+            .take(id(1), vec![say(1, 2, WRITE, 2)], NOW)
+            .unwrap();
+        statements.take(id(1), many, NOW).unwrap();
+        assert_eq!(statements.0.len(), 2 + 2 * 190);
+        statements
+            .take(id(1), vec![say(1, 2, OUT, 3)], NOW)
+            .unwrap();
+        let said = say(1, 2, WRITE, 1).said;
+        for n in statements.0.len()..MAX_STATEMENTS {
+            let mut of = [0; 32];
+            of[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            statements.0.insert((*id(2).as_bytes(), of), said);
+        }
+        let honest = vec![say(3, 4, WRITE, 1)];
+        statements.take(id(1), honest, NOW).unwrap();
+        assert_eq!(statements.0.len(), 3);
+        assert_eq!(seen(&statements, 1, 4).len(), 2);
+    }
+
+    #[test]
+    fn the_same_said_again_is_no_news_for_a_day() {
+        let mut statements = all(1, vec![say(1, 2, WRITE, 10)]);
+        let again = say(1, 2, WRITE, 11);
+        assert!(!statements.is_news(&again, Timestamp(10 + DAY)));
+        assert!(statements.is_news(&again, Timestamp(11 + DAY)));
+        assert!(statements.is_news(&say(1, 2, READ, 11), NOW));
+        assert!(!statements.is_news(&say(1, 2, READ, 9), NOW));
+        let before = statements.clone();
+        statements.take(id(1), vec![again], NOW).unwrap();
+        assert_eq!(statements, before);
     }
 
     #[test]
@@ -489,14 +808,14 @@ mod tests {
             statements.state(&key(1), BUCKET, id(2), what, Timestamp(now));
             statements.besides(None)[0].said
         };
-        let far = 3 * AHEAD;
+        let far = 3 * DAY;
         assert_eq!(state((WRITE, None), far).at, Timestamp(far));
         assert_eq!(state((WRITE, None), 10).at, Timestamp(10));
         assert_eq!(state((WRITE, None), 20).at, Timestamp(10));
         // It only ever goes on.
         assert_eq!(state((READ, None), 5).at, Timestamp(11));
-        let back = state((None, None), 30);
-        assert_eq!((back.access, back.at), (None, Timestamp(30)));
+        let back = state((OUT, None), 30);
+        assert_eq!((back.what, back.at), (OUT, Timestamp(30)));
     }
 
     #[test]
@@ -505,53 +824,98 @@ mod tests {
         let theirs = ours.clone();
         assert_eq!(ours.digest(), theirs.digest());
         assert!(ours.besides(Some(&theirs)).is_empty());
-        let news = vec![say(2, 3, None, 2)];
+        let news = vec![say(2, 3, OUT, 2)];
         ours.take(id(1), news.clone(), NOW).unwrap();
         assert_ne!(ours.digest(), theirs.digest());
         assert_eq!(ours.besides(Some(&theirs)), news);
         assert_eq!(ours.besides(None).len(), 2);
     }
 
-    /// Believes more and more until nothing is added.
-    fn slowly(list: &[(u8, u8, Said)], own: u8, now: Timestamp) -> BTreeMap<u8, Access> {
-        let mut found = BTreeMap::new();
+    /// Believes more and more until nothing is added, without those in `out` of whom others joined.
+    /// Returns what each may do, and of whom somebody joined.
+    fn slowly(list: &[(u8, u8, Said)], out: &[u8]) -> (BTreeMap<u8, Access>, BTreeSet<u8>) {
+        let (mut found, mut had) = (BTreeMap::new(), BTreeSet::new());
+        let banned = |other: u8| {
+            let is_out = |(by, of, said): &(u8, u8, Said)| (*by, *of, said.what) == (0, other, OUT);
+            other == 0 || list.iter().any(is_out)
+        };
         loop {
             let before = found.clone();
             for (by, of, said) in list {
-                let believed = *by == own || found.get(by) == Some(&Access::Write);
-                let banned = list
-                    .iter()
-                    .any(|(by, other, said)| *by == own && other == of && said.access.is_none());
-                if let Some(access) = said.access
-                    && believed
-                    && !said.is_over(now)
-                    && *of != own
-                    && !banned
-                {
-                    let known = found.entry(*of).or_insert(access);
-                    *known = access.max(*known);
+                let believed = *by == 0 || before.get(by) == Some(&Access::Write);
+                if !believed || said.is_over(Timestamp(10)) || banned(*of) {
+                    continue;
                 }
+                if said.what == FROM {
+                    had.insert(*of);
+                }
+                let access = match said.what {
+                    What::Read => Access::Read,
+                    What::Write => Access::Write,
+                    What::From if !out.contains(of) => Access::Write,
+                    _ => continue,
+                };
+                let known = found.entry(*of).or_insert(access);
+                *known = access.max(*known);
             }
             if found == before {
-                return found;
+                return (found, had);
+            }
+        }
+    }
+
+    /// Finds who is overruled step by step, by what makes that so.
+    fn slowly_overruled(list: &[(u8, u8, Said)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let given = |without: &[u8], other: u8| {
+            let (found, _) = slowly(list, without);
+            list.iter().any(|(by, of, said)| {
+                let believed = *by == 0 || found.get(by) == Some(&Access::Write);
+                let is_givers = matches!(said.what, What::Out | What::Read | What::Write);
+                believed && is_givers && *of == other && by != of
+            })
+        };
+        loop {
+            let had = slowly(list, &out).1;
+            let had = had.into_iter().filter(|of| !out.contains(of));
+            let doubted = had.filter(|of| given(&[&out[..], &[*of]].concat(), *of));
+            let doubted: Vec<u8> = doubted.collect();
+            let all = [&out[..], &doubted].concat();
+            let sure = doubted.iter().copied().find(|of| given(&all, *of));
+            let joined = |other: u8| {
+                let own = list.iter().find(|(by, of, _)| (*by, *of) == (0, other));
+                own.filter(|(.., said)| said.what == FROM)
+                    .map(|(.., said)| said.at)
+            };
+            let key = |of: &u8| {
+                (
+                    joined(*of).is_some(),
+                    Reverse(joined(*of)),
+                    *id(*of).as_bytes(),
+                )
+            };
+            match sure.or_else(|| doubted.iter().copied().min_by_key(key)) {
+                Some(gone) => out.push(gone),
+                None => return out,
             }
         }
     }
 
     #[test]
     fn who_is_a_member_is_as_by_the_slow_way() {
-        let raw = |n: u8| *id(n).as_bytes();
-        let ids: Vec<Raw> = (0..8).map(raw).collect();
+        let ids: Vec<Raw> = (0..8).map(|n| *id(n).as_bytes()).collect();
         let said = say(1, 2, WRITE, 1).said;
-        for seed in 0..2000 {
+        let mut overruled = 0;
+        for seed in 0..3000 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut list = BTreeMap::new();
-            for _ in 0..rng.usize(0..24) {
-                let access = [None, READ, WRITE, WRITE][rng.usize(0..4)];
-                let expires = [None, Some(Timestamp(5)), Some(Timestamp(15))][rng.usize(0..3)];
+            for _ in 0..rng.usize(0..28) {
+                let what = [What::Nothing, OUT, READ, WRITE, WRITE, FROM, FROM, FROM];
+                let expires = [None, None, Some(Timestamp(5)), Some(Timestamp(15))];
                 let said = Said {
-                    access,
-                    expires,
+                    what: what[rng.usize(0..what.len())],
+                    expires: expires[rng.usize(0..4)],
+                    at: Timestamp(rng.i64(0..5)),
                     ..said
                 };
                 list.insert((rng.u8(0..8), rng.u8(0..8)), said);
@@ -567,7 +931,10 @@ mod tests {
                 .iter()
                 .map(|(who, member)| (number(who) as u8, member.access))
                 .collect();
-            assert_eq!(found, slowly(&list, 0, Timestamp(10)), "seed {seed}");
+            let out = slowly_overruled(&list);
+            overruled += out.len();
+            assert_eq!(found, slowly(&list, &out).0, "seed {seed}");
         }
+        assert!(overruled > 300, "{overruled}");
     }
 }

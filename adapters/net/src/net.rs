@@ -43,7 +43,7 @@ use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
 use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome, Word};
-use circle::Circle;
+use circle::{Circle, Exchange};
 use swarm::{Callers, Swarm};
 
 /// How long a stream may take to say what it is for, and a stranger's connection to have one that
@@ -197,6 +197,7 @@ struct Inner {
     circle: watch::Sender<Arc<Circle>>,
     /// Held while it is drawn: so none comes after a newer one.
     drawing: Mutex<()>,
+    exchange: Exchange,
     /// Nothing where there is no gossip.
     swarm: Option<Swarm>,
     links: Mutex<BTreeMap<LinkKey, LinkState>>,
@@ -312,6 +313,7 @@ impl Net {
             asking: Mutex::default(),
             circle: watch::Sender::default(),
             drawing: Mutex::default(),
+            exchange: Exchange::default(),
             swarm,
             links: Mutex::new(links_of(told)),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
@@ -774,13 +776,18 @@ impl Inner {
     /// Keeps a task for each peer and each joined bucket.
     async fn manage(self: Arc<Self>) {
         let mut records = self.records.subscribe();
+        let mut circle = self.circle.subscribe();
         let mut dialled: HashMap<EndpointId, CancellationToken> = HashMap::new();
         let mut asked: HashMap<LinkKey, (Joined, CancellationToken)> = HashMap::new();
         loop {
             let current = Arc::clone(&records.borrow_and_update());
             let mut wanted: HashSet<EndpointId> = HashSet::new();
             let mut joined = HashMap::new();
-            for join in &current.joined {
+            let members = Arc::clone(&circle.borrow_and_update());
+            let heard = |join: &&Joined| {
+                !(join.branches.is_empty() && members.is_silent(join.peer, join.bucket))
+            };
+            for join in current.joined.iter().filter(heard) {
                 wanted.insert(join.peer);
                 joined.insert((join.peer, join.bucket, Role::Taker), join.clone());
             }
@@ -818,7 +825,11 @@ impl Inner {
             };
             self.links.lock().retain(|key, _| kept(key));
             stir(&self.stirred);
-            if records.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = records.changed() => changed,
+                changed = circle.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -957,13 +968,15 @@ impl Inner {
             lacks,
         });
         let (this, peer) = (Arc::clone(self), link.peer);
-        self.spawn(async move { this.tell_word(peer, &word).await });
+        self.spawn(async move {
+            this.tell_word(peer, &word).await;
+        });
     }
 
-    /// Says something to a peer on a stream of its own.
-    async fn tell_word(&self, peer: EndpointId, word: &Word) {
+    /// Says something to a peer on a stream of its own. Returns whether it could.
+    async fn tell_word(&self, peer: EndpointId, word: &Word) -> bool {
         let Some(connection) = self.live(peer) else {
-            return;
+            return false;
         };
         let telling = async {
             let mut send = connection.open_uni().await.map_err(|e| e.to_string())?;
@@ -972,10 +985,11 @@ impl Inner {
             send.finish().map_err(|e| e.to_string())
         };
         match timeout(GREETING, telling).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(why)) => tracing::debug!("a peer was not told something: {why}"),
             Err(_) => tracing::debug!("a peer was not told something in time"),
         }
+        false
     }
 
     /// Takes in what a peer says on streams of their own, until the connection is closed.

@@ -3,7 +3,7 @@
 //! All of it is one small value, so that any process can read and change it in one transaction,
 //! whether the node is running or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Store, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
@@ -11,7 +11,7 @@ use iroh::{EndpointAddr, EndpointId, SecretKey};
 use serde::{Deserialize, Serialize};
 
 use crate::grant::{Access, BucketUid, Grant, GrantId, Secret, random};
-use crate::members::{Member, Statements};
+use crate::members::{Member, Statements, What};
 use crate::ticket::{Addrs, Ticket};
 
 const SCOPE: &str = "net";
@@ -67,6 +67,8 @@ pub struct Records {
     pub(crate) addrs: Addrs,
     /// What nodes state of each other, of each bucket.
     pub(crate) statements: BTreeMap<BucketUid, Statements>,
+    /// Whom this node let out of a bucket into which others let it.
+    pub(crate) banned: Vec<(BucketUid, EndpointId)>,
 }
 
 /// What to share of a bucket.
@@ -168,7 +170,8 @@ impl Records {
         self.peers.iter().find(|peer| peer.id == id)
     }
 
-    pub(crate) fn peer_mut(&mut self, id: EndpointId) -> &mut Known {
+    /// Returns what is known of a node; where that is nothing, from now on that there is one.
+    pub fn peer_mut(&mut self, id: EndpointId) -> &mut Known {
         let at = match self.peers.iter().position(|peer| peer.id == id) {
             Some(at) => at,
             None => {
@@ -190,9 +193,16 @@ impl Records {
         (known.addrs, known.met) = (addrs.limited(), true);
     }
 
+    /// Tells whether others may say where a node is: it did not say so itself, and nothing is known, or
+    /// it was not `reached` there.
+    pub(crate) fn takes_hint(&self, id: EndpointId, reached: bool) -> bool {
+        let known = self.peer(id);
+        known.is_none_or(|known| !known.met && (known.addrs.is_empty() || !reached))
+    }
+
     /// Notes where others say that a node is, as long as it did not say so itself.
     pub(crate) fn hint(&mut self, id: EndpointId, addrs: Addrs) {
-        if self.peer(id).is_none_or(|known| !known.met) && !addrs.is_empty() {
+        if self.takes_hint(id, false) && !addrs.is_empty() {
             self.peer_mut(id).addrs = addrs.limited();
         }
     }
@@ -203,7 +213,8 @@ impl Records {
         name.unwrap_or_else(|| id.fmt_short().to_string())
     }
 
-    /// Finds a node by its name, its key or the beginning of its key.
+    /// Finds a node by its name, its key or the beginning of its key: one that this one has to do with,
+    /// or of which others state something.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidInput`] where several match.
@@ -212,10 +223,13 @@ impl Records {
         if let Some(known) = self.peers.iter().find(named) {
             return Ok(known.id);
         }
-        let begins = |known: &&Known| !who.is_empty() && known.id.to_string().starts_with(who);
-        let mut found = self.peers.iter().filter(begins);
+        let known = self.peers.iter().map(|known| known.id);
+        let others = self.statements.values().flat_map(Statements::named);
+        let all: BTreeSet<EndpointId> = known.chain(others).collect();
+        let begins = |id: &EndpointId| !who.is_empty() && id.to_string().starts_with(who);
+        let mut found = all.into_iter().filter(begins);
         match (found.next(), found.next()) {
-            (Some(known), None) => Ok(known.id),
+            (Some(id), None) => Ok(id),
             (Some(_), Some(_)) => {
                 let why = "several peers have keys that begin like this: give more of it";
                 Err(Error::with_detail(ErrorKind::InvalidInput, why).path(who))
@@ -237,13 +251,16 @@ impl Records {
                 .any(|key| key.revoked.is_none())
     }
 
-    /// Tells whether a node has to do with a bucket by a grant between it and this one.
+    /// Tells whether a node has to do with the whole of a bucket by a grant between it and this one.
     pub fn is_direct(&self, id: EndpointId, bucket: BucketUid, now: Timestamp) -> bool {
         let mut joined = self.joined.iter();
         joined.any(|joined| {
             (joined.peer, joined.bucket) == (id, bucket)
+                && joined.branches.is_empty()
                 && joined.expires.is_none_or(|expires| expires > now)
-        }) || self.grants_of(id, now).any(|grant| grant.bucket == bucket)
+        }) || self
+            .grants_of(id, now)
+            .any(|grant| grant.bucket == bucket && grant.branches.is_none())
     }
 
     /// Tells whether others take what this node writes, as far as it knows.
@@ -264,14 +281,35 @@ impl Records {
         statements.map_or_else(BTreeMap::new, |statements| statements.members(own, now))
     }
 
-    /// Brings what this node states of others up to what it gave and joined. Only what is about a
-    /// whole bucket is stated.
+    /// Finds the nodes from which a whole bucket was joined, and whose giver overrules that: nothing is
+    /// taken from them.
+    pub(crate) fn overruled(
+        &self,
+        own: EndpointId,
+        bucket: BucketUid,
+        now: Timestamp,
+    ) -> Vec<EndpointId> {
+        let statements = self.statements.get(&bucket);
+        statements.map_or_else(Vec::new, |statements| statements.overruled(own, now))
+    }
+
+    /// Brings what this node states of others up to what it gave and joined, and forgets what is about
+    /// buckets that it has to do with no more, and about nodes. Only what is about a whole bucket is stated.
     pub(crate) fn restate(&mut self, key: &SecretKey, now: Timestamp) {
-        for (_, bucket) in self.buckets.clone() {
+        let shared: BTreeSet<BucketUid> = {
+            let here = self.buckets.iter().map(|(_, bucket)| *bucket);
+            let granted = |bucket: &BucketUid| self.grants.iter().any(|g| g.bucket == *bucket);
+            let joined = |bucket: &BucketUid| self.joined.iter().any(|j| j.bucket == *bucket);
+            here.filter(|bucket| granted(bucket) || joined(bucket))
+                .collect()
+        };
+        self.statements.retain(|bucket, _| shared.contains(bucket));
+        self.banned.retain(|(bucket, _)| shared.contains(bucket));
+        for bucket in shared {
             let mut stated = self.stated(bucket, now);
             let own = self.statements.get(&bucket);
             for gone in own.into_iter().flat_map(|own| own.named_by(key.public())) {
-                stated.entry(gone).or_insert((None, None));
+                stated.entry(gone).or_insert((What::Nothing, None));
             }
             if stated.is_empty() {
                 continue;
@@ -281,38 +319,47 @@ impl Records {
                 statements.state(key, bucket, of, what, now);
             }
         }
+        if self.peers.iter().any(|peer| !peer.met) {
+            let members = self.statements.values();
+            let members = members.flat_map(|of| of.members(key.public(), now).into_keys());
+            let members: BTreeSet<_> = members.collect();
+            self.peers
+                .retain(|peer| peer.met || peer.name.is_some() || members.contains(&peer.id));
+        }
     }
 
     fn stated(
         &self,
         bucket: BucketUid,
         now: Timestamp,
-    ) -> BTreeMap<EndpointId, (Option<Access>, Option<Timestamp>)> {
+    ) -> BTreeMap<EndpointId, (What, Option<Timestamp>)> {
         let joined = self.joined.iter().filter(|joined| joined.bucket == bucket);
         let joined = joined.filter(|joined| joined.branches.is_empty());
-        let joined = joined.map(|joined| (joined.peer, Some(Access::Write), joined.expires));
+        let joined = joined.map(|joined| (joined.peer, What::From, joined.expires));
         let grants = self.grants.iter().filter(|grant| grant.bucket == bucket);
         let grants = grants.filter(|grant| grant.branches.is_none());
         let given = grants.flat_map(|grant| {
             grant.keys.iter().map(|key| {
                 let is_back = key.revoked.or(grant.revoked).is_some();
                 match is_back {
-                    true => (key.peer, None, None),
-                    false => (key.peer, Some(grant.access), grant.expires),
+                    true => (key.peer, What::Out, None),
+                    false => (key.peer, What::gave(grant.access), grant.expires),
                 }
             })
         });
+        let banned = self.banned.iter().filter(|(of, _)| *of == bucket);
+        let banned = banned.map(|(_, peer)| (*peer, What::Out, None));
         // What ends by itself leaves nothing to take back.
-        let weight = |(access, expires): (Option<Access>, Option<Timestamp>)| {
+        let weight = |(what, expires): (What, Option<Timestamp>)| {
             let is_over = expires.is_some_and(|expires| expires <= now);
             let last = expires.unwrap_or(Timestamp(i64::MAX));
-            (access.is_some() && !is_over, !is_over, access, last)
+            (what.lets_in() && !is_over, !is_over, what, last)
         };
         let mut stated = BTreeMap::new();
-        for (of, access, expires) in joined.chain(given) {
-            let known = stated.entry(of).or_insert((access, expires));
-            if weight((access, expires)) > weight(*known) {
-                *known = (access, expires);
+        for (of, what, expires) in joined.chain(given).chain(banned) {
+            let known = stated.entry(of).or_insert((what, expires));
+            if weight((what, expires)) > weight(*known) {
+                *known = (what, expires);
             }
         }
         stated
@@ -344,10 +391,13 @@ impl Records {
         Ok(())
     }
 
-    /// Takes every grant back from a node. A ticket that it used lets nobody new in any more, for it
-    /// could come again with another key; who else used that ticket is not touched.
+    /// Takes every grant back from a node, and lets it out of the buckets into which others let it: here,
+    /// and wherever nobody else who is believed there let it in. A ticket that it used lets nobody new in
+    /// any more, for it could come again with another key; who else used that ticket is not touched.
+    /// Returns how many grants it had, and buckets by others alone.
     pub fn revoke_peer(&mut self, id: EndpointId, now: Timestamp) -> usize {
         let mut count = 0;
+        let mut given = BTreeSet::new();
         for grant in &mut self.grants {
             let Some(key) = grant.keys.iter_mut().find(|key| key.peer == id) else {
                 continue;
@@ -356,6 +406,22 @@ impl Records {
                 count += 1;
             }
             grant.secret = None;
+            if grant.branches.is_none() {
+                given.insert(grant.bucket);
+            }
+        }
+        for (bucket, statements) in &self.statements {
+            let joined = self.joined.iter();
+            let mut joined = joined.map(|joined| (joined.bucket, joined.peer));
+            let theirs = (*bucket, id);
+            if !given.contains(bucket)
+                && statements.lets_in(id, now)
+                && joined.all(|joined| joined != theirs)
+                && !self.banned.contains(&theirs)
+            {
+                self.banned.push(theirs);
+                count += 1;
+            }
         }
         count
     }
@@ -481,6 +547,7 @@ impl Records {
 mod tests {
     use super::*;
     use crate::grant::Key;
+    use crate::members::Statement;
 
     const BUCKET: BucketUid = BucketUid([1; 16]);
     const NOW: Timestamp = Timestamp(100);
@@ -565,6 +632,104 @@ mod tests {
         // Given anew.
         records.grants.push(grant(4, 2, Access::Read, None));
         assert_eq!(stated(&mut records, NOW), [(2, read)]);
+        // Nothing is shared or joined any more.
+        records.grants.clear();
+        assert_eq!(stated(&mut records, NOW), []);
+        assert!(records.statements.is_empty());
+    }
+
+    /// Takes in what somebody states.
+    fn hear(records: &mut Records, by: u8, of: u8, what: What) {
+        let said = Statement::make(&key(by), BUCKET, key(of).public(), (what, None), NOW);
+        let statements = records.statements.entry(BUCKET).or_default();
+        statements.take(key(1).public(), vec![said], NOW).unwrap();
+    }
+
+    #[test]
+    fn who_leaves_and_joins_from_another_bans_nobody() {
+        let write = Access::Write;
+        let mut records = Records {
+            buckets: vec![(BucketId(1), BUCKET)],
+            grants: vec![grant(1, 9, write, None)],
+            joined: vec![joined(5, &[])],
+            ..Records::default()
+        };
+        assert_eq!(stated(&mut records, NOW), [(5, write), (9, write)]);
+        records.joined.clear();
+        assert_eq!(stated(&mut records, NOW), [(9, write)]);
+        records.joined.push(joined(6, &[]));
+        stated(&mut records, NOW);
+        hear(&mut records, 6, 5, What::Write);
+        let all = [(5, write), (6, write), (9, write)];
+        assert_eq!(stated(&mut records, NOW), all);
+    }
+
+    #[test]
+    fn whom_others_let_in_can_be_let_out_here() {
+        let write = Access::Write;
+        let mut records = Records {
+            buckets: vec![(BucketId(1), BUCKET)],
+            joined: vec![joined(5, &[])],
+            ..Records::default()
+        };
+        stated(&mut records, NOW);
+        hear(&mut records, 5, 7, What::Write);
+        assert_eq!(stated(&mut records, NOW), [(5, write), (7, write)]);
+        let seven = key(7).public();
+        assert_eq!(records.peer(seven), None);
+        let begins = &seven.to_string()[..12];
+        assert_eq!(records.find_peer(begins).unwrap(), seven);
+        assert_eq!(records.revoke_peer(seven, NOW), 1);
+        assert_eq!(records.revoke_peer(seven, NOW), 0);
+        assert_eq!(stated(&mut records, NOW), [(5, write)]);
+        // Its giver's newer word changes nothing here, a grant does.
+        hear(&mut records, 5, 7, What::Read);
+        assert_eq!(stated(&mut records, NOW), [(5, write)]);
+        records.grants.push(grant(1, 7, Access::Read, None));
+        assert_eq!(stated(&mut records, NOW), [(5, write), (7, Access::Read)]);
+        // From whom the bucket comes is left, not let out.
+        assert_eq!(records.revoke_peer(key(5).public(), NOW), 0);
+    }
+
+    #[test]
+    fn who_has_only_a_branch_is_met_as_a_member() {
+        let mut branch = grant(3, 4, Access::Write, None);
+        branch.branches = Some(vec![BranchId(1)]);
+        let mut records = Records {
+            grants: vec![branch],
+            joined: vec![joined(6, &["main"])],
+            ..Records::default()
+        };
+        for n in [4, 6] {
+            assert!(!records.is_direct(key(n).public(), BUCKET, NOW));
+        }
+        records.grants.push(grant(4, 4, Access::Read, None));
+        records.joined.push(joined(6, &[]));
+        for n in [4, 6] {
+            assert!(records.is_direct(key(n).public(), BUCKET, NOW));
+        }
+    }
+
+    #[test]
+    fn nobody_stays_known_by_hints_alone() {
+        let addrs = Addrs {
+            direct: vec![([127, 0, 0, 1], 5).into()],
+            relays: Vec::new(),
+        };
+        let mut records = Records {
+            buckets: vec![(BucketId(1), BUCKET)],
+            joined: vec![joined(5, &[])],
+            ..Records::default()
+        };
+        stated(&mut records, NOW);
+        hear(&mut records, 5, 7, What::Write);
+        for n in [7, 8, 9] {
+            records.hint(key(n).public(), addrs.clone());
+        }
+        records.met(key(9).public(), addrs);
+        stated(&mut records, NOW);
+        let known = |n: u8| records.peer(key(n).public()).is_some();
+        assert_eq!([7, 8, 9].map(known), [true, false, true]);
     }
 
     #[test]

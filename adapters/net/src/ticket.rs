@@ -1,7 +1,7 @@
 //! Tickets: what somebody hands over to let another node in.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
@@ -64,6 +64,9 @@ pub(crate) struct Addrs {
 /// The most addresses of a node that are believed.
 const MAX_ADDRS: usize = 32;
 
+/// The most of each kind that are believed where others say them.
+const MAX_HINTED: usize = 8;
+
 /// The longest address of a relay that is believed, in bytes.
 const MAX_URL: usize = 255;
 
@@ -89,6 +92,31 @@ impl Addrs {
         self.relays.retain(|url| url.len() <= MAX_URL);
         self.relays.truncate(MAX_ADDRS);
         self
+    }
+
+    /// Returns what is believed where others say it: nothing that leads to this machine, unless this node
+    /// is reached only `here`, or to many at once, and no relays but those.
+    pub(crate) fn hinted(self, here: bool, relays: &[RelayUrl]) -> Self {
+        let mut hinted = self.through(relays);
+        hinted.direct.retain(|addr| {
+            let ip = addr.ip().to_canonical();
+            let many = ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+            let leads = addr.port() != 0 && !ip.is_unspecified() && !many;
+            leads && (here || !ip.is_loopback())
+        });
+        hinted.direct.truncate(MAX_HINTED);
+        hinted.relays.truncate(MAX_HINTED);
+        hinted
+    }
+
+    /// Leaves out all relays but those.
+    pub(crate) fn through(self, relays: &[RelayUrl]) -> Self {
+        let mut through = self.limited();
+        through.relays.retain(|url| {
+            let url = url.parse::<RelayUrl>();
+            url.is_ok_and(|url| relays.contains(&url))
+        });
+        through
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -216,6 +244,45 @@ mod tests {
             secret: Secret([3; 32]),
             expires: Some(Timestamp(5)),
         }
+    }
+
+    #[test]
+    fn hints_lead_to_single_nodes_elsewhere_by_known_relays() {
+        let relay = |url: &str| url.parse::<RelayUrl>().unwrap();
+        let bad = [
+            "127.0.0.1:5",
+            "[::1]:5",
+            "[::ffff:127.0.0.1]:5",
+            "0.0.0.0:5",
+            "[::]:5",
+            "224.0.0.1:5",
+            "[ff02::1]:5",
+            "255.255.255.255:5",
+            "10.0.0.1:0",
+        ];
+        let all = Addrs {
+            direct: bad
+                .iter()
+                .chain(&["10.0.0.1:5"])
+                .map(|addr| addr.parse().unwrap())
+                .collect(),
+            relays: vec![
+                "https://own.example/".to_owned(),
+                "https://other.example/".to_owned(),
+                "nonsense".to_owned(),
+            ],
+        };
+        let own = [relay("https://own.example")];
+        let hinted = all.clone().hinted(false, &own);
+        assert_eq!(hinted.direct, ["10.0.0.1:5".parse().unwrap()]);
+        assert_eq!(hinted.relays, ["https://own.example/"]);
+        assert_eq!(all.clone().hinted(true, &own).direct.len(), 4);
+        assert_eq!(all.clone().through(&own).direct.len(), 10);
+        let many = Addrs {
+            direct: vec!["10.0.0.1:5".parse().unwrap(); 30],
+            ..all
+        };
+        assert_eq!(many.hinted(false, &[]).direct.len(), MAX_HINTED);
     }
 
     #[test]

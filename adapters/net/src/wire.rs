@@ -390,6 +390,7 @@ mod tests {
     use alknet_fs_core::Timestamp;
 
     use super::*;
+    use crate::members::What;
 
     #[test]
     fn the_longest_word_on_contents_fits_and_others_are_none() {
@@ -421,7 +422,7 @@ mod tests {
     fn what_is_said_of_members_is_cut_into_words_that_fit() {
         let key = iroh::SecretKey::from_bytes(&[7; 32]);
         let bucket = BucketUid([255; 16]);
-        let what = (Some(Access::Write), Some(Timestamp(i64::MIN)));
+        let what = (What::Write, Some(Timestamp(i64::MIN)));
         let one = Statement::make(&key, bucket, key.public(), what, Timestamp(i64::MIN));
         let addrs = |length: usize| Addrs {
             direct: vec!["[::1]:65535".parse().unwrap(); 32],

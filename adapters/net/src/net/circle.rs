@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::{Result, Timestamp};
-use iroh::EndpointId;
+use iroh::{EndpointId, RelayMode, RelayUrl};
+use parking_lot::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{Admission, Asking, Inner, LinkKey, LinkState, Outcome, blocking};
+use super::{
+    Admission, Asking, Bind, Inner, LinkKey, LinkState, NetOptions, Outcome, Relays, blocking,
+};
 use crate::cover::Role;
-use crate::grant::{Access, BucketUid, Refusal};
+use crate::grant::{Access, BucketUid, Refusal, random};
 use crate::members::{Member, Statement, Statements};
 use crate::records::Records;
 use crate::ticket::Addrs;
@@ -36,10 +39,21 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How many hints a peer gives at a time, at most.
 const HINTS: usize = 256;
 
+/// How long a hint stays, and what a member announced of where it is, before it is replaced.
+const STAYING: Duration = Duration::from_secs(60);
+
+/// How many words on members a peer may say at once, and each second from then on.
+const WORDS: (f64, f64) = (64.0, 5.0);
+
+/// How soon a peer is told of members again.
+const PACE: Duration = Duration::from_millis(250);
+
 /// Who takes part in the buckets of this store, as far as this node believes it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Circle {
     members: HashMap<BucketUid, BTreeMap<EndpointId, Member>>,
+    /// From whom something was joined that is taken from them no more: others let them out.
+    silent: HashSet<(EndpointId, BucketUid)>,
     /// When that changes by itself, if it does.
     ends: Option<Timestamp>,
 }
@@ -50,6 +64,9 @@ impl Circle {
         for (_, bucket) in &records.buckets {
             let members = records.members(own, *bucket, now);
             circle.members.insert(*bucket, members);
+            let silent = records.overruled(own, *bucket, now);
+            let silent = silent.into_iter().map(|peer| (peer, *bucket));
+            circle.silent.extend(silent);
         }
         let granted = records.grants.iter().filter_map(|grant| grant.expires);
         let joined = records.joined.iter().filter_map(|joined| joined.expires);
@@ -70,10 +87,97 @@ impl Circle {
         members.into_iter().flat_map(BTreeMap::keys).copied()
     }
 
+    /// Tells whether nothing is taken from a node that a whole bucket was joined from.
+    pub(super) fn is_silent(&self, peer: EndpointId, bucket: BucketUid) -> bool {
+        self.silent.contains(&(peer, bucket))
+    }
+
+    /// Tells whether a node has to do with the whole of a bucket by a grant between it and this one,
+    /// so that it is seen to by others.
+    pub(super) fn is_direct(&self, records: &Records, peer: EndpointId, bucket: BucketUid) -> bool {
+        records.is_direct(peer, bucket, now()) && !self.is_silent(peer, bucket)
+    }
+
     fn all(&self) -> HashSet<EndpointId> {
         let members = self.members.values();
         members.flat_map(BTreeMap::keys).copied().collect()
     }
+}
+
+/// What was said of members, to whom and by whom.
+#[derive(Default)]
+pub(super) struct Exchange {
+    told: Mutex<HashMap<(EndpointId, BucketUid), Told>>,
+    quotas: Mutex<HashMap<EndpointId, Quota>>,
+    /// When others last said where a node is, or it announced that.
+    placed: Mutex<HashMap<EndpointId, Instant>>,
+    /// Who was not reached where it is said to be.
+    unreached: Mutex<HashSet<EndpointId>>,
+}
+
+/// What a peer was told of the members of a bucket.
+#[derive(Default)]
+struct Told {
+    /// What it knows from here; where that is nothing, it is told all.
+    all: Option<Arc<Records>>,
+    /// How often a conversation began.
+    begun: u64,
+    /// The digests of what this node and the peer had when it was told all.
+    digests: Option<([u8; 16], [u8; 16])>,
+    theirs: [u8; 16],
+    /// Whether there is a task that tells it.
+    telling: bool,
+}
+
+/// How much somebody may say.
+struct Quota {
+    left: f64,
+    since: Instant,
+    warned: bool,
+}
+
+impl Quota {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: WORDS.0,
+            since: now,
+            warned: false,
+        }
+    }
+
+    /// Counts a word; tells whether it is one too many, and whether it is the first such one.
+    fn is_spent(&mut self, now: Instant) -> (bool, bool) {
+        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        self.left = passed.mul_add(WORDS.1, self.left).min(WORDS.0);
+        self.since = now;
+        if self.left >= 1.0 {
+            self.left -= 1.0;
+            return (false, false);
+        }
+        (true, !std::mem::replace(&mut self.warned, true))
+    }
+}
+
+impl Exchange {
+    /// Tells whether where a node is may be changed now, and if so notes that it was.
+    fn places(&self, peer: EndpointId, now: Instant) -> bool {
+        let mut placed = self.placed.lock();
+        placed.retain(|_, at| now.saturating_duration_since(*at) < STAYING);
+        match placed.contains_key(&peer) {
+            true => false,
+            false => placed.insert(peer, now).is_none(),
+        }
+    }
+}
+
+/// Returns the relays that others may send this node to: those that it uses itself, and those that are
+/// there for everybody.
+fn relays(options: &NetOptions) -> Vec<RelayUrl> {
+    let mut urls: Vec<RelayUrl> = RelayMode::Default.relay_map().urls();
+    if let Relays::Custom(own) = &options.relays {
+        urls.extend(own.iter().cloned());
+    }
+    urls
 }
 
 /// Marks for as long as it lives that a member is asked by this node.
@@ -125,7 +229,6 @@ impl Inner {
     /// Follows who takes part: passes on what is new of it, and gossips where there are others.
     pub(super) async fn keep_circle(self: Arc<Self>) {
         let mut changes = self.records.subscribe();
-        let mut passed: BTreeMap<BucketUid, Statements> = BTreeMap::new();
         let mut gossips: HashMap<BucketUid, CancellationToken> = HashMap::new();
         loop {
             changes.mark_unchanged();
@@ -133,11 +236,8 @@ impl Inner {
                 tracing::warn!("what this node states of others was not kept: {e}");
             }
             let records = self.records();
-            for (bucket, statements) in &records.statements {
-                self.pass_on(*bucket, statements.besides(passed.get(bucket)));
-            }
-            passed.clone_from(&records.statements);
             self.draw_circle();
+            self.pass_on();
             let circle = Arc::clone(&self.circle.borrow());
             self.gossip_about(&circle, &records, &mut gossips);
             let left = circle.ends.map_or(DAY, until).min(DAY);
@@ -165,40 +265,106 @@ impl Inner {
         });
     }
 
-    /// Tells statements to all that converse about their bucket.
-    fn pass_on(self: &Arc<Self>, bucket: BucketUid, statements: Vec<Statement>) {
-        if statements.is_empty() {
-            return;
-        }
-        let peers: HashSet<EndpointId> = {
+    /// Tells all that converse about whole buckets what is new of members.
+    fn pass_on(self: &Arc<Self>) {
+        let on: HashSet<(EndpointId, BucketUid)> = {
             let links = self.links.lock();
-            let on = links.iter().filter(|((_, of, _), _)| *of == bucket);
-            let on = on.filter(|(_, link)| link.live.is_some() && link.exchanges);
-            on.map(|((peer, ..), _)| *peer).collect()
+            let on = links
+                .iter()
+                .filter(|(_, link)| link.live.is_some() && link.exchanges);
+            on.map(|((peer, bucket, _), _)| (*peer, *bucket)).collect()
         };
-        for peer in peers {
-            let told = Arc::clone(self).tell_members(peer, bucket, statements.clone());
-            self.spawn(told);
+        let circle = Arc::clone(&self.circle.borrow());
+        let mut told = self.exchange.told.lock();
+        told.retain(|(peer, bucket), told| {
+            let converses = on.contains(&(*peer, *bucket));
+            if !converses && !told.telling {
+                told.all = None;
+            }
+            converses || told.telling || circle.access(*bucket, *peer).is_some()
+        });
+        for (key, told) in told.iter_mut().filter(|(key, _)| on.contains(key)) {
+            self.begin_telling(*key, told);
         }
     }
 
+    fn begin_telling(self: &Arc<Self>, key: (EndpointId, BucketUid), told: &mut Told) {
+        if !std::mem::replace(&mut told.telling, true) {
+            self.spawn(Arc::clone(self).keep_telling(key));
+        }
+    }
+
+    /// Tells a peer of members until it knows all.
+    async fn keep_telling(self: Arc<Self>, key: (EndpointId, BucketUid)) {
+        let (peer, bucket) = key;
+        let nothing = Statements::default();
+        loop {
+            let records = self.records();
+            let ours = records.statements.get(&bucket).unwrap_or(&nothing);
+            let (statements, is_all, begun, theirs) = {
+                let mut told = self.exchange.told.lock();
+                let Some(told) = told.get_mut(&key) else {
+                    return;
+                };
+                let known = told.all.as_ref();
+                let known = known.and_then(|all| all.statements.get(&bucket));
+                let new = ours.besides(known);
+                if told.all.is_some() && new.is_empty() {
+                    told.all = Some(Arc::clone(&records));
+                    told.telling = false;
+                    return;
+                }
+                (new, told.all.is_none(), told.begun, told.theirs)
+            };
+            let is_told = self
+                .tell_members(peer, bucket, &records, statements, is_all)
+                .await;
+            {
+                let mut told = self.exchange.told.lock();
+                let Some(told) = told.get_mut(&key) else {
+                    return;
+                };
+                if told.begun == begun {
+                    if !is_told {
+                        told.telling = false;
+                        return;
+                    }
+                    if is_all {
+                        told.digests = Some((ours.digest(), theirs));
+                    }
+                    told.all = Some(Arc::clone(&records));
+                }
+            }
+            sleep(PACE).await;
+        }
+    }
+
+    /// Tells a peer statements, and where those may be of whom they are; where these are all, the others
+    /// too.
     async fn tell_members(
-        self: Arc<Self>,
+        &self,
         peer: EndpointId,
         bucket: BucketUid,
+        records: &Records,
         statements: Vec<Statement>,
-    ) {
-        let (records, circle) = (self.records(), Arc::clone(&self.circle.borrow()));
-        let hints = circle.members(bucket).filter(|member| *member != peer);
+        is_all: bool,
+    ) -> bool {
+        let circle = Arc::clone(&self.circle.borrow());
+        let named: HashSet<_> = statements.iter().filter_map(Statement::of).collect();
+        let hints = circle.members(bucket);
+        let hints = hints.filter(|member| *member != peer && (is_all || named.contains(member)));
         let hints = hints.filter_map(|member| {
             let known = records.peer(member)?;
             let addrs = known.addrs.clone();
             (!addrs.is_empty()).then_some((member, addrs))
         });
-        let hints = hints.take(HINTS).collect();
+        let hints = by_chance(hints.collect(), HINTS);
         for word in Members::words(bucket, statements, hints) {
-            self.tell_word(peer, &word).await;
+            if !self.tell_word(peer, &word).await {
+                return false;
+            }
         }
+        true
     }
 
     /// Notes that a frame came; with the first one, tells the peer what it does not know of members.
@@ -208,13 +374,20 @@ impl Inner {
             link.exchanges |= theirs.is_some();
         }
         let (peer, bucket, _) = key;
-        if let Some(theirs) = theirs.take()
-            && self.statements(bucket, true) != Some(theirs)
-        {
+        if let Some(theirs) = theirs.take() {
             let records = self.records();
-            let statements = records.statements.get(&bucket);
-            let all = statements.map_or_else(Vec::new, |all| all.besides(None));
-            self.spawn(Arc::clone(self).tell_members(peer, bucket, all));
+            let ours = match records.statements.get(&bucket) {
+                Some(statements) => statements.digest(),
+                None => Statements::default().digest(),
+            };
+            let mut all = self.exchange.told.lock();
+            let told = all.entry((peer, bucket)).or_default();
+            // What either does not believe, it need not be told again.
+            let knows = ours == theirs || told.digests == Some((ours, theirs));
+            told.begun += 1;
+            told.theirs = theirs;
+            told.all = knows.then_some(records);
+            self.begin_telling((peer, bucket), told);
         }
     }
 
@@ -232,32 +405,49 @@ impl Inner {
             tracing::info!(peer = %self.call(peer), "it speaks of members unasked");
             return;
         }
-        let records = self.records();
-        let known = records.statements.get(&bucket);
-        let is_news = |statement: &Statement| known.is_none_or(|known| known.is_news(statement));
-        let news: Vec<_> = statements.into_iter().filter(is_news).collect();
-        let mut hints = hints;
-        hints.retain(|(who, addrs)| {
-            let known = records.peer(*who);
-            *who != self.own() && known.is_none_or(|known| !known.met && known.addrs != *addrs)
-        });
+        let (spent, first) = {
+            let (now, mut quotas) = (Instant::now(), self.exchange.quotas.lock());
+            let quota = quotas.entry(peer).or_insert_with(|| Quota::new(now));
+            quota.is_spent(now)
+        };
+        if spent {
+            if first {
+                tracing::warn!(peer = %self.call(peer), "it says too much of members: not all is heard");
+            }
+            return;
+        }
+        let (records, own, at) = (self.records(), self.own(), now());
+        let known = records.statements.get(&bucket).cloned();
+        let known = known.unwrap_or_default();
+        let news = statements.into_iter();
+        let news: Vec<_> = news.filter(|news| known.is_news(news, at)).collect();
+        let hints = self.usable(&records, hints);
         if news.is_empty() && hints.is_empty() {
             return;
         }
-        let (this, own) = (Arc::clone(self), self.own());
+        let this = Arc::clone(self);
         let taken = blocking(move || {
             let count = news.len();
             let genuine = news.into_iter().filter(|news| news.is_genuine(bucket));
             let genuine: Vec<_> = genuine.collect();
             let forged = count - genuine.len();
+            let mut after = known.clone();
+            let refused = after.take(own, genuine.clone(), at).err();
+            let members = after.members(own, at);
+            let exchange = &this.exchange;
+            let mut hints = hints;
+            hints.retain(|(who, _)| {
+                members.contains_key(who) && exchange.places(*who, Instant::now())
+            });
+            if after == known && hints.is_empty() {
+                return Ok((forged, refused));
+            }
             let refused = this.change(move |records| {
                 let statements = records.statements.entry(bucket).or_default();
-                let refused = statements.take(own, genuine, now()).err();
-                let members = statements.members(own, now());
+                let refused = statements.take(own, genuine, at).err();
                 for (who, addrs) in hints {
-                    if members.contains_key(&who) {
-                        records.hint(who, addrs);
-                    }
+                    exchange.unreached.lock().remove(&who);
+                    records.hint(who, addrs);
                 }
                 refused
             })?;
@@ -272,6 +462,26 @@ impl Inner {
             }
             Err(e) => tracing::warn!(%peer, "what it says of members was not kept: {e}"),
         }
+    }
+
+    /// Leaves what counts of where others say that nodes are.
+    fn usable(
+        &self,
+        records: &Records,
+        mut hints: Vec<(EndpointId, Addrs)>,
+    ) -> Vec<(EndpointId, Addrs)> {
+        let relays = relays(&self.options);
+        let here = self.options.bind == Bind::Loopback;
+        let unreached = self.exchange.unreached.lock();
+        hints.retain_mut(|(who, addrs)| {
+            *addrs = std::mem::take(addrs).hinted(here, &relays);
+            let is_same = records
+                .peer(*who)
+                .is_some_and(|known| known.addrs == *addrs);
+            let reached = !unreached.contains(who);
+            *who != self.own() && !addrs.is_empty() && !is_same && records.takes_hint(*who, reached)
+        });
+        hints
     }
 
     /// Finds what a peer that asks as a member may do, and notes where it is.
@@ -309,6 +519,12 @@ impl Inner {
         Ok(Ok(access))
     }
 
+    /// Tells whether a node is seen to by a grant between it and this one.
+    pub(super) fn is_direct(&self, peer: EndpointId, bucket: BucketUid) -> bool {
+        let circle = self.circle.borrow();
+        circle.is_direct(&self.records(), peer, bucket)
+    }
+
     pub(super) fn is_live(&self, peer: EndpointId, bucket: BucketUid, roles: &[Role]) -> bool {
         let links = self.links.lock();
         let mut keys = roles.iter().map(|role| (peer, bucket, *role));
@@ -331,7 +547,7 @@ impl Inner {
                 None => return Code::Revoked,
             }
             let key = (peer, bucket, Role::Member);
-            if self.records().is_direct(peer, bucket, now()) {
+            if self.is_direct(peer, bucket) {
                 return Code::Replaced;
             }
             if quietest(&self.links.lock(), bucket, Instant::now()) == Some(key) {
@@ -374,9 +590,15 @@ impl Inner {
         let this = Arc::clone(self);
         let mut begun = self.begun.subscribe();
         let mut conversation = self.tasks.spawn(async move {
-            let outcome = match this.reach(peer).await {
+            let Some(reached) = this.stop.run_until_cancelled(this.reach(peer)).await else {
+                return;
+            };
+            let outcome = match reached {
                 Ok(connection) => this.ask(&connection, &asking).await,
-                Err(why) => Outcome::Lost(Lost::Connection(why)),
+                Err(why) => {
+                    this.exchange.unreached.lock().insert(peer);
+                    Outcome::Lost(Lost::Connection(why))
+                }
             };
             drop(claim);
             this.note((peer, bucket, Role::Member), outcome);
@@ -429,11 +651,28 @@ impl Inner {
 
     /// Takes in addresses that a member announced.
     pub(super) async fn note_announced(self: &Arc<Self>, peer: EndpointId, addrs: Addrs) {
+        let addrs = addrs.through(&relays(&self.options));
+        let is_same = |records: &Records| {
+            let known = records.peer(peer);
+            known.is_some_and(|known| known.met && known.addrs == addrs)
+        };
         // While there is a connection, nobody needs them.
-        if self.live(peer).is_none() {
+        if self.live(peer).is_none()
+            && !is_same(&self.records())
+            && self.exchange.places(peer, Instant::now())
+        {
             self.note_addrs(peer, addrs).await;
         }
     }
+}
+
+/// Returns so many of some, picked by chance.
+pub(super) fn by_chance<T>(mut all: Vec<T>, most: usize) -> Vec<T> {
+    while all.len() > most {
+        let at = random().map_or(0, u32::from_le_bytes);
+        all.swap_remove(at as usize % all.len());
+    }
+    all
 }
 
 /// Finds the conversation with a member that is to end: that without news for longest, where there
@@ -461,6 +700,43 @@ mod tests {
     use alknet_fs_core::store::BucketId;
 
     use super::*;
+
+    #[test]
+    fn who_says_much_is_heard_slowly() {
+        let begun = Instant::now();
+        let at = |millis: u64| begun + Duration::from_millis(millis);
+        let mut quota = Quota::new(begun);
+        for _ in 0..64 {
+            assert_eq!(quota.is_spent(begun), (false, false));
+        }
+        assert_eq!(quota.is_spent(begun), (true, true));
+        assert_eq!(quota.is_spent(at(100)), (true, false), "said once");
+        assert!(!quota.is_spent(at(250)).0);
+        assert!(quota.is_spent(at(250)).0);
+        let late = at(3_600_000);
+        let heard = (0..100).filter(|_| !quota.is_spent(late).0);
+        assert_eq!(heard.count(), 64);
+    }
+
+    #[test]
+    fn where_somebody_is_changes_once_a_minute() {
+        let exchange = Exchange::default();
+        let begun = Instant::now();
+        let peer = |n: u8| iroh::SecretKey::from_bytes(&[n; 32]).public();
+        assert!(exchange.places(peer(1), begun));
+        assert!(!exchange.places(peer(1), begun + STAYING / 2));
+        assert!(exchange.places(peer(2), begun + STAYING / 2));
+        assert!(exchange.places(peer(1), begun + STAYING));
+    }
+
+    #[test]
+    fn of_many_some_are_picked_by_chance() {
+        assert_eq!(by_chance(vec![1, 2], 2), [1, 2]);
+        let some = |_: i32| by_chance((0..100).collect(), 50);
+        let picked: HashSet<i32> = (0..20).flat_map(some).collect();
+        assert_eq!(some(0).len(), 50);
+        assert!(picked.len() > 90, "{}", picked.len());
+    }
 
     #[test]
     fn of_many_conversations_the_quietest_ends() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::Timestamp;
 use bytes::Bytes;
 use futures_lite::StreamExt as _;
 use iroh::address_lookup::memory::MemoryLookup;
@@ -12,12 +13,13 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use iroh::{Endpoint, EndpointId};
 use iroh_gossip::api::{ApiError, Event, GossipReceiver, GossipSender};
 use iroh_gossip::net::Gossip;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::circle::Circle;
+use super::circle::{Circle, by_chance};
 use super::{Inner, addr, backoff};
 use crate::cover::Role;
 use crate::driver::Command;
@@ -50,6 +52,8 @@ pub(super) struct Swarm {
     lookup: MemoryLookup,
     /// Begun with the first group.
     gossip: OnceLock<Gossip>,
+    /// When something of each bucket was announced last.
+    announced: Mutex<HashMap<BucketUid, Timestamp>>,
 }
 
 impl Swarm {
@@ -62,7 +66,18 @@ impl Swarm {
             gate,
             lookup,
             gossip: OnceLock::new(),
+            announced: Mutex::default(),
         }
+    }
+
+    /// Returns when something of a bucket is announced now: always later than the last time.
+    fn announces(&self, bucket: BucketUid, now: Timestamp) -> Timestamp {
+        let mut announced = self.announced.lock();
+        let last = announced.get(&bucket);
+        let after = last.map_or(i64::MIN, |last| last.0.saturating_add(1));
+        let at = Timestamp(now.0.max(after));
+        announced.insert(bucket, at);
+        at
     }
 }
 
@@ -94,7 +109,7 @@ impl ProtocolHandler for Callers {
 }
 
 /// Returns a time up to another one, by chance.
-fn by_chance(most: Duration) -> Duration {
+fn time_by_chance(most: Duration) -> Duration {
     let part = random().map_or(0, u16::from_le_bytes);
     most.mul_f64(f64::from(part) / f64::from(u16::MAX))
 }
@@ -110,10 +125,9 @@ impl Inner {
         let Some(swarm) = &self.swarm else {
             return;
         };
-        let now = now();
         let is_large = |bucket: BucketUid| {
             let mut members = circle.members(bucket);
-            members.any(|member| !records.is_direct(member, bucket, now))
+            members.any(|member| !circle.is_direct(records, member, bucket))
         };
         gossips.retain(|bucket, token| {
             let stays = is_large(*bucket) && !token.is_cancelled();
@@ -171,14 +185,9 @@ impl Inner {
             let known = records
                 .peer(*id)
                 .is_some_and(|known| !known.addrs.is_empty());
-            known && !but.contains(id) && !records.is_direct(*id, bucket, now())
+            known && !but.contains(id) && !circle.is_direct(&records, *id, bucket)
         };
-        let mut doors: Vec<_> = circle.members(bucket).filter(reachable).collect();
-        while doors.len() > DOORS {
-            let at = random().map_or(0, u16::from_le_bytes);
-            doors.swap_remove(usize::from(at) % doors.len());
-        }
-        doors
+        by_chance(circle.members(bucket).filter(reachable).collect(), DOORS)
     }
 
     /// Returns the digest of what is known of a bucket here.
@@ -196,7 +205,7 @@ impl Inner {
             Link::InStep
         } else if self.is_live(peer, bucket, &roles)
             // It is seen to by others.
-            || self.records().is_direct(peer, bucket, now())
+            || self.is_direct(peer, bucket)
         {
             Link::Live
         } else {
@@ -276,7 +285,7 @@ impl Talk {
                 }
                 Some(visited) = self.visits.join_next() => {
                     if let Ok((peer, reached)) = visited {
-                        let spread = by_chance(ANNOUNCING);
+                        let spread = time_by_chance(ANNOUNCING);
                         self.news.visited(peer, reached, Instant::now(), spread);
                     }
                 }
@@ -296,7 +305,7 @@ impl Talk {
                     true => lonely.next().unwrap_or(MEETING),
                     false => {
                         doors.truncate(1);
-                        MEETING / 2 + by_chance(MEETING)
+                        MEETING / 2 + time_by_chance(MEETING)
                     }
                 };
                 if !doors.is_empty() {
@@ -310,19 +319,16 @@ impl Talk {
     async fn take_in(&mut self, event: Event) {
         match event {
             Event::Received(message) => {
-                let said = Announcement::open(&message.content, self.bucket);
+                let circle = Arc::clone(&self.inner.circle.borrow());
+                let may = |by| circle.access(self.bucket, by) == Some(Access::Write);
+                let said = Announcement::open(&message.content, self.bucket, may);
                 let Some(said) = said else {
                     let from = self.inner.call(message.delivered_from);
-                    tracing::info!(%from, "an announcement is not genuine");
+                    tracing::debug!(%from, "an announcement does not count");
                     return;
                 };
-                let circle = Arc::clone(&self.inner.circle.borrow());
-                if circle.access(self.bucket, said.by) != Some(Access::Write) {
-                    tracing::debug!(by = %self.inner.call(said.by), "it may not announce anything");
-                    return;
-                }
                 let count = u32::try_from(circle.members(self.bucket).count()).unwrap_or(u32::MAX);
-                let spread = by_chance(SPREAD.0.saturating_mul(count).min(SPREAD.1));
+                let spread = time_by_chance(SPREAD.0.saturating_mul(count).min(SPREAD.1));
                 if self.news.hear(&said, (Instant::now(), now()), spread) {
                     self.inner.note_announced(said.by, said.addrs).await;
                 }
@@ -345,7 +351,8 @@ impl Talk {
         if !self.inner.records().may_write(self.bucket) {
             return Ok(());
         }
-        let Some(state) = self.inner.state(self.bucket).await else {
+        let (Some(swarm), Some(state)) = (&self.inner.swarm, self.inner.state(self.bucket).await)
+        else {
             return Ok(());
         };
         let newcomer = std::mem::take(&mut self.newcomer);
@@ -356,7 +363,8 @@ impl Talk {
         self.told = Some(state);
         let addrs = Addrs::of(&addr(&self.inner.endpoint, &self.inner.options));
         let key = self.inner.endpoint.secret_key();
-        let message = Announcement::seal(key, self.bucket, state, now(), addrs);
+        let at = swarm.announces(self.bucket, now());
+        let message = Announcement::seal(key, self.bucket, state, at, addrs);
         match is_new {
             true => self.sender.broadcast(Bytes::from(message)).await,
             false => self.sender.broadcast_neighbors(Bytes::from(message)).await,
@@ -386,5 +394,24 @@ impl Talk {
             self.visits
                 .spawn(async move { (peer, inner.visit(peer, bucket).await) });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn announcements_go_on_when_the_clock_does_not() {
+        let builder = Endpoint::builder(iroh::endpoint::presets::Minimal).clear_ip_transports();
+        let builder = builder.bind_addr("127.0.0.1:0").unwrap();
+        let swarm = Swarm::new(&builder.bind().await.unwrap(), Gate::default());
+        let bucket = |n: u8| BucketUid([n; 16]);
+        let at = |n, now| swarm.announces(bucket(n), Timestamp(now)).0;
+        assert_eq!(at(1, 50), 50);
+        assert_eq!(at(1, 50), 51);
+        assert_eq!(at(1, 7), 52);
+        assert_eq!(at(2, 7), 7);
+        assert_eq!(at(1, 60), 60);
     }
 }

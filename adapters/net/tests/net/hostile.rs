@@ -459,6 +459,11 @@ fn statement(
 ) -> Vec<u8> {
     let context = b"alknet-fs 2026-11 statement on a member of a bucket".to_vec();
     let expires = None::<Timestamp>;
+    let access = match access {
+        None => 1_u8,
+        Some(Access::Read) => 2,
+        Some(Access::Write) => 4,
+    };
     let what = (bucket, by.as_bytes(), of.as_bytes(), access, expires, at);
     let signed = postcard::to_extend(&what, context).unwrap();
     let said = (by.as_bytes(), of.as_bytes(), (access, expires, at));
@@ -516,8 +521,8 @@ async fn of_what_a_peer_says_of_members_only_what_is_genuine_counts() {
         now(),
     );
     // Read becomes Write.
-    assert_eq!(altered[64..66], [1, 0]);
-    altered[65] = 1;
+    assert_eq!(altered[64], 2);
+    altered[64] = 4;
     let unknown = state(&others[6], id(0));
     for bad in [forged, other_bucket, future, altered, unknown] {
         tell(&conn, &members(uid, &[bad])).await;
