@@ -189,7 +189,8 @@ async fn who_has_no_right_is_told_nothing() {
     })
     .unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while stranger.refused(&with(&ticket)).await != REVOKED {
+    // Until the node has noticed, it is let in.
+    while stranger.say(&with(&ticket)).await.unwrap()[..3] != [1, 1, REVOKED] {
         assert!(Instant::now() < deadline);
     }
     let again = Stranger::new(node.net().addr()).await;
@@ -580,6 +581,112 @@ async fn of_what_a_peer_says_of_members_only_what_is_genuine_counts() {
     // Three are the node's own word.
     assert_eq!(node.members(bucket).len(), 1024 + 3);
     assert!(!node.members(bucket).contains_key(&id(4)));
+    still_works(&node, bucket).await;
+}
+
+/// Counts the commits of a store.
+fn commits(node: &Node) -> u64 {
+    node.store.wait_for_commit(0, Duration::ZERO).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_much_makes_the_others_write_little() {
+    let (node, bucket) = node().await;
+    let (writer, reader) = (SecretKey::generate(), SecretKey::generate());
+    let ticket = node.share(bucket, offer(Access::Write));
+    let uid = ticket.bucket;
+    let write = Some(Access::Write);
+    let stranger = Stranger::named(node.net().addr(), writer.clone()).await;
+    let (conn, _send, _recv) = stranger.welcomed(&ticket).await;
+    let read = node.share(bucket, offer(Access::Read));
+    let second = Stranger::named(node.net().addr(), reader.clone()).await;
+    let (talks, _send, _recv) = second.welcomed(&read).await;
+    let other = Node::start().await;
+    let there = other.bucket("work");
+    other.join(there, &node.share(bucket, offer(Access::Write)));
+    other.shows(there, "main", &["/here"]).await;
+    let both = [&node, &other];
+    crate::common::until("all are known", async || {
+        node.members(bucket).len() == 3 && other.members(there).len() == 3
+    })
+    .await;
+    // What the nodes have to say to each other after that.
+    let quiet = async || {
+        let mut last = both.map(commits);
+        let mut since = Instant::now();
+        crate::common::until("nothing is written", async || {
+            let now = both.map(commits);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            since.elapsed() > Duration::from_millis(700)
+        })
+        .await;
+    };
+    quiet().await;
+    let before = both.map(commits);
+
+    // A reader states things, and the same of a writer again and again, with hints that change.
+    let begun = now();
+    let of = [SecretKey::generate().public(), writer.public()];
+    for n in 0..2000 {
+        let at = Timestamp(begun.0 + n);
+        let by = [&reader, &writer][usize::from(n % 10 == 0)];
+        let said = statement(by.public(), by, uid, of[0], write, at);
+        let mut word = members(uid, &[said]);
+        word.pop();
+        let port = 1000 + u16::try_from(n).unwrap();
+        let addr = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let hints = vec![(of[0], (vec![addr], Vec::<String>::new()))];
+        word = postcard::to_extend(&hints, word).unwrap();
+        tell(&talks, &word).await;
+    }
+    let honest = SecretKey::generate().public();
+    let state = statement(writer.public(), &writer, uid, honest, write, now());
+    tell(&conn, &members(uid, &[state])).await;
+    crate::common::until("who says little is heard", async || {
+        node.members(bucket).contains_key(&honest) && other.members(there).contains_key(&honest)
+    })
+    .await;
+    quiet().await;
+    for (node, before) in both.iter().zip(before) {
+        let wrote = commits(node) - before;
+        assert!((1..=8).contains(&wrote), "{wrote}");
+    }
+    assert!(node.members(bucket).contains_key(&of[0]));
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_leaves_room_for_others() {
+    let (node, bucket) = node().await;
+    let (writer, reader) = (SecretKey::generate(), SecretKey::generate());
+    let write = Some(Access::Write);
+    let ticket = node.share(bucket, offer(Access::Write));
+    let uid = ticket.bucket;
+    let read = node.share(bucket, offer(Access::Read));
+    let second = Stranger::named(node.net().addr(), reader.clone()).await;
+    let (talks, _send, _recv) = second.welcomed(&read).await;
+    let puppets: Vec<_> = (0..6).map(|_| SecretKey::generate()).collect();
+    let state = |by: &SecretKey, of| statement(by.public(), by, uid, of, write, now());
+    let all = puppets.iter().map(|of| state(&reader, of.public()));
+    tell(&talks, &members(uid, &all.collect::<Vec<_>>())).await;
+    for by in &puppets {
+        for _ in 0..4 {
+            let many = (0..250).map(|_| state(by, SecretKey::generate().public()));
+            tell(&talks, &members(uid, &many.collect::<Vec<_>>())).await;
+        }
+    }
+    let stranger = Stranger::named(node.net().addr(), writer.clone()).await;
+    let (_conn, _send, _recv) = stranger.welcomed(&ticket).await;
+    // A word of the writer's comes behind all of these.
+    let honest = SecretKey::generate().public();
+    tell(&talks, &members(uid, &[state(&writer, honest)])).await;
+    crate::common::until("there is room", async || {
+        node.members(bucket).contains_key(&honest)
+    })
+    .await;
+    assert_eq!(node.members(bucket).len(), 3);
     still_works(&node, bucket).await;
 }
 

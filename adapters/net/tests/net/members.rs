@@ -231,3 +231,37 @@ async fn without_gossip_only_grants_count() {
     b.shows(*on_b, "main", &["/alone", "/alone-too", "/with-a"])
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_giver_lets_out_those_let_out_that_joined_from_it() {
+    let (a, on_a, mut others) = hub(&[Access::Write, Access::Write]).await;
+    let (c, on_c) = others.pop().unwrap();
+    let (b, on_b) = others.pop().unwrap();
+    // Each has joined from all before it.
+    c.join(on_c, &b.share(on_b, offer(Access::Write)));
+    b.write(on_b, "main", "/before");
+    a.shows(on_a, "main", &["/before"]).await;
+    c.shows(on_c, "main", &["/before"]).await;
+    let (uid, peer) = (c.records().uid(on_c).unwrap(), b.id());
+    until("c asks b by its ticket", async || {
+        let links = c.links().await;
+        let to_b = |link: &alknet_fs_net::Link| link.peer == peer && !link.member && link.connected;
+        links.iter().any(to_b)
+    })
+    .await;
+    Records::update(&*a.store, Durability::Full, |records, _| {
+        Ok(records.revoke_peer(peer, now()))
+    })
+    .unwrap();
+    until("c has let b out", async || {
+        !c.members(on_c).contains_key(&peer) && !c.net().peers_on(uid).contains(&peer)
+    })
+    .await;
+    b.write(on_b, "main", "/too-late");
+    a.write(on_a, "main", "/own");
+    c.shows(on_c, "main", &["/before", "/own"]).await;
+    // Given anew, by another one.
+    b.join(on_b, &c.share(on_c, offer(Access::Write)));
+    c.shows(on_c, "main", &["/before", "/own", "/too-late"])
+        .await;
+}
