@@ -946,7 +946,8 @@ pub(crate) enum PeersCommand {
         long_about = "Take everything back that a node was given, or one grant from all who use \
             it.\n\nThe node is let in no longer, from this moment on. What it has already, it keeps. \
             The tickets that it used let nobody new in any more, since it could come again with \
-            another key."
+            another key. A node that others let in is out for this one, and stays with those that \
+            let it in."
     )]
     Revoke {
         /// The node's key, the beginning of it, or its name; or a grant of `alkfs peers grants`

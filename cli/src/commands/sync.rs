@@ -232,7 +232,7 @@ pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
                 None => store.revoke_peer(&who)?,
             };
             if grants == 0 && grant.is_none() {
-                let why = "nothing was given to it here: who let it in can let it out, as `alkfs peers list` says";
+                let why = "it was let into nothing: a bucket that comes from it is left with `alkfs sync leave`";
                 app.out.note(why);
             }
             let record = Done {
@@ -243,7 +243,11 @@ pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
             };
             let line = format!(
                 "revoked {} of {}",
-                count(grants as u64, "grant", "grants"),
+                count(
+                    grants as u64,
+                    "grant or membership",
+                    "grants and memberships"
+                ),
                 printable(&who)
             );
             Ok(app.out.done(&record, line)?)

@@ -504,10 +504,7 @@ impl Store {
                 let why = "another peer has that name";
                 return Err(Error::with_detail(ErrorKind::AlreadyExists, why).path(name));
             }
-            let mut peers = records.peers.iter_mut();
-            if let Some(peer) = peers.find(|peer| peer.id == id) {
-                peer.name = Some(name.to_owned());
-            }
+            records.peer_mut(id).name = Some(name.to_owned());
             Ok(())
         });
         update.map_err(|e| e.op("name peer"))
@@ -515,7 +512,8 @@ impl Store {
 
     /// Takes everything back that a peer was given: it is let in no longer, from this moment on. The
     /// tickets that it used let nobody new in any more, since it could come again with another key;
-    /// who else used them is not touched. Returns how many grants it had.
+    /// who else used them is not touched. Where others let it into a bucket, it is out for this node, and
+    /// stays with those that let it in. Returns how many grants it had, and buckets by others alone.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidInput`] where several peers match.
