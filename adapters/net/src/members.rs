@@ -198,6 +198,23 @@ impl Statements {
         .collect()
     }
 
+    /// Puts statements in an order in which who believes a node hears from it of another one before it
+    /// hears what that states.
+    pub(crate) fn in_order(
+        &self,
+        own: EndpointId,
+        mut statements: Vec<Statement>,
+        now: Timestamp,
+    ) -> Vec<Statement> {
+        let graph = Graph::of(self, own, now);
+        let order = graph.walk(&graph.overruled()).order;
+        let places = order.iter().enumerate();
+        let places: HashMap<Raw, usize> = places.map(|(n, of)| (graph.ids[*of], n)).collect();
+        let place = |by: &Raw| places.get(by).copied().unwrap_or(usize::MAX);
+        statements.sort_by_cached_key(|statement| place(&statement.by));
+        statements
+    }
+
     /// Tells whether a statement would replace what is here: one that says the same does only once
     /// that is old.
     pub(crate) fn is_news(&self, statement: &Statement, now: Timestamp) -> bool {
@@ -385,6 +402,8 @@ struct Walk {
     /// What each node may do, and who says so.
     found: Vec<Option<(Access, usize)>>,
     believed: Vec<bool>,
+    /// These, each behind one that lets it in.
+    order: Vec<usize>,
     /// From whom any of these has the bucket.
     had: Vec<bool>,
 }
@@ -423,6 +442,7 @@ impl Graph {
         let mut walk = Walk {
             found: vec![None; count],
             believed: vec![false; count],
+            order: Vec::new(),
             had: vec![false; count],
         };
         let mut banned = vec![false; count];
@@ -433,6 +453,7 @@ impl Graph {
         walk.believed[self.own] = true;
         let mut open = VecDeque::from([self.own]);
         while let Some(by) = open.pop_front() {
+            walk.order.push(by);
             for (of, what, is_over) in self.stated[by].iter().copied() {
                 if is_over || banned[of] {
                     continue;
@@ -816,6 +837,23 @@ mod tests {
         assert_eq!(state((READ, None), 5).at, Timestamp(11));
         let back = state((OUT, None), 30);
         assert_eq!((back.what, back.at), (OUT, Timestamp(30)));
+    }
+
+    #[test]
+    fn who_states_something_was_named_before() {
+        // The other way round than by their keys.
+        let mut chain: Vec<u8> = (1..60).collect();
+        chain.sort_by_key(|n| Reverse(*id(*n).as_bytes()));
+        let list = chain.windows(2).map(|of| say(of[0], of[1], WRITE, 1));
+        let own = id(chain[0]);
+        let mut statements = Statements::default();
+        statements.take(own, list.collect(), NOW).unwrap();
+        let mut parts = Statements::default();
+        for said in statements.in_order(own, statements.besides(None), NOW) {
+            parts.take(own, vec![said], NOW).unwrap();
+        }
+        assert_eq!(parts, statements);
+        assert_eq!(parts.0.len(), 58);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! All of it is one small value, so that any process can read and change it in one transaction,
 //! whether the node is running or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Store, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
@@ -294,10 +294,12 @@ impl Records {
     }
 
     /// Brings what this node states of others up to what it gave and joined, and forgets what is about
-    /// buckets that it has to do with no more, and about nodes. Only what is about a whole bucket is stated.
-    pub(crate) fn restate(&mut self, key: &SecretKey, now: Timestamp) {
+    /// buckets that are `gone` or that it has to do with no more, and nodes that are known by hints alone. Only
+    /// what is about a whole bucket is stated.
+    pub(crate) fn restate(&mut self, key: &SecretKey, gone: &HashSet<BucketId>, now: Timestamp) {
         let shared: BTreeSet<BucketUid> = {
-            let here = self.buckets.iter().map(|(_, bucket)| *bucket);
+            let here = self.buckets.iter().filter(|(id, _)| !gone.contains(id));
+            let here = here.map(|(_, bucket)| *bucket);
             let granted = |bucket: &BucketUid| self.grants.iter().any(|g| g.bucket == *bucket);
             let joined = |bucket: &BucketUid| self.joined.iter().any(|j| j.bucket == *bucket);
             here.filter(|bucket| granted(bucket) || joined(bucket))
@@ -590,7 +592,7 @@ mod tests {
 
     /// Of whom a node states what.
     fn stated(records: &mut Records, now: Timestamp) -> Vec<(u8, Access)> {
-        records.restate(&key(1), now);
+        records.restate(&key(1), &HashSet::new(), now);
         let members = records.members(key(1).public(), BUCKET, now);
         let number = |id: EndpointId| (0..=255).find(|n| key(*n).public() == id).unwrap();
         let each = members
@@ -632,6 +634,10 @@ mod tests {
         // Given anew.
         records.grants.push(grant(4, 2, Access::Read, None));
         assert_eq!(stated(&mut records, NOW), [(2, read)]);
+        // The bucket was deleted.
+        let mut deleted = records.clone();
+        deleted.restate(&key(1), &HashSet::from([BucketId(1)]), NOW);
+        assert!(deleted.statements.is_empty());
         // Nothing is shared or joined any more.
         records.grants.clear();
         assert_eq!(stated(&mut records, NOW), []);

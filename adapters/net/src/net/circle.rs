@@ -109,8 +109,8 @@ impl Circle {
 pub(super) struct Exchange {
     told: Mutex<HashMap<(EndpointId, BucketUid), Told>>,
     quotas: Mutex<HashMap<EndpointId, Quota>>,
-    /// When others last said where a node is, or it announced that.
-    placed: Mutex<HashMap<EndpointId, Instant>>,
+    /// When others last said where a node is, and when it announced that itself.
+    placed: Mutex<HashMap<(EndpointId, bool), Instant>>,
     /// Who was not reached where it is said to be.
     unreached: Mutex<HashSet<EndpointId>>,
 }
@@ -159,14 +159,23 @@ impl Quota {
 }
 
 impl Exchange {
-    /// Tells whether where a node is may be changed now, and if so notes that it was.
-    fn places(&self, peer: EndpointId, now: Instant) -> bool {
+    /// Tells whether where a node is may be changed now, as it says itself or others do, and if so notes
+    /// that it was.
+    fn places(&self, peer: EndpointId, itself: bool, now: Instant) -> bool {
         let mut placed = self.placed.lock();
         placed.retain(|_, at| now.saturating_duration_since(*at) < STAYING);
-        match placed.contains_key(&peer) {
+        match placed.contains_key(&(peer, itself)) {
             true => false,
-            false => placed.insert(peer, now).is_none(),
+            false => placed.insert((peer, itself), now).is_none(),
         }
+    }
+
+    /// Counts a word of a peer; as [`Quota::is_spent`].
+    fn is_spent(&self, peer: EndpointId, now: Instant) -> (bool, bool) {
+        let mut quotas = self.quotas.lock();
+        quotas.retain(|_, quota| now.saturating_duration_since(quota.since) < STAYING);
+        let quota = quotas.entry(peer).or_insert_with(|| Quota::new(now));
+        quota.is_spent(now)
     }
 }
 
@@ -213,17 +222,26 @@ impl Inner {
 
     /// Brings what this node states up to what it gave and joined.
     pub(super) async fn restate(self: &Arc<Self>) -> Result<()> {
-        let records = self.records();
-        let mut restated = (*records).clone();
-        let key = self.endpoint.secret_key().clone();
-        restated.restate(&key, now());
-        match restated.statements == records.statements {
-            true => Ok(()),
-            false => {
-                self.update(move |records| records.restate(&key, now()))
-                    .await
+        let this = Arc::clone(self);
+        blocking(move || {
+            let records = this.records();
+            let mut gone = HashSet::new();
+            let txn = this.store.read()?;
+            for (bucket, _) in &records.buckets {
+                if txn.bucket(*bucket)?.is_none() {
+                    gone.insert(*bucket);
+                }
             }
-        }
+            drop(txn);
+            let key = this.endpoint.secret_key().clone();
+            let mut restated = (*records).clone();
+            restated.restate(&key, &gone, now());
+            match restated == *records {
+                true => Ok(()),
+                false => this.change(|records| records.restate(&key, &gone, now())),
+            }
+        })
+        .await
     }
 
     /// Follows who takes part: passes on what is new of it, and gossips where there are others.
@@ -359,6 +377,11 @@ impl Inner {
             (!addrs.is_empty()).then_some((member, addrs))
         });
         let hints = by_chance(hints.collect(), HINTS);
+        // Whoever does not know yet whom to believe hears of a node before it hears what that states.
+        let ours = records.statements.get(&bucket);
+        let statements = ours.map_or_else(Vec::new, |ours| {
+            ours.in_order(self.own(), statements, now())
+        });
         for word in Members::words(bucket, statements, hints) {
             if !self.tell_word(peer, &word).await {
                 return false;
@@ -405,11 +428,7 @@ impl Inner {
             tracing::info!(peer = %self.call(peer), "it speaks of members unasked");
             return;
         }
-        let (spent, first) = {
-            let (now, mut quotas) = (Instant::now(), self.exchange.quotas.lock());
-            let quota = quotas.entry(peer).or_insert_with(|| Quota::new(now));
-            quota.is_spent(now)
-        };
+        let (spent, first) = self.exchange.is_spent(peer, Instant::now());
         if spent {
             if first {
                 tracing::warn!(peer = %self.call(peer), "it says too much of members: not all is heard");
@@ -437,7 +456,7 @@ impl Inner {
             let exchange = &this.exchange;
             let mut hints = hints;
             hints.retain(|(who, _)| {
-                members.contains_key(who) && exchange.places(*who, Instant::now())
+                members.contains_key(who) && exchange.places(*who, false, Instant::now())
             });
             if after == known && hints.is_empty() {
                 return Ok((forged, refused));
@@ -659,7 +678,7 @@ impl Inner {
         // While there is a connection, nobody needs them.
         if self.live(peer).is_none()
             && !is_same(&self.records())
-            && self.exchange.places(peer, Instant::now())
+            && self.exchange.places(peer, true, Instant::now())
         {
             self.note_addrs(peer, addrs).await;
         }
@@ -723,10 +742,13 @@ mod tests {
         let exchange = Exchange::default();
         let begun = Instant::now();
         let peer = |n: u8| iroh::SecretKey::from_bytes(&[n; 32]).public();
-        assert!(exchange.places(peer(1), begun));
-        assert!(!exchange.places(peer(1), begun + STAYING / 2));
-        assert!(exchange.places(peer(2), begun + STAYING / 2));
-        assert!(exchange.places(peer(1), begun + STAYING));
+        assert!(exchange.places(peer(1), false, begun));
+        assert!(!exchange.places(peer(1), false, begun + STAYING / 2));
+        assert!(exchange.places(peer(2), false, begun + STAYING / 2));
+        // What others say does not keep it from saying so itself.
+        assert!(exchange.places(peer(1), true, begun + STAYING / 2));
+        assert!(!exchange.places(peer(1), true, begun + STAYING));
+        assert!(exchange.places(peer(1), false, begun + STAYING));
     }
 
     #[test]
