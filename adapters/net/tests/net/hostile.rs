@@ -11,6 +11,8 @@ use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, EndpointId, Offer, Re
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
 use iroh::endpoint::{RecvStream, SendStream};
+use iroh_gossip::api::GossipTopic;
+use iroh_gossip::net::Gossip;
 
 const UNKNOWN: u8 = 0;
 const REVOKED: u8 = 1;
@@ -705,12 +707,68 @@ async fn who_asks_as_a_member_has_to_be_one() {
 
 /// Announces what somebody knows, in the bytes of the protocol.
 fn announcement(by: EndpointId, key: &SecretKey, bucket: BucketUid, at: &Endpoint) -> Vec<u8> {
+    announced(by, key, bucket, at.bound_sockets())
+}
+
+/// Does so with addresses.
+fn announced(
+    by: EndpointId,
+    key: &SecretKey,
+    bucket: BucketUid,
+    at: Vec<std::net::SocketAddr>,
+) -> Vec<u8> {
     let context = b"alknet-fs 2026-11 announcement of news in a bucket".to_vec();
-    let addrs = (at.bound_sockets(), Vec::<String>::new());
+    let addrs = (at, Vec::<String>::new());
     let what = (bucket, by, [7u8; 16], now(), addrs.clone());
     let signed = postcard::to_extend(&what, context).unwrap();
     let said = (by, what.2, what.3, addrs, key.sign(&signed));
     postcard::to_extend(&said, Vec::new()).unwrap()
+}
+
+/// Enters the group of a bucket by a node.
+async fn gossips(member: &Stranger, node: &Node, bucket: BucketUid) -> (Gossip, GossipTopic) {
+    let gossip = Gossip::builder().spawn(member.endpoint.clone());
+    let lookup = iroh::address_lookup::memory::MemoryLookup::new();
+    lookup.set_endpoint_info(node.net().addr());
+    member.endpoint.address_lookup().unwrap().add(lookup);
+    let topic = blake3::derive_key("alknet-fs 2026-11 gossip of a bucket", &bucket.0);
+    let joined = gossip.subscribe_and_join(topic.into(), vec![node.id()]);
+    let joined = tokio::time::timeout(Duration::from_secs(20), joined).await;
+    let group = joined.expect("a member is let in").unwrap();
+    (gossip, group)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_also_while_it_dials_a_member_that_does_not_answer() {
+    let (mut node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    let (uid, writer, known) = (ticket.bucket, SecretKey::generate(), SecretKey::generate());
+    let member = Stranger::named(node.net().addr(), writer.clone()).await;
+    let (conn, _send, _recv) = member.welcomed(&ticket).await;
+    let by = writer.public();
+    let write = Some(Access::Write);
+    let state = statement(by, &writer, uid, known.public(), write, now());
+    tell(&conn, &members(uid, &[state])).await;
+    crate::common::until("the group is known", async || {
+        node.members(bucket).len() == 2
+    })
+    .await;
+    let (_gossip, mut group) = gossips(&member, &node, uid).await;
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = vec![silent.local_addr().unwrap()];
+    let message = announced(known.public(), &known, uid, at);
+    group.broadcast(message.into()).await.unwrap();
+    let mut packet = [0; 2000];
+    let dialled = silent.recv_from(&mut packet);
+    let dialled = tokio::time::timeout(Duration::from_secs(20), dialled).await;
+    dialled.expect("it is dialled").unwrap();
+    let begun = Instant::now();
+    node.stop().await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -742,14 +800,7 @@ async fn only_genuine_announcements_of_members_are_followed() {
     })
     .await;
 
-    let gossip = iroh_gossip::net::Gossip::builder().spawn(member.endpoint.clone());
-    let lookup = iroh::address_lookup::memory::MemoryLookup::new();
-    lookup.set_endpoint_info(node.net().addr());
-    member.endpoint.address_lookup().unwrap().add(lookup);
-    let topic = blake3::derive_key("alknet-fs 2026-11 gossip of a bucket", &uid.0);
-    let joined = gossip.subscribe_and_join(topic.into(), vec![node.id()]);
-    let joined = tokio::time::timeout(Duration::from_secs(20), joined).await;
-    let mut group = joined.expect("a member is let in").unwrap();
+    let (_gossip, mut group) = gossips(&member, &node, uid).await;
     let to = nobody.to.clone();
     let alone = nobody.endpoint.connect(to, iroh_gossip::ALPN).await;
     let closed = async {
