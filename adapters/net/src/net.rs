@@ -325,8 +325,10 @@ impl Net {
             begun: watch::Sender::new(0),
         });
         inner.remember_addrs().await?;
-        if inner.swarm.is_some() {
-            inner.restate().await?;
+        match inner.swarm.is_some() {
+            true => inner.restate().await?,
+            // Only grants count.
+            false => inner.update(|records| records.silent.clear()).await?,
         }
         let handler = Handler(Arc::clone(&inner));
         let mut router = more(Router::builder(endpoint)).accept(ALPN, handler);
@@ -776,18 +778,14 @@ impl Inner {
     /// Keeps a task for each peer and each joined bucket.
     async fn manage(self: Arc<Self>) {
         let mut records = self.records.subscribe();
-        let mut circle = self.circle.subscribe();
         let mut dialled: HashMap<EndpointId, CancellationToken> = HashMap::new();
         let mut asked: HashMap<LinkKey, (Joined, CancellationToken)> = HashMap::new();
         loop {
             let current = Arc::clone(&records.borrow_and_update());
             let mut wanted: HashSet<EndpointId> = HashSet::new();
             let mut joined = HashMap::new();
-            let members = Arc::clone(&circle.borrow_and_update());
-            let heard = |join: &&Joined| {
-                !(join.branches.is_empty() && members.is_silent(join.peer, join.bucket))
-            };
-            for join in current.joined.iter().filter(heard) {
+            let heard = current.joined.iter();
+            for join in heard.filter(|join| !current.is_silent(join)) {
                 wanted.insert(join.peer);
                 joined.insert((join.peer, join.bucket, Role::Taker), join.clone());
             }
@@ -825,11 +823,7 @@ impl Inner {
             };
             self.links.lock().retain(|key, _| kept(key));
             stir(&self.stirred);
-            let changed = tokio::select! {
-                changed = records.changed() => changed,
-                changed = circle.changed() => changed,
-            };
-            if changed.is_err() {
+            if records.changed().await.is_err() {
                 return;
             }
         }

@@ -69,6 +69,8 @@ pub struct Records {
     pub(crate) statements: BTreeMap<BucketUid, Statements>,
     /// Whom this node let out of a bucket into which others let it.
     pub(crate) banned: Vec<(BucketUid, EndpointId)>,
+    /// From whom a whole bucket was joined, and nothing is taken any more: its giver overrules that.
+    pub(crate) silent: BTreeSet<(BucketUid, EndpointId)>,
 }
 
 /// What to share of a bucket.
@@ -257,6 +259,7 @@ impl Records {
         joined.any(|joined| {
             (joined.peer, joined.bucket) == (id, bucket)
                 && joined.branches.is_empty()
+                && !self.is_silent(joined)
                 && joined.expires.is_none_or(|expires| expires > now)
         }) || self
             .grants_of(id, now)
@@ -281,16 +284,9 @@ impl Records {
         statements.map_or_else(BTreeMap::new, |statements| statements.members(own, now))
     }
 
-    /// Finds the nodes from which a whole bucket was joined, and whose giver overrules that: nothing is
-    /// taken from them.
-    pub(crate) fn overruled(
-        &self,
-        own: EndpointId,
-        bucket: BucketUid,
-        now: Timestamp,
-    ) -> Vec<EndpointId> {
-        let statements = self.statements.get(&bucket);
-        statements.map_or_else(Vec::new, |statements| statements.overruled(own, now))
+    /// Tells whether nothing is taken any more from whom something was joined: its giver let it out.
+    pub(crate) fn is_silent(&self, joined: &Joined) -> bool {
+        joined.branches.is_empty() && self.silent.contains(&(joined.bucket, joined.peer))
     }
 
     /// Brings what this node states of others up to what it gave and joined, and forgets what is about
@@ -321,6 +317,11 @@ impl Records {
                 statements.state(key, bucket, of, what, now);
             }
         }
+        let overruled = self.statements.iter().flat_map(|(bucket, statements)| {
+            let overruled = statements.overruled(key.public(), now);
+            overruled.into_iter().map(|peer| (*bucket, peer))
+        });
+        self.silent = overruled.collect();
         if self.peers.iter().any(|peer| !peer.met) {
             let members = self.statements.values();
             let members = members.flat_map(|of| of.members(key.public(), now).into_keys());
@@ -695,6 +696,29 @@ mod tests {
         assert_eq!(stated(&mut records, NOW), [(5, write), (7, Access::Read)]);
         // From whom the bucket comes is left, not let out.
         assert_eq!(records.revoke_peer(key(5).public(), NOW), 0);
+    }
+
+    #[test]
+    fn whom_its_giver_lets_out_is_no_peer_any_more() {
+        let mut records = Records {
+            buckets: vec![(BucketId(1), BUCKET)],
+            joined: vec![joined(5, &[]), joined(6, &[])],
+            ..Records::default()
+        };
+        stated(&mut records, NOW);
+        hear(&mut records, 5, 6, What::Out);
+        assert_eq!(stated(&mut records, NOW), [(5, Access::Write)]);
+        let [five, six] = [5, 6].map(|n| key(n).public());
+        assert!(records.is_direct(five, BUCKET, NOW) && !records.is_direct(six, BUCKET, NOW));
+        let mut status = crate::status::Status::default();
+        status.complete(&records);
+        let peers: Vec<_> = status.links.iter().map(|link| link.peer).collect();
+        assert_eq!(peers, [five]);
+        // Another one lets it in.
+        hear(&mut records, 5, 7, What::Write);
+        hear(&mut records, 7, 6, What::Write);
+        stated(&mut records, NOW);
+        assert!(records.is_direct(six, BUCKET, NOW));
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Status {
     /// Adds whoever was let in or joined, and was not told of because the node did not run since.
     pub fn complete(&mut self, records: &Records) {
         let joined = records.joined.iter();
+        let joined = joined.filter(|join| !records.is_silent(join));
         let joined = joined.map(|join| (join.peer, join.bucket, false, join.access));
         let given = records.grants.iter().flat_map(|grant| {
             let keys = grant.keys.iter().filter(|key| key.revoked.is_none());

@@ -52,8 +52,6 @@ const PACE: Duration = Duration::from_millis(250);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Circle {
     members: HashMap<BucketUid, BTreeMap<EndpointId, Member>>,
-    /// From whom something was joined that is taken from them no more: others let them out.
-    silent: HashSet<(EndpointId, BucketUid)>,
     /// When that changes by itself, if it does.
     ends: Option<Timestamp>,
 }
@@ -64,9 +62,6 @@ impl Circle {
         for (_, bucket) in &records.buckets {
             let members = records.members(own, *bucket, now);
             circle.members.insert(*bucket, members);
-            let silent = records.overruled(own, *bucket, now);
-            let silent = silent.into_iter().map(|peer| (peer, *bucket));
-            circle.silent.extend(silent);
         }
         let granted = records.grants.iter().filter_map(|grant| grant.expires);
         let joined = records.joined.iter().filter_map(|joined| joined.expires);
@@ -85,17 +80,6 @@ impl Circle {
     pub(super) fn members(&self, bucket: BucketUid) -> impl Iterator<Item = EndpointId> {
         let members = self.members.get(&bucket);
         members.into_iter().flat_map(BTreeMap::keys).copied()
-    }
-
-    /// Tells whether nothing is taken from a node that a whole bucket was joined from.
-    pub(super) fn is_silent(&self, peer: EndpointId, bucket: BucketUid) -> bool {
-        self.silent.contains(&(peer, bucket))
-    }
-
-    /// Tells whether a node has to do with the whole of a bucket by a grant between it and this one,
-    /// so that it is seen to by others.
-    pub(super) fn is_direct(&self, records: &Records, peer: EndpointId, bucket: BucketUid) -> bool {
-        records.is_direct(peer, bucket, now()) && !self.is_silent(peer, bucket)
     }
 
     fn all(&self) -> HashSet<EndpointId> {
@@ -236,6 +220,10 @@ impl Inner {
             let key = this.endpoint.secret_key().clone();
             let mut restated = (*records).clone();
             restated.restate(&key, &gone, now());
+            for (_, peer) in restated.silent.difference(&records.silent) {
+                let peer = restated.call(*peer);
+                tracing::warn!(%peer, "others let it out: nothing is taken from it any more");
+            }
             match restated == *records {
                 true => Ok(()),
                 false => this.change(|records| records.restate(&key, &gone, now())),
@@ -540,8 +528,7 @@ impl Inner {
 
     /// Tells whether a node is seen to by a grant between it and this one.
     pub(super) fn is_direct(&self, peer: EndpointId, bucket: BucketUid) -> bool {
-        let circle = self.circle.borrow();
-        circle.is_direct(&self.records(), peer, bucket)
+        self.records().is_direct(peer, bucket, now())
     }
 
     pub(super) fn is_live(&self, peer: EndpointId, bucket: BucketUid, roles: &[Role]) -> bool {

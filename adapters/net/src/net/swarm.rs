@@ -127,7 +127,7 @@ impl Inner {
         };
         let is_large = |bucket: BucketUid| {
             let mut members = circle.members(bucket);
-            members.any(|member| !circle.is_direct(records, member, bucket))
+            members.any(|member| !records.is_direct(member, bucket, now()))
         };
         gossips.retain(|bucket, token| {
             let stays = is_large(*bucket) && !token.is_cancelled();
@@ -185,7 +185,7 @@ impl Inner {
             let known = records
                 .peer(*id)
                 .is_some_and(|known| !known.addrs.is_empty());
-            known && !but.contains(id) && !circle.is_direct(&records, *id, bucket)
+            known && !but.contains(id) && !records.is_direct(*id, bucket, now())
         };
         by_chance(circle.members(bucket).filter(reachable).collect(), DOORS)
     }
