@@ -101,18 +101,23 @@ impl App {
         Ok(self.bucket()?.branch(&tree.branch)?)
     }
 
-    /// Returns the switch that Ctrl-C turns; a second Ctrl-C ends the process at once.
+    /// Returns the switch that Ctrl-C turns, or whoever ends the process in order (`SIGTERM`); a second
+    /// time ends it at once.
     pub(crate) fn cancel(&self) -> &Cancel {
         self.cancel.get_or_init(|| {
             let cancel = Cancel::new();
             let switch = cancel.clone();
-            let set = ctrlc::set_handler(move || {
+            let end = move || {
                 if switch.is_cancelled() {
                     std::process::exit(i32::from(INTERRUPTED));
                 }
                 switch.cancel();
-            });
-            if let Err(error) = set {
+            };
+            #[cfg(unix)]
+            if let Err(error) = on_terminate(end.clone()) {
+                eprintln!("warning: SIGTERM ends the work at once: {error}");
+            }
+            if let Err(error) = ctrlc::set_handler(end) {
                 eprintln!("warning: Ctrl-C ends the work at once: {error}");
             }
             cancel
@@ -123,6 +128,16 @@ impl App {
     pub(crate) fn task(&self) -> Task {
         Task::new().cancel_with(self.cancel())
     }
+}
+
+/// Does something whenever the process is told to end. That its terminal is gone is left to whoever started
+/// it, such as `nohup`.
+#[cfg(unix)]
+fn on_terminate(end: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
+    let thread = std::thread::Builder::new().name("alkfs-signals".to_owned());
+    thread.spawn(move || signals.forever().for_each(|_| end()))?;
+    Ok(())
 }
 
 /// Returns the name a file has in its directory, for a path inside the store.

@@ -189,6 +189,9 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
             format!("fork it: `alkfs branch create NAME --from {tree}`, then use --branch NAME")
         }
         ErrorKind::Locked if op == "start node" => return None,
+        ErrorKind::ContentUnavailable if op == "evict" => {
+            "only what a peer is known to hold is evicted: start `alkfs node`".to_owned()
+        }
         ErrorKind::Locked => "see who holds it with `alkfs sessions list`".to_owned(),
         ErrorKind::Lagged => {
             "watch with --after and a later cursor, or without --after from now on".to_owned()

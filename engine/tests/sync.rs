@@ -277,6 +277,11 @@ fn what_may_only_be_read_stays_as_it_is() {
         .unwrap();
     shown.write("/more", "more").unwrap();
     b.reads("shown", "/more", "more");
+    let promised = b.store.share("x", &ShareOptions::new()).unwrap_err();
+    assert_eq!(promised.kind(), ErrorKind::PermissionDenied);
+    b.store
+        .share("x", &ShareOptions::new().read_only(true))
+        .unwrap();
     assert!(b.bucket.branch("hidden").is_err());
     assert!(shown.stat("/mine").is_err());
     b.store.leave("x").unwrap();
@@ -455,6 +460,10 @@ fn two_that_joined_from_one_go_on_without_it() {
     // Whom the hub let in itself, it knows by that.
     let peers = a.store.peers().unwrap();
     assert!(peers.len() == 2 && peers.iter().all(|peer| peer.member.is_empty()));
+    // Of that the hub has the name only: who has it is asked all the same.
+    c.write("/by-another", "never at the hub");
+    b.reads("main", "/by-another", "never at the hub");
+    assert_eq!(a.node.status().unwrap().peers[0].contents_here.contents, 1);
     a.write("/hubs", "only there");
     until("its name is known", || {
         b.has("main", "/hubs") && c.has("main", "/hubs")

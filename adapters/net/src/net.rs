@@ -37,7 +37,7 @@ use crate::driver::{
 };
 use crate::gossip::Gate;
 use crate::grant::{Access, BucketUid, Grant, GrantId, Refusal, Secret, admit};
-use crate::records::{Joined, Records};
+use crate::records::{Joined, Known, Records};
 use crate::replicas::Replicas;
 use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
@@ -422,6 +422,17 @@ impl Net {
         let mut peers: Vec<_> = on.map(|((peer, ..), _)| *peer).collect();
         peers.dedup();
         peers
+    }
+
+    /// Returns the members of a bucket of which it is known where they are, but for those that this node
+    /// connects with anyway.
+    pub fn members_of(&self, bucket: BucketUid) -> Vec<EndpointId> {
+        let (records, circle) = (self.inner.records(), self.inner.circle.borrow());
+        let reachable = |id: &EndpointId| {
+            let known = records.peer(*id).map(Known::addr);
+            known.is_some_and(|addr| !addr.is_empty()) && !records.is_direct(*id, bucket, now())
+        };
+        circle.members(bucket).filter(reachable).collect()
     }
 
     /// Ends all conversations and connections, and waits until nothing of the node works any more.

@@ -408,7 +408,12 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
         None => store.sync_status()?,
         Some(wait) => {
             let task = Task::new().cancel_with(app.cancel());
-            store.wait_until_synced(None, wait, &task)?
+            let records = store.sync_status()?;
+            match records.peers.is_empty() && records.running.is_none() {
+                // Nobody can come.
+                true => records,
+                false => store.wait_until_synced(None, wait, &task)?,
+            }
         }
     };
     let heads = [
@@ -471,8 +476,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             .note(format_args!("{} runs the node", printable(owner))),
         None => app.out.note("no node runs: start `alkfs node`"),
     }
-    let mut own = status.peers.iter().filter(|peer| !peer.member);
-    match wait.is_some() && !own.all(|peer| peer.synced) {
+    match wait.is_some() && !status.is_synced() {
         true => Err(Failure::Found),
         false => Ok(()),
     }

@@ -87,10 +87,12 @@ impl World {
             self.nodes.insert(host, node);
             return;
         }
-        if *command == "kill %node" {
+        if *command == "kill %1" {
             let mut node = self.nodes.remove(host).unwrap();
-            node.kill().unwrap();
-            node.wait().unwrap();
+            let ended = Command::new("kill").arg(node.id().to_string()).status();
+            assert!(ended.unwrap().success());
+            let status = node.wait().unwrap();
+            assert!(status.success(), "a node that is told to end says {status}");
             return;
         }
         let output = self.shell(host, command).output().unwrap();

@@ -31,6 +31,19 @@ const ANEW: Duration = Duration::from_secs(5);
 /// How long a peer may take to be connected with.
 const DIALLING: Duration = Duration::from_secs(10);
 
+/// How long a member may take with which there is no connection at all.
+const DIALLING_MEMBER: Duration = Duration::from_secs(3);
+
+/// How many members are asked with which this node does not converse.
+const MEMBERS: usize = 16;
+
+/// For how long those that do not have what somebody waits for are asked again: it may just be on its way
+/// to them.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// How soon.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How often it is looked whether a fetch is over, or a peer is there.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -296,12 +309,20 @@ impl Source {
         Records::load(&*self.store.read()?)
     }
 
+    /// Returns who may hold contents of a bucket: those that converse about it now, then other members.
     async fn peers(&self, bucket: BucketId) -> Vec<EndpointId> {
         let Some(uid) = self.records().ok().and_then(|r| r.uid(bucket)) else {
             return Vec::new();
         };
         match &*self.net.lock().await {
-            Some(net) => net.peers_on(uid),
+            Some(net) => {
+                let mut peers = net.peers_on(uid);
+                let mut others = net.members_of(uid);
+                others.retain(|member| !peers.contains(member));
+                others.truncate(MEMBERS);
+                peers.extend(others);
+                peers
+            }
             None => Vec::new(),
         }
     }
@@ -333,8 +354,13 @@ impl Source {
             Some(known) => known.addr(),
             None => peer.into(),
         };
+        let is_near = match &*self.net.lock().await {
+            Some(net) => net.connected_since(peer).is_some(),
+            None => false,
+        };
+        let patience = if is_near { DIALLING } else { DIALLING_MEMBER };
         let connecting = self.endpoint.connect(addr, wire::ALPN);
-        match timeout(DIALLING, connecting).await {
+        match timeout(patience, connecting).await {
             Ok(Ok(connection)) => {
                 let mut connections = self.connections.lock();
                 connections.insert(peer, (connection.clone(), Instant::now()));
@@ -357,9 +383,16 @@ impl Source {
         let mut asked = Vec::new();
         let mut failed: HashMap<Hash, String> = HashMap::new();
         let mut again = ATTEMPTS;
+        let begun = Instant::now();
         loop {
             let peers = self.peers(bucket).await;
             let Some(peer) = peers.into_iter().find(|peer| !tried.contains(peer)) else {
+                let may_come = failed.is_empty() && begun.elapsed() < ON_ITS_WAY;
+                if waited && may_come && !tried.is_empty() && !fetch.is_over() {
+                    sleep(AGAIN).await;
+                    tried.clear();
+                    continue;
+                }
                 // Somebody may come, as long as nobody could be asked.
                 if waited && tried.is_empty() && !fetch.is_over() {
                     sleep(STEP).await;
@@ -370,7 +403,9 @@ impl Source {
             tried.insert(peer);
             let name = self.records().map(|records| records.call(peer));
             let name = name.unwrap_or_else(|_| peer.fmt_short().to_string());
-            asked.push(name.clone());
+            if !asked.contains(&name) {
+                asked.push(name.clone());
+            }
             for (at, _) in &wants {
                 fetch.asking(*at, &name);
             }

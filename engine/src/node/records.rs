@@ -264,6 +264,9 @@ impl Store {
         let share = || {
             self.check_for_node()?;
             let id = self.bucket(bucket)?.id();
+            if !options.read_only {
+                self.check_may_give(id)?;
+            }
             let addr = self.node_addr()?;
             let expires = options.expires.map(|time| {
                 let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
@@ -282,6 +285,21 @@ impl Store {
             alknet_fs_net::share(&*self.inner.tree, id, offer, addr, now())
         };
         share().map_err(|e: Error| e.op("share").path(bucket))
+    }
+
+    /// Refuses to promise that others may change a bucket that is only read here.
+    fn check_may_give(&self, bucket: BucketId) -> Result<()> {
+        let records = Records::load(&*self.inner.tree.read()?)?;
+        let uid = records.uid(bucket);
+        let joined = records.joined.iter();
+        let mut joined = joined.filter(|join| Some(join.bucket) == uid).peekable();
+        let is_joined = joined.peek().is_some();
+        if is_joined && joined.all(|join| join.access == Access::Read) {
+            let why = "the bucket was joined to read it, so nobody could change it by a ticket of this node: share \
+                       it read-only";
+            return Err(Error::with_detail(ErrorKind::PermissionDenied, why));
+        }
+        Ok(())
     }
 
     /// Refuses a store that can have no node.
