@@ -416,3 +416,31 @@ fn nodes_find_each_other_on_the_local_network() {
     hosts[0].bench.put("/after", "after");
     everywhere(&hosts, "/after", "after");
 }
+
+#[test]
+fn a_node_without_peers_sends_nothing() {
+    let Some(network) = Network::new(2) else {
+        return;
+    };
+    network.lead_all(0);
+    let mut hosts = [network.host(0), network.host(1)];
+    let mut writes = 0;
+    for _ in 0..2 {
+        hosts[0].start();
+        let ticket = hosts[0].bench.one(&["share"])["ticket"].clone();
+        assert!(ticket.is_string());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(4) {
+            writes += 1;
+            let text = format!("the {writes}th");
+            hosts[0].bench.put("/f", text);
+            assert_eq!(network.sent(0), 0, "after {writes} writes");
+        }
+        hosts[0].kill();
+    }
+    // What is sent is counted.
+    hosts.iter_mut().for_each(Host::start);
+    hosts[1].join(&hosts[0]);
+    everywhere(&hosts, "/f", &format!("the {writes}th"));
+    assert!(network.sent(0) > 0);
+}

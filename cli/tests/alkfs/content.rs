@@ -1,4 +1,5 @@
-use crate::bench::Bench;
+use crate::bench::{Bench, eventually, pattern};
+use crate::sync::Node;
 
 #[test]
 fn the_policy_is_shown_and_set() {
@@ -83,4 +84,82 @@ fn fetching_what_is_here_is_nothing_and_evicting_needs_a_node() {
         (&0.into(), &0.into())
     );
     assert_eq!(bench.one(&["fsck"])["away"], 0);
+}
+
+#[test]
+fn contents_come_and_go_between_two_nodes() {
+    const LARGE: u64 = 300_000;
+    let (a, b) = (Bench::new(), Bench::new());
+    let [node_a, _node_b] = [Node::start(&a), Node::start(&b)];
+    a.put("/small", "small");
+    a.put("/large", pattern(LARGE as usize));
+    let shared = a.one(&["share"]);
+    b.one(&["join", shared["ticket"].as_str().unwrap(), "--as", "theirs"]);
+    let at = |args: &[&'static str]| [&["--bucket", "theirs"], args].concat();
+    let is_here = |path| b.one(&at(&["stat", path]))["here"] == true;
+    let away = || {
+        let stats = b.one(&["stats"]);
+        [&stats["away_contents"], &stats["away_bytes"]].map(|n| n.as_u64().unwrap())
+    };
+    eventually("the names", || b.json(&at(&["ls", "/"])).len() == 2);
+    assert!(!is_here("/small") && !is_here("/large"));
+    assert_eq!(away(), [2, LARGE + 5]);
+    assert_eq!(b.one(&["fsck"])["away"], 2);
+
+    let fetched = b.one(&at(&["fetch", "/large"]));
+    assert_eq!(
+        (&fetched["contents"], &fetched["bytes"], &fetched["failed"]),
+        (&1.into(), &LARGE.into(), &0.into())
+    );
+    assert!(is_here("/large") && !is_here("/small"));
+    assert_eq!(away(), [1, 5]);
+    let said = b.run(&at(&["fetch", "--all"]));
+    assert!(said.text().contains("fetched 1 content (5 B)"), "{said:?}");
+    assert!(is_here("/small"));
+    assert_eq!(b.one(&at(&["fetch", "--all"]))["contents"], 0);
+
+    // Everything may go, as the other node holds it, and comes when it is read.
+    let evicted = b.one(&["evict", "--to-bytes", "0"]);
+    assert_eq!(
+        (
+            &evicted["contents"],
+            &evicted["bytes"],
+            &evicted["only_here"]
+        ),
+        (&2.into(), &(LARGE + 5).into(), &0.into())
+    );
+    assert!(!is_here("/small") && !is_here("/large"));
+    assert_eq!(away(), [2, LARGE + 5]);
+    assert_eq!(
+        b.run(&at(&["cat", "/large"])).stdout,
+        pattern(LARGE as usize)
+    );
+    assert!(is_here("/large"));
+
+    // What nobody else holds stays.
+    b.json_with(&at(&["put", "-", "/own"]), b"of b");
+    b.run(&at(&["cat", "/own"]));
+    drop(node_a);
+    let said = b.run(&["evict", "--to-bytes", "0"]);
+    let stay = "stay, because no peer says to hold them";
+    assert!(said.text().contains("evicted 0 contents"), "{said:?}");
+    assert!(said.stderr.contains(stay), "{said:?}");
+    assert!(is_here("/own") && is_here("/large"));
+
+    // Without the other node, what is away cannot be had, and says who was asked.
+    b.one(&at(&["policy", "--timeout", "1s"]));
+    let ran = b.run(&at(&["--json", "fetch", "/small"]));
+    assert_eq!(ran.status, 1, "{ran:?}");
+    let records = ran.records();
+    assert_eq!(
+        (&records[0]["path"], &records[1]["failed"]),
+        (&"/small".into(), &1.into())
+    );
+    let error = b.fails(&at(&["cat", "/small"]), "ContentUnavailable");
+    assert_eq!(error["path"], "/small");
+    let _node_a = Node::start(&a);
+    eventually("it comes", || {
+        b.run(&at(&["fetch", "/small"])).status == 0 && is_here("/small")
+    });
+    assert_eq!(b.run(&at(&["cat", "/small"])).stdout, b"small");
 }

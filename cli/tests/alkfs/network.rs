@@ -35,6 +35,7 @@ pub(crate) struct Network {
     hosts: Vec<Namespace>,
     weather: Arc<Mutex<Weather>>,
     delivered: Arc<Vec<AtomicU64>>,
+    sent: Arc<Vec<AtomicU64>>,
 }
 
 /// A network namespace; gone when it is dropped.
@@ -44,6 +45,15 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         ip(&format!("netns del {}", self.0));
     }
+}
+
+/// Says that a test is skipped, which fails where `ALKFS_TEST_NAMESPACES` is `require`: `cargo xtask test`
+/// sets that for root.
+#[track_caller]
+pub(crate) fn skip(why: &str) {
+    let asked = std::env::var_os("ALKFS_TEST_NAMESPACES");
+    assert!(asked.is_none_or(|asked| asked != "require"), "{why}");
+    eprintln!("skipped: {why}");
 }
 
 /// Runs the program ip; returns whether it worked.
@@ -66,7 +76,7 @@ impl Network {
         match Self::build(count) {
             Some(network) => Some(network),
             None => {
-                eprintln!("skipped: network namespaces need root, the program ip and /dev/net/tun");
+                skip("network namespaces need root, the program ip and /dev/net/tun");
                 None
             }
         }
@@ -94,6 +104,7 @@ impl Network {
             hosts,
             weather: Arc::default(),
             delivered: Arc::new((0..count).map(|_| AtomicU64::new(0)).collect()),
+            sent: Arc::new((0..count).map(|_| AtomicU64::new(0)).collect()),
         };
         let devices = Arc::new(devices);
         let (late, queue) = channel();
@@ -104,6 +115,7 @@ impl Network {
                 devices: Arc::clone(&devices),
                 weather: Arc::clone(&network.weather),
                 delivered: Arc::clone(&network.delivered),
+                sent: Arc::clone(&network.sent),
                 late: late.clone(),
             };
             thread::spawn(move || switch.carry(host));
@@ -187,6 +199,17 @@ impl Network {
     pub(crate) fn delivered(&self, host: usize) -> u64 {
         self.delivered[host].load(Ordering::Relaxed)
     }
+
+    /// Leads whatever a host sends to anywhere into this network, where it can be counted.
+    pub(crate) fn lead_all(&self, host: usize) {
+        let name = &self.hosts[host].0;
+        assert!(ip(&format!("-n {name} route add default dev tun0")));
+    }
+
+    /// Returns how many packets a host sent, to wherever; but not what its kernel says of itself.
+    pub(crate) fn sent(&self, host: usize) -> u64 {
+        self.sent[host].load(Ordering::Relaxed)
+    }
 }
 
 fn addr(host: usize) -> Ipv4Addr {
@@ -225,10 +248,21 @@ impl Drop for Relay {
     }
 }
 
+/// Tells whether a packet is of TCP or UDP, over either version.
+fn is_of_a_program(packet: &[u8]) -> bool {
+    let protocol = match packet.first().map(|first| first >> 4) {
+        Some(4) => packet.get(9),
+        Some(6) => packet.get(6),
+        _ => None,
+    };
+    matches!(protocol, Some(6 | 17))
+}
+
 struct Switch {
     devices: Arc<Vec<Tun>>,
     weather: Arc<Mutex<Weather>>,
     delivered: Arc<Vec<AtomicU64>>,
+    sent: Arc<Vec<AtomicU64>>,
     late: Sender<(Instant, usize, Vec<u8>)>,
 }
 
@@ -239,6 +273,9 @@ impl Switch {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(len) = self.devices[from].recv(&mut buffer) {
             let packet = &buffer[..len];
+            if is_of_a_program(packet) {
+                self.sent[from].fetch_add(1, Ordering::Relaxed);
+            }
             // The destination, where it is of the fourth version.
             let to: Ipv4Addr = match packet.first_chunk::<20>() {
                 Some(header) if header[0] >> 4 == 4 => {

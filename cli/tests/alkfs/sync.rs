@@ -1,15 +1,16 @@
 use std::io::{BufRead, BufReader};
 use std::process::Child;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::bench::{Bench, Ran, eventually};
 
 /// A running `alkfs node`; ended when it is dropped.
-struct Node(Option<Child>);
+pub(crate) struct Node(Option<Child>);
 
 impl Node {
-    fn start(bench: &Bench) -> Self {
+    pub(crate) fn start(bench: &Bench) -> Self {
         let mut child = bench.spawn(&["--json", "node", "--loopback"]);
         let mut line = String::new();
         let stdout = child.stdout.as_mut().unwrap();
@@ -187,6 +188,55 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     }
     #[cfg(not(target_os = "linux"))]
     drop(node_a);
+}
+
+#[test]
+fn what_is_shared_for_a_while_is_refused_after_that() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/hello", "hello");
+    a.put("/unread", "never read there");
+    let shared = a.one(&["share", "--expires", "15s"]);
+    let ends = Instant::now() + Duration::from_secs(15);
+    let ticket = shared["ticket"].as_str().unwrap();
+    b.one(&["join", ticket, "--as", "theirs"]);
+    reads(&b, "theirs", "/hello", "hello");
+    eventually("it is told", || {
+        b.one(&["sync", "status"])["connected"] == true
+    });
+    assert_eq!(
+        a.one(&["peers", "grants"])["expires_ns"],
+        shared["expires_ns"]
+    );
+    eventually("it has ended", || Instant::now() > ends);
+
+    // Those who are in hear that, and what to do.
+    let why = "the grant has expired: ask for a new ticket";
+    eventually("b is told", || {
+        let status = b.one(&["sync", "status"]);
+        let trouble = status["trouble"].as_str().unwrap_or_default();
+        status["connected"] == false && trouble.contains(why)
+    });
+    let said = b.run(&["sync", "status"]);
+    assert!(said.stderr.contains(why), "{said:?}");
+    a.put("/later", "later");
+    let here = ["--bucket", "theirs", "cat", "/hello"];
+    assert_eq!(b.run(&here).stdout, b"hello");
+    let error = b.fails(&["--bucket", "theirs", "cat", "/later"], "NotFound");
+    assert_eq!(error["code"], "ENOENT");
+    b.one(&["--bucket", "theirs", "policy", "--timeout", "1s"]);
+    let unread = ["--bucket", "theirs", "cat", "/unread"];
+    b.fails(&unread, "ContentUnavailable");
+
+    // Nobody comes in by the ticket any more.
+    let c = Bench::new();
+    let error = c.fails(&["join", ticket, "--as", "theirs"], "InvalidInput");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("expired: ask for a new one"), "{error}");
+    let renewed = a.one(&["share"]);
+    b.one(&["join", renewed["ticket"].as_str().unwrap()]);
+    reads(&b, "theirs", "/later", "later");
+    reads(&b, "theirs", "/unread", "never read there");
 }
 
 #[test]

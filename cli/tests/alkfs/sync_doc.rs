@@ -187,7 +187,7 @@ impl Drop for Namespaces {
 #[test]
 fn two_network_namespaces_act_out_the_page() {
     let Some(namespaces) = Namespaces::new() else {
-        eprintln!("skipped: network namespaces need root and the program ip");
+        crate::network::skip("network namespaces need root and the program ip");
         return;
     };
     let exec = |name: &str| ["ip", "netns", "exec", name].map(str::to_owned).to_vec();

@@ -270,7 +270,7 @@ impl Inner {
         task: &Task,
         report: &mut FetchReport,
     ) -> Result<()> {
-        let wants = missing(&*self.tree.read()?, bucket, wants, Priority::Read)?;
+        let wants = missing(&*self.tree.read()?, bucket, wants, Priority::Asked)?;
         let before = (report.contents, report.bytes);
         let done = Mutex::new((before, HashMap::<usize, u64>::new()));
         let tell = |told: Told| {

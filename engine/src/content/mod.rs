@@ -67,6 +67,12 @@ pub(crate) fn takes_part(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
     Ok(txn.value(&format!("sync/{bucket}"), "bucket")?.is_some())
 }
 
+/// Returns for how long what is read of a bucket is waited for.
+#[cfg(feature = "sync")]
+pub(crate) fn patience(txn: &dyn ReadTxn, bucket: BucketId) -> Result<std::time::Duration> {
+    policy::load(txn, bucket).map(|settings| settings.timeout)
+}
+
 impl Inner {
     /// Opens a content that was not found in some state of the store, waiting for it to arrive. No
     /// transaction may be open.

@@ -562,7 +562,7 @@ impl Shared {
 
     /// Fetches what a job names for the process that waits for it, and says how that goes.
     fn fetch_asked(&self, job: &Job, bucket: BucketId, wants: Wants) -> Result<()> {
-        let missing = missing(&*self.inner.tree.read()?, bucket, wants, Priority::Read)?;
+        let missing = missing(&*self.inner.tree.read()?, bucket, wants, Priority::Asked)?;
         let so_far = Mutex::new((Fetched::default(), Instant::now()));
         let say = |fetched: &Fetched| {
             let mut txn = self.write()?;

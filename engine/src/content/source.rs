@@ -32,7 +32,10 @@ pub struct Want {
 pub enum Priority {
     /// Nobody waits.
     Background,
-    /// Somebody waits.
+    /// Somebody asked for it, and waits for as long as it comes: where nobody is there to be asked, for
+    /// the bucket's timeout.
+    Asked,
+    /// Somebody waits, until the deadline.
     Read,
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tally::{Part, Tallies, covers, is_current, named};
 use crate::content::held::promise;
-use crate::content::{ContentSource, Fetch, Outcome, Priority, Want};
+use crate::content::{ContentSource, Fetch, Outcome, Priority, Want, patience};
 use crate::store::now;
 
 /// After how long everything that a bucket names is looked for again, where something else is asked
@@ -378,7 +378,13 @@ impl Source {
 
     /// Fetches the wants of one bucket, given with their places.
     async fn fetch_of(&self, bucket: BucketId, mut wants: Vec<(usize, Want)>, fetch: &Fetch) {
-        let waited = wants.iter().any(|(_, w)| w.priority == Priority::Read);
+        let is_any = |priority| wants.iter().any(|(_, want)| want.priority == priority);
+        let is_read = is_any(Priority::Read);
+        let patience = match is_any(Priority::Asked) {
+            true => self.store.read().and_then(|txn| patience(&*txn, bucket)),
+            false => Ok(Duration::ZERO),
+        };
+        let patience = patience.unwrap_or_default();
         let mut tried = HashSet::new();
         let mut asked = Vec::new();
         let mut failed: HashMap<Hash, String> = HashMap::new();
@@ -387,6 +393,7 @@ impl Source {
         loop {
             let peers = self.peers(bucket).await;
             let Some(peer) = peers.into_iter().find(|peer| !tried.contains(peer)) else {
+                let waited = is_read || begun.elapsed() < patience;
                 let may_come = failed.is_empty() && begun.elapsed() < ON_ITS_WAY;
                 if waited && may_come && !tried.is_empty() && !fetch.is_over() {
                     sleep(AGAIN).await;
