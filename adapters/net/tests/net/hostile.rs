@@ -1,5 +1,7 @@
 //! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
 
+use std::io::{self, Write as _};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::common::{Node, now, offer};
@@ -210,6 +212,11 @@ async fn a_greeting_that_makes_no_sense_is_refused() {
     assert_eq!(stranger.refused(&version).await, VERSION);
     let version = hello(1, &[200], ticket.bucket, Some(&ticket));
     assert_eq!(stranger.refused(&version).await, VERSION);
+    // Of those that it speaks, one is taken that is spoken here.
+    let newer = Stranger::new(node.net().addr()).await;
+    let versions = hello(1, &[200, 1], ticket.bucket, Some(&ticket));
+    let answer = newer.say(&versions).await.unwrap();
+    assert_eq!(answer[..3], [1, 0, 1], "welcome, to version 1");
     for cut in 1..good.len() {
         assert_eq!(stranger.refused(&good[..cut]).await, MALFORMED, "{cut}");
     }
@@ -847,5 +854,84 @@ async fn only_genuine_announcements_of_members_are_followed() {
         let called = tokio::time::timeout(Duration::from_millis(200), other.endpoint.accept());
         assert!(called.await.is_err(), "a false one is not followed");
     }
+    still_works(&node, bucket).await;
+}
+
+/// What is logged.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits until a line of the log has some words, and says of whom.
+async fn logged(stranger: &Stranger, words: &[&str]) {
+    let who = stranger.endpoint.id().fmt_short().to_string();
+    let what = format!("{words:?} of {who} in the log");
+    crate::common::until(&what, async || {
+        let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+        let of_them = |line: &&str| line.contains(&who);
+        log.lines()
+            .filter(of_them)
+            .any(|line| words.iter().all(|word| line.contains(word)))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_logged_with_who_it_was() {
+    let logging = tracing_subscriber::fmt().with_ansi(false);
+    let logging = logging.with_max_level(tracing::Level::WARN);
+    logging.with_writer(|| Log).init();
+    let (node, bucket) = node().await;
+    let past = Offer {
+        expires: Some(Timestamp(now().0 - 1)),
+        ..offer(Access::Write)
+    };
+    let expired = node.share(bucket, past);
+    let reader = node.share(bucket, offer(Access::Read));
+    let stranger = async || Stranger::new(node.net().addr()).await;
+
+    let unknown = stranger().await;
+    let question = hello(1, &[1], expired.bucket, None);
+    assert_eq!(unknown.refused(&question).await, UNKNOWN);
+    logged(&unknown, &["WARN", "a peer was refused", "Unknown"]).await;
+
+    let late = stranger().await;
+    let question = hello(1, &[1], expired.bucket, Some(&expired));
+    assert_eq!(late.refused(&question).await, EXPIRED);
+    logged(&late, &["WARN", "a peer was refused", "Expired"]).await;
+
+    let nonsense = stranger().await;
+    assert_eq!(nonsense.refused(&[1]).await, MALFORMED);
+    logged(&nonsense, &["WARN", "a peer was refused", "Malformed"]).await;
+
+    let writer = stranger().await;
+    let (_conn, mut send, mut recv) = writer.welcomed(&reader).await;
+    let cuts = Frame::Cuts {
+        scope: Scope([1; 16]),
+        cuts: vec![Cut {
+            replica: ReplicaId([1; 16]),
+            number: 1,
+            seen: VersionVector::new(),
+            more: false,
+            changes: Vec::new(),
+        }],
+    };
+    say(&mut send, &cuts.encode()).await;
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    logged(
+        &writer,
+        &["WARN", "conversation ended", "grant does not allow"],
+    )
+    .await;
     still_works(&node, bucket).await;
 }
