@@ -1,6 +1,6 @@
 //! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
