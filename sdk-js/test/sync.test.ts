@@ -354,12 +354,12 @@ describe('contents', () => {
     });
     await there.bucket.setContentTimeout(500);
     await assert.rejects(text(there.main, '/a'), of('ContentUnavailable', /not here/));
-    // Who could be asked did not have it either.
+    // Who could be asked first did not have it either.
     await third.store.namePeer(there.node.id, 'middle');
     const patient = third.main.fetching({ timeout: 5000 });
     await assert.rejects(text(patient, '/a'), (error: AlkError) => {
       of('ContentUnavailable', /middle/)(error);
-      assert.deepEqual(error.asked, ['middle']);
+      assert.equal(error.asked[0], 'middle');
       return true;
     });
     const { failed } = await third.bucket.fetch();
