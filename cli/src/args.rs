@@ -905,7 +905,7 @@ pub(crate) struct Share {
     #[arg(long)]
     pub(crate) read_only: bool,
     /// For how long, such as 12h or 7d [default: for good]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_some_duration)]
     pub(crate) expires: Option<Duration>,
     /// What to call the grant in `alkfs peers grants`
     #[arg(long, value_name = "TEXT")]
@@ -922,6 +922,9 @@ pub(crate) struct Join {
     /// Make one bucket of it and the one here that has its name
     #[arg(long)]
     pub(crate) merge: bool,
+    /// Where the node runs here, wait so long for the other one's answer
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -953,6 +956,17 @@ pub(crate) enum PeersCommand {
         /// The node's key, the beginning of it, or its name; or a grant of `alkfs peers grants`
         who: String,
     },
+    /// Forget the name and addresses of a node that there is nothing more to do with
+    #[command(
+        after_help = examples!("alkfs peers forget laptop"),
+        long_about = "Forget the name and addresses of a node that there is nothing more to do \
+            with.\n\nIt must be let into nothing (`alkfs peers revoke`), and nothing may be joined from \
+            it (`alkfs sync leave`). What was taken back from it stays so."
+    )]
+    Forget {
+        /// Its key, the beginning of it, or its name
+        peer: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -961,8 +975,12 @@ pub(crate) enum SyncCommand {
     #[command(
         after_help = examples!("alkfs sync status" "alkfs sync status --wait 60"),
         long_about = "Show for each node and bucket whether it is connected, and how much each side is \
-            behind.\n\n\"synced\" is said only where the node knows all that is known here, and holds \
-            the contents."
+            behind.\n\nStates: \"synced\": each side knows all that the other one knows, and holds the \
+            contents. \"contents\": both know the same, but contents are missing on a side; by the policy \
+            \"on-read\" these come when they are read. \"syncing\": something is on its way. \"away\": not \
+            connected. \"refused\": the other does not let this one in.\n\n\"behind here\" is what this store lacks, \"behind there\" what the other is not \
+            known to have. In \"may\" stands what the other lets this node do (\"read\", \"write\"), or what \
+            it is let do here (\"it may write\"); \"as others say\" where there is no grant between the two."
     )]
     Status {
         /// Wait until all is synced, at most so long; the exit status is 1 where it is not
@@ -1244,6 +1262,13 @@ fn parse_policy(text: &str) -> Result<ContentPolicy, String> {
 fn parse_relay(text: &str) -> Result<alknet_fs::node::RelayUrl, String> {
     let bad = |_| "the address of a relay is such as \"https://relay.example.org\"".to_owned();
     text.parse().map_err(bad)
+}
+
+fn parse_some_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a time of nothing is none".to_owned()),
+        time => Ok(time),
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

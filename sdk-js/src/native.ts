@@ -393,6 +393,8 @@ export interface PeerStatus {
   synced: boolean;
   /** What keeps them apart, and what to do about it. */
   trouble?: string;
+  /** Whether that is because the peer does not let this store in: nothing comes before it does. */
+  refused: boolean;
 }
 
 /** How it stands with all peers. */
@@ -835,6 +837,7 @@ export interface StoreHandle {
   grants(later: boolean): Outcome<GrantInfo[]>;
   peers(later: boolean): Outcome<PeerInfo[]>;
   namePeer(who: string, name: string, later: boolean): Outcome<void>;
+  forgetPeer(who: string, later: boolean): Outcome<void>;
   revokePeer(who: string, later: boolean): Outcome<number>;
   revokeGrant(id: string, later: boolean): Outcome<void>;
   syncStatus(later: boolean): Outcome<SyncStatus>;

@@ -460,6 +460,15 @@ export class Store {
   }
 
   /**
+   * Forgets a peer that the store has nothing to do with any more: it is listed no longer. It fails
+   * where the peer is let in, or a bucket was joined from it.
+   */
+  async forgetPeer(who: string): Promise<void> {
+    const peer = toText(who, 'who');
+    await later((later) => this.#native.forgetPeer(peer, later));
+  }
+
+  /**
    * Takes everything back that a peer was given, from this moment on. The tickets that it used let
    * nobody new in any more; who else used them stays. Tells how many grants it had.
    */

@@ -194,6 +194,11 @@ def test_peers_and_grants(here: Side, there: Side) -> None:
     assert here.store.revoke_peer("laptop") == 1
     until(lambda: not here.store.sync_status().peers)
     until(lambda: "revoked" in (there.store.sync_status().peers[0].trouble or ""))
+    assert there.store.sync_status().peers[0].refused
+    here.store.forget_peer("laptop")
+    assert here.store.peers() == []
+    with pytest.raises(alknet_fs.PermissionDenied, match="leave that first"):
+        there.store.forget_peer(str(there.store.peers()[0].id))
     assert there.main.read_text("/a") == "one"
 
 
@@ -482,8 +487,8 @@ def test_clear_errors(here: Side, stores: Callable[[str], alknet_fs.Store]) -> N
             other.join(altered)
     with pytest.raises(alknet_fs.InvalidInput, match="this store gave out the ticket"):
         here.store.join(ticket)
-    with pytest.raises(alknet_fs.InvalidInput, match="expired"):
-        other.join(here.store.share("notes", expires=0))
+    with pytest.raises(alknet_fs.InvalidInput, match="for no time"):
+        here.store.share("notes", expires=0)
     other.create_bucket("notes")
     with pytest.raises(alknet_fs.AlreadyExists, match="another name"):
         other.join(ticket)

@@ -156,6 +156,8 @@ struct LinkState {
     /// What the peer was told last of what this node lacks.
     told: Option<([u8; 16], Lacks)>,
     trouble: Option<String>,
+    /// The grant by which the peer does not let this node in, where that is the trouble.
+    refused: Option<GrantId>,
     /// How many changes that were made here the grant did not let out, when that was last known.
     stays: Option<u64>,
     /// Whether the peer is told what nodes state of each other, and heard on it: from its first frame
@@ -1033,7 +1035,7 @@ impl Inner {
         let mut links = self.links.lock();
         for join in self.records().joined.iter().filter(|j| j.peer == peer) {
             let link = links.entry((peer, join.bucket, Role::Taker)).or_default();
-            link.trouble = Some(why.to_owned());
+            (link.trouble, link.refused) = (Some(why.to_owned()), None);
         }
         stir(&self.stirred);
     }
@@ -1286,7 +1288,7 @@ impl Inner {
                 self.converse(key, lets, begun, theirs, streams, over).await
             }
         };
-        self.note(key, outcome);
+        self.note(key, None, outcome);
     }
 
     /// Waits until a peer's grant is over or another one.
@@ -1343,7 +1345,7 @@ impl Inner {
                 Outcome::Lost(Lost::Ended(Some(code))) if code.is_prompt() => first,
                 _ => waits.next().unwrap_or(REFUSED),
             };
-            self.note(key, outcome);
+            self.note(key, Some(joined.grant), outcome);
             records.mark_unchanged();
             tokio::select! {
                 () = sleep(wait) => {}
@@ -1537,6 +1539,7 @@ impl Inner {
             let link = links.entry(key).or_default();
             link.live = Some(live);
             (link.lacks, link.told, link.trouble) = (None, None, None);
+            link.refused = None;
             (link.exchanges, link.whole) = (false, theirs.is_some());
             link.heard = Some(Instant::now());
         }
@@ -1600,9 +1603,16 @@ impl Inner {
         outcome
     }
 
-    /// Keeps and logs how a conversation ended.
-    fn note(&self, key: LinkKey, outcome: Outcome) {
+    /// Keeps and logs how a conversation ended, for which a peer was asked `by` a grant.
+    fn note(&self, key: LinkKey, by: Option<GrantId>, outcome: Outcome) {
         let peer = self.call(key.0);
+        let is_refused = match &outcome {
+            Outcome::Refused(refusal) => refusal.is_final(),
+            Outcome::Lost(Lost::Ended(Some(code))) => {
+                matches!(code, Code::Revoked | Code::Expired)
+            }
+            _ => false,
+        };
         let trouble = match outcome {
             Outcome::Over(code @ (Code::Revoked | Code::Expired)) => {
                 tracing::info!(%peer, "conversation ended: {code}");
@@ -1638,7 +1648,7 @@ impl Inner {
         if trouble.is_some() || links.contains_key(&key) {
             let link = links.entry(key).or_default();
             if link.live.is_none() {
-                link.trouble = trouble;
+                (link.trouble, link.refused) = (trouble, by.filter(|_| is_refused));
             }
         }
         if key.2 == Role::Member {
@@ -1723,6 +1733,7 @@ impl Inner {
                 lacks_now: link.lacks.is_some_and(|(state, _)| state == progress.state),
                 stays: link.stays,
                 trouble: link.trouble,
+                refused: link.refused,
             }
         });
         let mut status = Status {

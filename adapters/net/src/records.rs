@@ -428,6 +428,27 @@ impl Records {
         }
         count
     }
+
+    /// Forgets what a node is called and where it is. What was taken back from it stays so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] where it is let in, a bucket was joined from it, or others let it
+    /// into a bucket; `own` is the key of this node.
+    pub fn forget_peer(&mut self, id: EndpointId, own: EndpointId, now: Timestamp) -> Result<()> {
+        let is_member = |uid| self.members(own, uid, now).contains_key(&id);
+        let why = if self.joined.iter().any(|joined| joined.peer == id) {
+            "a bucket was joined from it: leave that first"
+        } else if self.grants_of(id, now).next().is_some() {
+            "it is let in: revoke that first"
+        } else if self.buckets.iter().any(|(_, uid)| is_member(*uid)) {
+            "others let it into a bucket that is also here: it is known as long as they do"
+        } else {
+            self.peers.retain(|peer| peer.id != id);
+            return Ok(());
+        };
+        let refused = Error::with_detail(ErrorKind::PermissionDenied, why);
+        Err(refused.path(self.call(id)))
+    }
 }
 
 /// Returns the secret key of a store's node; the first time, draws it.

@@ -6,7 +6,7 @@ use iroh::EndpointId;
 use serde::{Deserialize, Serialize};
 
 use crate::cover::Role;
-use crate::grant::{Access, BucketUid};
+use crate::grant::{Access, BucketUid, GrantId};
 use crate::records::Records;
 
 const SCOPE: &str = "net";
@@ -66,6 +66,8 @@ pub struct Link {
     pub stays: Option<u64>,
     /// Why they do not converse, where something went wrong.
     pub trouble: Option<String>,
+    /// The grant by which the peer does not let this node in, where that is why.
+    pub refused: Option<GrantId>,
 }
 
 /// What a node told last.
@@ -99,8 +101,15 @@ impl Status {
         Ok(status.unwrap_or_default())
     }
 
-    /// Adds whoever was let in or joined, and was not told of because the node did not run since.
+    /// Adds whoever was let in or joined, and was not told of because the node did not run since; of
+    /// tickets that others took the place of, nothing is told.
     pub fn complete(&mut self, records: &Records) {
+        for link in &mut self.links {
+            let is_by = |grant| records.joined.iter().any(|joined| joined.grant == grant);
+            if link.refused.is_some_and(|grant| !is_by(grant)) {
+                (link.trouble, link.refused) = (None, None);
+            }
+        }
         let joined = records.joined.iter();
         let joined = joined.filter(|join| !records.is_silent(join));
         let joined = joined.map(|join| (join.peer, join.bucket, false, join.access));
@@ -131,6 +140,7 @@ impl Status {
                     lacks_now: false,
                     stays: None,
                     trouble: None,
+                    refused: None,
                 });
             }
         }

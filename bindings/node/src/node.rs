@@ -56,6 +56,7 @@ pub struct PeerStatusInfo {
     pub stays_here: Option<f64>,
     pub synced: bool,
     pub trouble: Option<String>,
+    pub refused: bool,
 }
 
 impl From<node::PeerStatus> for PeerStatusInfo {
@@ -75,6 +76,7 @@ impl From<node::PeerStatus> for PeerStatusInfo {
             stays_here: status.stays_here.map(|commits| commits as f64),
             synced: status.synced,
             trouble: status.trouble,
+            refused: status.refused,
         }
     }
 }
@@ -375,6 +377,13 @@ impl StoreHandle {
     pub fn name_peer(&self, who: String, name: String, later: bool) -> napi::Result<Outcome<()>> {
         self.on(self.store.writes(), later, move |store| {
             store.name_peer(&who, &name)
+        })
+    }
+
+    #[napi]
+    pub fn forget_peer(&self, who: String, later: bool) -> napi::Result<Outcome<()>> {
+        self.on(self.store.writes(), later, move |store| {
+            store.forget_peer(&who)
         })
     }
 

@@ -68,6 +68,8 @@ report! {
         synced: bool,
         /// What keeps them apart, and what to do about it.
         trouble: Option<String>,
+        /// Whether that is because the peer does not let this store in: nothing comes before it does.
+        refused: bool,
     }
 }
 
@@ -88,6 +90,7 @@ impl From<alknet_fs::node::PeerStatus> for PeerStatus {
             stays_here: status.stays_here,
             synced: status.synced,
             trouble: status.trouble,
+            refused: status.refused,
         }
     }
 }

@@ -359,6 +359,11 @@ impl Store {
         self.0.run(py, |store| store.name_peer(who, name))
     }
 
+    /// Forgets a peer that the store has nothing to do with any more: it is listed no longer.
+    fn forget_peer(&self, py: Python<'_>, who: &str) -> PyResult<()> {
+        self.0.run(py, |store| store.forget_peer(who))
+    }
+
     /// Takes everything back that a peer was given, from this moment on. The tickets that it used let
     /// nobody new in any more; who else used them stays. Returns how many grants it had.
     fn revoke_peer(&self, py: Python<'_>, who: &str) -> PyResult<usize> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alknet_fs::node::{
     Access, Behind, Bind, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node, NodeOptions,
@@ -84,6 +84,10 @@ struct JoinRecord<'a> {
     access: Access,
     branches: &'a [String],
     running: bool,
+    /// Whether the other node let this one in within the time that was waited.
+    connected: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<&'a str>,
 }
 
 pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
@@ -111,21 +115,74 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
         joined => joined?.name()?,
     };
     let running = store.sync_status()?.running.is_some();
+    let link = match running {
+        true => first_answer(app, &ticket, &bucket, args.wait)?,
+        false => None,
+    };
+    let peer = ticket.addr.id.to_string();
+    let connected = link.as_ref().is_some_and(|link| link.connected);
+    let trouble = link.as_ref().and_then(|link| link.trouble.as_deref());
     let record = JoinRecord {
         op: "join",
-        peer: ticket.addr.id.to_string(),
+        peer: peer.clone(),
         access: ticket.access,
         branches: &ticket.branches,
         running,
+        connected,
+        trouble: trouble.filter(|_| !connected),
         bucket,
     };
-    let name = app.out.paint(BOLD, printable(&record.bucket));
+    let name = printable(&record.bucket);
+    if let Some(refused) = link.as_ref().filter(|link| link.refused) {
+        let why = refused.trouble.as_deref().unwrap_or_default();
+        let error = Error::with_detail(ErrorKind::PermissionDenied, why).op("join");
+        let hint = format!(
+            "the bucket {name} is here, and gets nothing: join again with a new ticket, or `alkfs sync leave {name}`"
+        );
+        return Err(Failure::with_hint(error.path(&record.bucket), hint));
+    }
+    let from = match connected {
+        true => format!(", connected to {}", short(&peer)),
+        false => String::new(),
+    };
+    let bold = app.out.paint(BOLD, &name);
     app.out
-        .done(&record, format_args!("joined the bucket {name}"))?;
+        .done(&record, format_args!("joined the bucket {bold}{from}"))?;
     if !running {
         app.out.note("nothing comes before `alkfs node` runs here");
+    } else if !connected {
+        let why = trouble.unwrap_or("it did not answer yet");
+        app.out.note(format_args!(
+            "{}; this node goes on trying, see `alkfs sync status`",
+            printable(why)
+        ));
     }
     Ok(())
+}
+
+/// Waits until the node that gave a ticket lets this one in, or says that it does not.
+fn first_answer(
+    app: &App,
+    ticket: &Ticket,
+    bucket: &str,
+    wait: Duration,
+) -> Result<Option<PeerStatus>> {
+    let store = app.store()?;
+    let peer = ticket.addr.id.to_string();
+    let begun = Instant::now();
+    let is_it = |link: &PeerStatus| {
+        !link.shared && link.peer == peer && link.bucket.as_deref() == Some(bucket)
+    };
+    loop {
+        let mut links = store.sync_status()?.peers.into_iter();
+        let link = links.find(is_it);
+        let is_answer = |link: &PeerStatus| link.connected || link.refused;
+        if link.as_ref().is_some_and(is_answer) || begun.elapsed() >= wait {
+            return Ok(link);
+        }
+        app.cancel().check()?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[derive(Serialize)]
@@ -219,6 +276,17 @@ pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
                 grants: None,
             };
             let line = format!("{} is called {}", printable(&peer), printable(&name));
+            Ok(app.out.done(&record, line)?)
+        }
+        PeersCommand::Forget { peer } => {
+            store.forget_peer(&peer)?;
+            let record = Done {
+                op: "forget peer",
+                peer: Some(&peer),
+                name: None,
+                grants: None,
+            };
+            let line = format!("{} is forgotten", printable(&peer));
             Ok(app.out.done(&record, line)?)
         }
         PeersCommand::Revoke { who } => {
@@ -318,8 +386,10 @@ fn list_grants(app: &App) -> Result<()> {
     let mut table = Table::new(&heads);
     for grant in &grants {
         app.out.record(&GrantRecord::new(grant))?;
+        let now = jiff::Timestamp::now().as_nanosecond();
         let ends = match (grant.revoked, grant.expires) {
             (Some(_), _) => Cell::new("revoked").styled(WARN),
+            (None, Some(at)) if i128::from(at.0) <= now => Cell::new("expired").styled(WARN),
             (None, Some(at)) => Cell::new(output::time(at, MINUTE)),
             (None, None) => Cell::new("never"),
         };
@@ -363,6 +433,8 @@ struct StatusRecord<'a> {
     stays_here: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_false")]
+    refused: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -432,6 +504,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             () if peer.synced => ("synced", GOOD),
             () if peer.in_step => ("contents", BOLD),
             () if peer.connected => ("syncing", BOLD),
+            () if peer.refused => ("refused", WARN),
             () => ("away", WARN),
         };
         let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
@@ -523,6 +596,7 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
         contents_there: peer.contents_there.map(Missing::from),
         stays_here: peer.stays_here,
         trouble: peer.trouble.as_deref(),
+        refused: peer.refused,
     }
 }
 

@@ -123,6 +123,7 @@ fn a_bucket_is_shared_joined_and_taken_back() {
         (&joined[0]["bucket"], &joined[0]["running"]),
         (&"theirs".into(), &true.into())
     );
+    assert_eq!(joined[0]["connected"], true, "{joined:?}");
     reads(&b, "theirs", "/hello", "hello");
     b.json_with(&["--bucket", "theirs", "put", "-", "/back"], b"back");
     reads(&a, "default", "/back", "back");
@@ -170,9 +171,33 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     });
     let ran = b.run(&["sync", "status"]);
     assert!(
-        ran.stderr.contains("warning") && ran.text().contains("away"),
+        ran.stderr.contains("warning") && ran.text().contains("refused"),
         "{ran:?}"
     );
+    assert!(a.run(&["peers", "grants"]).text().contains("never"));
+    // Nobody comes in by that ticket, and is told so at once, with what to do.
+    let c = Bench::new();
+    let _node_c = Node::start(&c);
+    let error = c.fails(&["join", &ticket, "--as", "theirs"], "PermissionDenied");
+    assert!(
+        said(&error, "message").contains("does not let this node in"),
+        "{error}"
+    );
+    assert!(
+        said(&error, "hint").contains("sync leave theirs"),
+        "{error}"
+    );
+    // Who is known for nothing any more is forgotten; nobody else is.
+    let error = b.fails(
+        &["peers", "forget", &said(&b.one(&["peers", "list"]), "peer")],
+        "PermissionDenied",
+    );
+    assert!(
+        said(&error, "message").contains("leave that first"),
+        "{error}"
+    );
+    a.one(&["peers", "forget", "laptop"]);
+    assert!(a.json(&["peers", "list"]).is_empty());
     assert_eq!(b.run(&["sync", "status", "--wait", "0.1"]).status, 1);
     b.one(&["sync", "leave", "theirs"]);
     b.fails(&["sync", "leave", "theirs"], "NotFound");

@@ -303,7 +303,10 @@ pub fn resolve(
         Keep::Winner => editor.touch(path)?,
         Keep::Loser(n) => {
             let loser = conflict.losers.get(n).ok_or_else(|| {
-                let why = format!("the conflict has {} others", conflict.losers.len());
+                let why = match conflict.losers.len() {
+                    1 => "the conflict has one other side".to_owned(),
+                    sides => format!("the conflict has {sides} other sides"),
+                };
                 Error::with_detail(ErrorKind::InvalidInput, why).path(path)
             })?;
             match loser.entry() {

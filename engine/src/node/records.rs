@@ -203,6 +203,8 @@ pub struct PeerStatus {
     pub synced: bool,
     /// What keeps them apart, and what to do about it.
     pub trouble: Option<String>,
+    /// Whether that is because the peer does not let this store in: nothing comes before it does.
+    pub refused: bool,
 }
 
 /// How it stands with all peers.
@@ -258,8 +260,9 @@ impl Store {
     /// The node need not run; who joins waits until it does.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for the bucket or a branch; [`ErrorKind::Unsupported`] for a store in
-    /// memory.
+    /// [`ErrorKind::NotFound`] for the bucket or a branch; [`ErrorKind::PermissionDenied`] to write what
+    /// is only read here; [`ErrorKind::InvalidInput`] for no time; [`ErrorKind::Unsupported`] for a store
+    /// in memory.
     pub fn share(&self, bucket: &str, options: &ShareOptions) -> Result<Ticket> {
         let share = || {
             self.check_for_node()?;
@@ -268,6 +271,10 @@ impl Store {
                 self.check_may_give(id)?;
             }
             let addr = self.node_addr()?;
+            if options.expires == Some(Duration::ZERO) {
+                let why = "a grant for no time lets nobody in";
+                return Err(Error::with_detail(ErrorKind::InvalidInput, why));
+            }
             let expires = options.expires.map(|time| {
                 let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
                 Timestamp(now().0.saturating_add(nanos))
@@ -528,6 +535,24 @@ impl Store {
         update.map_err(|e| e.op("name peer"))
     }
 
+    /// Forgets a peer that this store has nothing to do with any more: what it is called, and where it is.
+    /// It is listed no longer; what was taken back from it stays so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidInput`] where several peers match;
+    /// [`ErrorKind::PermissionDenied`] where it is let in, a bucket was joined from it, or others let it
+    /// into a bucket.
+    pub fn forget_peer(&self, who: &str) -> Result<()> {
+        let forget = || {
+            let own = secret_key(&*self.inner.tree)?.public();
+            Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+                let id = records.find_peer(who)?;
+                records.forget_peer(id, own, now())
+            })
+        };
+        forget().map_err(|e: Error| e.op("forget peer"))
+    }
+
     /// Takes everything back that a peer was given: it is let in no longer, from this moment on. The
     /// tickets that it used let nobody new in any more, since it could come again with another key;
     /// who else used them is not touched. Where others let it into a bucket, it is out for this node, and
@@ -653,6 +678,7 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
                 && contents_there == none
                 && link.lacks_now,
             trouble: link.trouble,
+            refused: link.refused.is_some() && !connected,
         });
     }
     let key = match running.is_some() || records != Records::default() {

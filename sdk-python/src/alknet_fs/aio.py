@@ -1111,6 +1111,7 @@ class Store:
     grants = _awaits(_tree.Store.grants)
     peers = _awaits(_tree.Store.peers)
     name_peer = _awaits(_tree.Store.name_peer)
+    forget_peer = _awaits(_tree.Store.forget_peer)
     revoke_peer = _awaits(_tree.Store.revoke_peer)
     revoke_grant = _awaits(_tree.Store.revoke_grant)
     sync_status = _awaits(_tree.Store.sync_status)

@@ -607,7 +607,7 @@ impl Inner {
                 }
             };
             drop(claim);
-            this.note((peer, bucket, Role::Member), outcome);
+            this.note((peer, bucket, Role::Member), None, outcome);
             let parting = Arc::clone(&this);
             this.spawn(async move {
                 // It may be about to ask something itself.

@@ -10,6 +10,8 @@ use alknet_fs_core::store::Durability;
 use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector, Want};
 use alknet_fs_net::Ticket;
 use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, EndpointId, Offer, Records, SecretKey};
+use automerge::transaction::Transactable;
+use automerge::{AutoCommit, ROOT};
 use iroh::Endpoint;
 use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
 use iroh::endpoint::{RecvStream, SendStream};
@@ -135,6 +137,24 @@ fn hello(format: u8, versions: &[u8], bucket: BucketUid, ticket: Option<&Ticket>
         versions, bucket, ticket, addrs, [8u8; 16], statements, allows,
     );
     postcard::to_extend(&hello, vec![format]).unwrap()
+}
+
+/// A change of an automerge document.
+fn automerge_change() -> Vec<u8> {
+    let mut doc = AutoCommit::new();
+    for n in 0..40 {
+        doc.put(ROOT, format!("/dir/{n}"), vec![7u8; 20]).unwrap();
+    }
+    doc.commit();
+    doc.get_last_local_change().unwrap().raw_bytes().to_vec()
+}
+
+/// The same, in which a count of 40 became one of 2^62.
+fn automerge_bomb() -> Vec<u8> {
+    let mut change = automerge_change();
+    let at = change.iter().position(|byte| *byte == 40).unwrap();
+    change.splice(at..=at, [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f]);
+    change
 }
 
 /// A node with a bucket, and what proves afterwards that it still works.
@@ -294,24 +314,32 @@ async fn frames_that_make_no_sense_end_the_conversation() {
     let length = u32::try_from(MAX_FRAME + 1).unwrap();
     send.write_all(&length.to_le_bytes()).await.unwrap();
     assert_eq!(until_reset(&mut recv).await, PROTOCOL);
-    // A cut that is none.
+    // Cuts that are none: noise, more registers than there are bytes, and changes of automerge, as they
+    // are and where a few bytes stand for billions of values.
     let scope = Scope([0x42; 16]);
-    let cut = Cut {
-        replica: ReplicaId([1; 16]),
-        number: 1,
-        seen: VersionVector::new(),
-        more: false,
-        changes: vec![0xff; 100],
-    };
-    let cuts = Frame::Cuts {
-        scope,
-        cuts: vec![cut],
-    };
-    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
-    say(&mut send, &cuts.encode()).await;
-    assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    let many = vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    for changes in [vec![0xff; 100], many, automerge_change(), automerge_bomb()] {
+        let cut = Cut {
+            replica: ReplicaId([1; 16]),
+            number: 1,
+            seen: VersionVector::new(),
+            more: false,
+            changes,
+        };
+        let cuts = Frame::Cuts {
+            scope,
+            cuts: vec![cut],
+        };
+        let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+        say(&mut send, &cuts.encode()).await;
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    }
     // Pages that are none, of which nobody had the first.
-    for (from, page) in [(Vec::new(), vec![0; 100]), (vec![0xff; 100], Vec::new())] {
+    for (from, page) in [
+        (Vec::new(), vec![0; 100]),
+        (Vec::new(), automerge_bomb()),
+        (vec![0xff; 100], Vec::new()),
+    ] {
         let page = Frame::State {
             scope,
             next: Some(from.clone()),
