@@ -134,24 +134,24 @@ fn is_like(text: &str, prints: &[&str]) -> bool {
 }
 
 #[test]
-fn two_directories_act_out_the_page() {
+fn directories_act_out_the_page() {
     let steps = steps();
-    assert!(steps.len() > 30, "the page lost its commands");
+    assert!(steps.len() > 50, "the page lost its commands");
     let mut world = World::new(HashMap::new());
     steps.iter().for_each(|step| world.run(step));
 }
 
-/// Two network namespaces with a cable between them; gone when it is dropped.
+/// Network namespaces, connected by a bridge in the first; gone when it is dropped.
 #[cfg(target_os = "linux")]
-struct Namespaces([String; 2]);
+struct Namespaces([String; 3]);
 
 #[cfg(target_os = "linux")]
 impl Namespaces {
     /// Returns nothing where the machine does not allow it.
     fn new() -> Option<Self> {
         let id = std::process::id();
-        let names = ["d", "l"].map(|host| format!("alkfs-{id}-{host}"));
-        let [d, l] = &names;
+        let names = ["d", "l", "p"].map(|host| format!("alkfs-{id}-{host}"));
+        let [d, l, p] = &names;
         let ip = |args: &str| {
             let status = Command::new("ip").args(args.split(' ')).output();
             status.is_ok_and(|output| output.status.success())
@@ -160,16 +160,22 @@ impl Namespaces {
             return None;
         }
         let namespaces = Self(names.clone());
-        let made = ip(&format!("netns add {l}"))
-            && ip(&format!("link add v{id}d type veth peer name v{id}l"))
-            && ip(&format!("link set v{id}d netns {d}"))
-            && ip(&format!("link set v{id}l netns {l}"))
-            && ip(&format!("-n {d} addr add 10.77.0.1/24 dev v{id}d"))
-            && ip(&format!("-n {l} addr add 10.77.0.2/24 dev v{id}l"))
-            && ip(&format!("-n {d} link set v{id}d up"))
-            && ip(&format!("-n {l} link set v{id}l up"))
-            && ip(&format!("-n {d} link set lo up"))
-            && ip(&format!("-n {l} link set lo up"));
+        let joined = |host: &str, number: u8| {
+            ip(&format!("netns add {host}"))
+                && ip(&format!("-n {host} link set lo up"))
+                && ip(&format!(
+                    "-n {host} link add eth0 type veth peer name port{number} netns {d}"
+                ))
+                && ip(&format!("-n {host} addr add 10.77.0.{number}/24 dev eth0"))
+                && ip(&format!("-n {host} link set eth0 up"))
+                && ip(&format!("-n {d} link set port{number} master bridge up"))
+        };
+        let made = ip(&format!("-n {d} link set lo up"))
+            && ip(&format!("-n {d} link add bridge type bridge"))
+            && ip(&format!("-n {d} addr add 10.77.0.1/24 dev bridge"))
+            && ip(&format!("-n {d} link set bridge up"))
+            && joined(l, 2)
+            && joined(p, 3);
         made.then_some(namespaces)
     }
 }
@@ -185,14 +191,14 @@ impl Drop for Namespaces {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn two_network_namespaces_act_out_the_page() {
+fn network_namespaces_act_out_the_page() {
     let Some(namespaces) = Namespaces::new() else {
         crate::network::skip("network namespaces need root and the program ip");
         return;
     };
     let exec = |name: &str| ["ip", "netns", "exec", name].map(str::to_owned).to_vec();
-    let [d, l] = &namespaces.0;
-    let prefixes = HashMap::from([("desk", exec(d)), ("laptop", exec(l))]);
+    let [d, l, p] = &namespaces.0;
+    let prefixes = HashMap::from([("desk", exec(d)), ("laptop", exec(l)), ("phone", exec(p))]);
     let mut world = World::new(prefixes);
     steps().iter().for_each(|step| world.run(step));
 }

@@ -1,7 +1,8 @@
 //! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::{Node, now, offer};
@@ -226,6 +227,55 @@ async fn who_has_no_right_is_told_nothing() {
     }
     let again = Stranger::new(node.net().addr()).await;
     assert_eq!(again.refused(&with(&ticket)).await, UNKNOWN);
+    still_works(&node, bucket).await;
+}
+
+/// Somebody who lets nobody in is asked again when something changed, and no more often.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_refuses_is_asked_seldom() {
+    let giver = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (endpoint, count) = (giver.endpoint.clone(), Arc::clone(&asked));
+    let refusing = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Some(incoming) = endpoint.accept().await {
+            let conn = incoming.await.unwrap();
+            let (inner, count) = (conn.clone(), Arc::clone(&count));
+            kept.push(conn);
+            tokio::spawn(async move {
+                while let Ok((mut send, mut recv)) = inner.accept_bi().await {
+                    hear(&mut recv).await.unwrap();
+                    count.fetch_add(1, Ordering::SeqCst);
+                    say(&mut send, &[1, 1, UNKNOWN, 1, 1]).await;
+                    let _ = send.finish();
+                }
+            });
+        }
+    });
+    let (node, bucket) = node().await;
+    let refused = node.bucket("refused");
+    let ticket = Ticket {
+        addr: giver.endpoint.addr(),
+        bucket: BucketUid([3; 16]),
+        ..node.share(bucket, offer(Access::Write))
+    };
+    node.join(refused, &ticket);
+    for times in 1..=5 {
+        let is_refused = async || {
+            let links = node.links().await;
+            let mut taken = links.iter().filter(|link| !link.shared);
+            taken.any(|link| link.refused.is_some()) && asked.load(Ordering::SeqCst) == times
+        };
+        crate::common::until("it is refused", is_refused).await;
+        node.write(refused, "main", &format!("/{times}"));
+        assert_eq!(asked.load(Ordering::SeqCst), times);
+        Records::update(&*node.store, Durability::Full, |records, _| {
+            records.peer_mut(ticket.addr.id).name = Some(format!("giver {times}"));
+            Ok(())
+        })
+        .unwrap();
+    }
+    refusing.abort();
     still_works(&node, bucket).await;
 }
 
