@@ -4,6 +4,7 @@
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use alknet_fs::node::{
@@ -609,6 +610,35 @@ fn synced_is_said_of_what_was_written_before() {
     let task = Task::new().cancel_with(&cancel);
     let error = a.store.wait_until_synced(None, wait, &task).unwrap_err();
     assert!(error.is_cancelled());
+}
+
+#[test]
+fn who_waits_is_told_what_is_lacking() {
+    let [a, b] = pair();
+    for n in 0..5 {
+        a.write(&format!("/{n}"), &format!("text {n}"));
+    }
+    until("the names", || b.has("main", "/4"));
+    let wait_for = |time| {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let keep = Arc::clone(&told);
+        let task = Task::new().report_to(move |progress| keep.lock().unwrap().push(progress));
+        let status = b.store.wait_until_synced(None, time, &task).unwrap();
+        let told = told.lock().unwrap().clone();
+        (status.is_synced(), told)
+    };
+    until("what is lacking", || {
+        let (is_synced, told) = wait_for(Duration::from_millis(100));
+        assert!(!is_synced);
+        told.last().is_some_and(|progress| {
+            (progress.files, progress.total_files) == (0, 5)
+                && (progress.bytes, progress.total_bytes) == (0, 30)
+        })
+    });
+    b.bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+    let (is_synced, told) = wait_for(Duration::from_secs(90));
+    assert!(is_synced);
+    assert!(told.iter().all(|now| now.files <= now.total_files));
 }
 
 #[test]

@@ -8,13 +8,15 @@ use alknet_fs::node::{
     Access, Behind, Bind, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node, NodeOptions,
     PeerStatus, Relays, ShareOptions, Ticket,
 };
-use alknet_fs::{Error, ErrorKind, Task};
+use alknet_fs::{Error, ErrorKind};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::args::{Join, PeersCommand, RunNode, Share, SyncCommand};
 use crate::failure::{Failure, Result};
-use crate::output::{self, BOLD, Cell, DIM, GOOD, MINUTE, Table, WARN, count, printable, size};
+use crate::output::{
+    self, BOLD, Cell, DIM, GOOD, MINUTE, Table, Unit, WARN, count, printable, size,
+};
 
 /// How many letters of a key are shown where it only has to be told from others.
 const SHORT: usize = 10;
@@ -169,6 +171,7 @@ fn first_answer(
 ) -> Result<Option<PeerStatus>> {
     let store = app.store()?;
     let peer = ticket.addr.id.to_string();
+    let (_, _bar) = app.out.follow(app.task(), "join", Unit::Files);
     let begun = Instant::now();
     let is_it = |link: &PeerStatus| {
         !link.shared && link.peer == peer && link.bucket.as_deref() == Some(bucket)
@@ -479,7 +482,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     let status = match wait {
         None => store.sync_status()?,
         Some(wait) => {
-            let task = Task::new().cancel_with(app.cancel());
+            let (task, _bar) = app.out.follow(app.task(), "sync", Unit::Files);
             let records = store.sync_status()?;
             match records.peers.is_empty() && records.running.is_none() {
                 // Nobody can come.

@@ -9,7 +9,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::bench::{Bench, Ran, pattern};
+use crate::bench::{Bench, Ran, eventually, pattern};
+use crate::sync::Node;
 
 /// What every bar begins with, in turn.
 const SPINNER: [char; 8] = ['⠁', '⠂', '⠄', '⡀', '⢀', '⠠', '⠐', '⠈'];
@@ -100,6 +101,28 @@ fn a_bar_shows_how_much_of_a_known_whole_is_done() {
     assert_eq!(ran.status, 0, "{terminal}");
     let drawn = terminal.contains('█') || terminal.contains('░');
     assert!(drawn && terminal.contains("8.00 MiB"), "{terminal:?}");
+}
+
+#[test]
+fn who_waits_for_another_node_sees_what_is_lacking() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    for name in ["/1", "/2", "/3"] {
+        a.put(name, name);
+    }
+    let ticket = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    b.one(&["join", &ticket, "--as", "theirs"]);
+    eventually("the names", || {
+        b.one(&["sync", "status"])["contents_here"]["contents"] == 3
+    });
+    let (ran, terminal) = on_terminal(&b, &["sync", "status", "--wait", "1"]);
+    assert_eq!(ran.status, 1, "{terminal}");
+    assert!(
+        terminal.contains(" sync ") && terminal.contains("0/3"),
+        "{terminal:?}"
+    );
+    assert!(ran.text().contains("3 contents"), "{ran:?}");
+    assert!(!is_drawn(ran.text()), "{ran:?}");
 }
 
 #[test]

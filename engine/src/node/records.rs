@@ -13,7 +13,7 @@ use alknet_fs_net::{
 
 use super::tally::{is_current, missing_here};
 use crate::bucket::Bucket;
-use crate::progress::Task;
+use crate::progress::{Progress, Task};
 use crate::store::{Store, now};
 
 /// What to share of a bucket: by default all of it, to read and to write, for good.
@@ -226,6 +226,20 @@ impl SyncStatus {
     pub fn is_synced(&self) -> bool {
         let mut own = self.peers.iter().filter(|peer| !peer.member).peekable();
         own.peek().is_some() && own.all(|peer| peer.synced)
+    }
+
+    /// Returns how many commits and contents are known to be missing somewhere, and the bytes of these.
+    fn lacking(&self) -> (u64, u64) {
+        let none = MissingContents::default();
+        let mut sum = (0, 0);
+        for peer in &self.peers {
+            sum.0 += peer.missing_here.cuts + peer.missing_there.cuts;
+            for contents in [peer.contents_here, peer.contents_there.unwrap_or(none)] {
+                sum.0 += contents.contents;
+                sum.1 += contents.bytes;
+            }
+        }
+        sum
     }
 }
 
@@ -588,7 +602,8 @@ impl Store {
     }
 
     /// Waits until a bucket, or each that is shared or joined, is synced with all peers, or a time has
-    /// passed. Returns how it stands then ([`SyncStatus::is_synced`]), with that bucket only.
+    /// passed. Returns how it stands then ([`SyncStatus::is_synced`]), with that bucket only. Progress
+    /// counts commits and contents, with the bytes of these, of all that a side was ever seen to lack.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for the bucket; [`ErrorKind::Cancelled`]; [`ErrorKind::Unsupported`] for a
@@ -604,6 +619,7 @@ impl Store {
             let bucket = bucket.map(|name| self.bucket(name)).transpose()?;
             let deadline = Instant::now().checked_add(timeout);
             let mut seen = 0;
+            let mut progress = Progress::default();
             loop {
                 let mut status = self.sync_status()?;
                 if let Some(bucket) = &bucket {
@@ -615,7 +631,12 @@ impl Store {
                 if status.is_synced() || is_over {
                     return Ok(status);
                 }
-                task.cancel().check()?;
+                let (files, bytes) = status.lacking();
+                progress.total_files = progress.total_files.max(files);
+                progress.total_bytes = progress.total_bytes.max(bytes);
+                progress.files = progress.total_files - files;
+                progress.bytes = progress.total_bytes - bytes;
+                task.step(progress)?;
                 seen = self.inner.tree.wait_for_commit(seen, POLL)?;
             }
         };
