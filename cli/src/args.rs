@@ -905,7 +905,7 @@ pub(crate) struct Share {
     #[arg(long)]
     pub(crate) read_only: bool,
     /// For how long, such as 12h or 7d [default: for good]
-    #[arg(long, value_name = "TIME", value_parser = parse_some_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_grant_duration)]
     pub(crate) expires: Option<Duration>,
     /// What to call the grant in `alkfs peers grants`
     #[arg(long, value_name = "TEXT")]
@@ -1264,9 +1264,9 @@ fn parse_relay(text: &str) -> Result<alknet_fs::node::RelayUrl, String> {
     text.parse().map_err(bad)
 }
 
-fn parse_some_duration(text: &str) -> Result<Duration, String> {
+fn parse_grant_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
-        Duration::ZERO => Err("a time of nothing is none".to_owned()),
+        Duration::ZERO => Err("a grant for no time lets nobody in: give a longer one".to_owned()),
         time => Ok(time),
     }
 }
