@@ -39,11 +39,10 @@ const SPREAD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// Through how many nodes of a group it is entered.
 const DOORS: usize = 4;
 
-/// How soon a node that nobody of a group is connected with dials some of it again.
-const LONELY: Duration = Duration::from_secs(2);
-
-/// How often a node of a group looks for parts of it that have lost each other.
-const MEETING: Duration = Duration::from_secs(60);
+/// How soon a node that came to a group, or is connected with nobody of it any more, dials some of it
+/// again. It goes on with that, ever more seldom: parts of a group that came about at the same time, or
+/// have lost each other, do not know of each other.
+const MEETING: Duration = Duration::from_secs(2);
 
 /// What is needed to gossip.
 pub(super) struct Swarm {
@@ -247,14 +246,14 @@ impl Talk {
     async fn run(&mut self, mut receiver: GossipReceiver) -> Result<(), ApiError> {
         let mut stirred = self.inner.stirred.subscribe();
         let mut circle = self.inner.circle.subscribe();
-        let mut lonely = backoff(LONELY);
-        let mut meet_at = Instant::now() + LONELY;
+        let mut meetings = backoff(MEETING);
+        let mut meet_at = Instant::now() + MEETING;
         let mut was_alone = true;
         loop {
             let alone = receiver.neighbors().next().is_none();
             if alone && !was_alone {
-                lonely = backoff(LONELY);
-                meet_at = meet_at.min(Instant::now() + LONELY);
+                meetings = backoff(MEETING);
+                meet_at = meet_at.min(Instant::now() + MEETING);
             }
             was_alone = alone;
             let next = match alone {
@@ -301,17 +300,13 @@ impl Talk {
             if meet_at <= now {
                 let neighbors: Vec<_> = receiver.neighbors().collect();
                 let mut doors = self.inner.doors(self.bucket, &neighbors);
-                let wait = match neighbors.is_empty() {
-                    true => lonely.next().unwrap_or(MEETING),
-                    false => {
-                        doors.truncate(1);
-                        MEETING / 2 + time_by_chance(MEETING)
-                    }
-                };
+                if !neighbors.is_empty() {
+                    doors.truncate(1);
+                }
                 if !doors.is_empty() {
                     self.sender.join_peers(doors).await?;
                 }
-                meet_at = now + wait;
+                meet_at = now + meetings.next().unwrap_or(MEETING);
             }
         }
     }
