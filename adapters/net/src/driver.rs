@@ -38,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// for longer.
 const REST: (u32, u32, Duration) = (4, 32, Duration::from_millis(250));
 
+/// How many changes that are found at once, after a rest, show that many are written at a time. Who writes
+/// and waits until it came about is not kept waiting for longer.
+const MANY: u64 = 8;
+
 /// How long to wait when others keep the store busy.
 const BUSY: Duration = Duration::from_millis(20);
 
@@ -407,11 +411,15 @@ impl Worker {
         let now = now();
         let known = self.bucket.gathered();
         self.bucket.gather(now)?;
-        if self.bucket.gathered() != known {
+        let gathered = self.bucket.gathered();
+        if gathered != known {
             stir(&self.stirred);
         }
+        let found = gathered.zip(known);
+        let found = found.map_or(0, |(now, before)| now.0.saturating_sub(before.0));
         let took = begun.elapsed();
-        self.rest_until = Instant::now() + self.rest.after(took, self.pressed);
+        let pressed = self.pressed && found >= MANY;
+        self.rest_until = Instant::now() + self.rest.after(took, pressed);
         self.gather_at = None;
         self.spread();
         Ok(())
