@@ -24,12 +24,18 @@ impl Rest {
         }
     }
 
-    /// Returns how long to pause after a look that took so long. `pressed` says whether somebody
-    /// committed during the pause before: then it is twice as many times as long.
+    /// Returns how long to see, after a look that took so long, whether somebody goes on committing: the
+    /// shortest pause. To see for all of a long one would find whoever commits now and then, too.
+    pub fn glance(&self, took: Duration) -> Duration {
+        took.saturating_mul(self.least).min(self.longest)
+    }
+
+    /// Returns how long to pause after a look that took so long. `pressed` says whether somebody goes on
+    /// committing: then it is twice as many times as long as before, else half as many.
     pub fn after(&mut self, took: Duration, pressed: bool) -> Duration {
         self.factor = match pressed {
             true => self.factor.saturating_mul(2).min(self.most),
-            false => self.least,
+            false => (self.factor / 2).max(self.least),
         };
         took.saturating_mul(self.factor).min(self.longest)
     }
@@ -40,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_under_pressure_up_to_a_limit_and_shrink_at_once() {
+    fn pauses_grow_under_pressure_up_to_a_limit_and_shrink_without() {
         let ms = Duration::from_millis;
         let mut rest = Rest::new(4, 20, ms(50));
         assert_eq!(rest.after(ms(1), false), ms(4));
@@ -49,7 +55,11 @@ mod tests {
         assert_eq!(rest.after(ms(1), true), ms(20));
         assert_eq!(rest.after(ms(1), true), ms(20));
         assert_eq!(rest.after(ms(9), true), ms(50));
+        assert_eq!(rest.after(ms(1), false), ms(10));
+        assert_eq!(rest.after(ms(1), false), ms(5));
         assert_eq!(rest.after(ms(1), false), ms(4));
         assert_eq!(rest.after(Duration::MAX, true), ms(50));
+        assert_eq!(rest.glance(ms(2)), ms(8));
+        assert_eq!(rest.glance(Duration::MAX), ms(50));
     }
 }

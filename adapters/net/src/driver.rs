@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// for longer.
 const REST: (u32, u32, Duration) = (4, 32, Duration::from_millis(250));
 
-/// How many changes that are found at once, after a rest, show that many are written at a time. Who writes
-/// and waits until it came about is not kept waiting for longer.
+/// How many commits that are found at once, after a rest, show that many are made in a row. Who writes and
+/// waits until it came about is not kept waiting for longer.
 const MANY: u64 = 8;
 
 /// How long to wait when others keep the store busy.
@@ -416,7 +416,9 @@ impl Worker {
             stir(&self.stirred);
         }
         let found = gathered.zip(known);
-        let found = found.map_or(0, |(now, before)| now.0.saturating_sub(before.0));
+        let found = found.map_or(0, |(now, before)| {
+            now.offset().saturating_sub(before.offset())
+        });
         let took = begun.elapsed();
         let pressed = self.pressed && found >= MANY;
         self.rest_until = Instant::now() + self.rest.after(took, pressed);

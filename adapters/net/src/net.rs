@@ -708,8 +708,7 @@ impl Inner {
     fn watch(&self) {
         let mut seen = 0;
         let mut stored = None;
-        let mut rest = Rest::new(2, 128, WATCHING);
-        let mut pressed = false;
+        let mut rest = Rest::new(4, 128, WATCHING);
         while !self.stop.is_cancelled() {
             match self.store.wait_for_commit(seen, Duration::from_millis(200)) {
                 Ok(count) if count == seen => continue,
@@ -727,9 +726,12 @@ impl Inner {
             self.drivers
                 .lock()
                 .retain(|_, (driver, _)| driver.committed());
-            thread::sleep(rest.after(begun.elapsed(), pressed));
+            let took = begun.elapsed();
+            let glance = rest.glance(took);
+            thread::sleep(glance);
             let now = self.store.wait_for_commit(seen, Duration::ZERO);
-            pressed = now.is_ok_and(|now| now != seen);
+            let pressed = now.is_ok_and(|now| now != seen);
+            thread::sleep(rest.after(took, pressed).saturating_sub(glance));
         }
     }
 

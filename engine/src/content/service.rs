@@ -282,8 +282,8 @@ impl Shared {
     /// Does something whenever there may be something to do, until the service ends. What is done says
     /// whether there may be more.
     fn run(self: &Arc<Self>, mut work: impl FnMut(&Arc<Self>) -> Result<bool>) {
-        let (mut seen, mut pressed) = (0, false);
-        let mut rest = Rest::new(2, 256, REST);
+        let mut seen = 0;
+        let mut rest = Rest::new(4, 256, REST);
         while !self.stop.is_cancelled() {
             let begun = Instant::now();
             // What a source does must not end what comes after it.
@@ -293,9 +293,12 @@ impl Shared {
                 Err(_) => tracing::error!("a fetch panicked, and is tried again later"),
                 Ok(Err(error)) => tracing::warn!(%error, "contents cannot be fetched at this time"),
             }
-            thread::sleep(rest.after(begun.elapsed(), pressed));
+            let took = begun.elapsed();
+            let glance = rest.glance(took);
+            thread::sleep(glance);
             let now = self.inner.tree.wait_for_commit(seen, Duration::ZERO);
-            pressed = now.is_ok_and(|now| now != seen);
+            let pressed = now.is_ok_and(|now| now != seen);
+            thread::sleep(rest.after(took, pressed).saturating_sub(glance));
             match self.inner.tree.wait_for_commit(seen, STEP) {
                 Ok(now) => seen = now,
                 Err(error) => {
