@@ -367,7 +367,8 @@ pub(crate) enum Command {
         ),
         long_about = "Run the node: keep shared buckets the same as those of other nodes, until \
             Ctrl-C.\n\nOne process runs the node of a store; the others use the store meanwhile. Unless \
-            asked, it uses no relays and no name servers, and sends nothing but to its peers.\n\nTickets \
+            asked, it uses no relays and no name servers, and sends nothing but to those that were let in \
+            and let this one in, and to other members of their buckets.\n\nTickets \
             say which relay the node uses: start it with --relay before `alkfs share`, and name one on \
             the other side too."
     )]

@@ -63,8 +63,12 @@ pub(crate) fn share(app: &App, args: &Share) -> Result<()> {
     };
     app.out.record(&record)?;
     app.out.line(&record.ticket)?;
+    let of = match ticket.branches.is_empty() {
+        true => String::new(),
+        false => format!("the branch {} of ", printable(&ticket.branches.join(", "))),
+    };
     app.out.note(format_args!(
-        "whoever has this ticket may {} {}: hand it over in private, and `alkfs join` it there",
+        "whoever has this ticket may {} {of}{}: hand it over in private, and `alkfs join` it there",
         match ticket.access {
             Access::Read => "read",
             Access::Write => "read and change",

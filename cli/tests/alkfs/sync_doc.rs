@@ -136,22 +136,22 @@ fn is_like(text: &str, prints: &[&str]) -> bool {
 #[test]
 fn directories_act_out_the_page() {
     let steps = steps();
-    assert!(steps.len() > 50, "the page lost its commands");
+    assert!(steps.len() > 70, "the page lost its commands");
     let mut world = World::new(HashMap::new());
     steps.iter().for_each(|step| world.run(step));
 }
 
 /// Network namespaces, connected by a bridge in the first; gone when it is dropped.
 #[cfg(target_os = "linux")]
-struct Namespaces([String; 3]);
+struct Namespaces([String; 4]);
 
 #[cfg(target_os = "linux")]
 impl Namespaces {
     /// Returns nothing where the machine does not allow it.
     fn new() -> Option<Self> {
         let id = std::process::id();
-        let names = ["d", "l", "p"].map(|host| format!("alkfs-{id}-{host}"));
-        let [d, l, p] = &names;
+        let names = ["d", "l", "p", "t"].map(|host| format!("alkfs-{id}-{host}"));
+        let [d, l, p, t] = &names;
         let ip = |args: &str| {
             let status = Command::new("ip").args(args.split(' ')).output();
             status.is_ok_and(|output| output.status.success())
@@ -175,7 +175,8 @@ impl Namespaces {
             && ip(&format!("-n {d} addr add 10.77.0.1/24 dev bridge"))
             && ip(&format!("-n {d} link set bridge up"))
             && joined(l, 2)
-            && joined(p, 3);
+            && joined(p, 3)
+            && joined(t, 4);
         made.then_some(namespaces)
     }
 }
@@ -197,8 +198,11 @@ fn network_namespaces_act_out_the_page() {
         return;
     };
     let exec = |name: &str| ["ip", "netns", "exec", name].map(str::to_owned).to_vec();
-    let [d, l, p] = &namespaces.0;
-    let prefixes = HashMap::from([("desk", exec(d)), ("laptop", exec(l)), ("phone", exec(p))]);
+    let hosts = ["desk", "laptop", "phone", "tablet"];
+    let prefixes = hosts
+        .into_iter()
+        .zip(namespaces.0.iter().map(|name| exec(name)));
+    let prefixes = prefixes.collect();
     let mut world = World::new(prefixes);
     steps().iter().for_each(|step| world.run(step));
 }
