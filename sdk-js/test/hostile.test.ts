@@ -146,6 +146,7 @@ const SUBJECTS: Subject[] = [
       ['grants'],
       ['peers'],
       ['namePeer', 'a', 'b'],
+      ['forgetPeer', 'a'],
       ['revokePeer', 'a'],
       ['revokeGrant', '0'.repeat(32)],
       ['syncStatus'],
