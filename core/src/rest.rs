@@ -1,5 +1,6 @@
 //! How long whoever follows commits leaves those alone who write.
 
+use std::thread;
 use std::time::Duration;
 
 /// The pauses between looks at what was committed. A look at a single commit is not late; looks at
@@ -24,9 +25,16 @@ impl Rest {
         }
     }
 
-    /// Returns how long to see, after a look that took so long, whether somebody goes on committing: the
-    /// shortest pause. To see for all of a long one would find whoever commits now and then, too.
-    pub fn glance(&self, took: Duration) -> Duration {
+    /// Sleeps after a look that took so long. `committed` says whether somebody committed since: it is
+    /// asked after the shortest pause, as whoever commits now and then would be found after a long one, too.
+    pub fn pause(&mut self, took: Duration, committed: impl FnOnce() -> bool) {
+        let glance = self.glance(took);
+        thread::sleep(glance);
+        let pressed = committed();
+        thread::sleep(self.after(took, pressed).saturating_sub(glance));
+    }
+
+    fn glance(&self, took: Duration) -> Duration {
         took.saturating_mul(self.least).min(self.longest)
     }
 

@@ -726,12 +726,10 @@ impl Inner {
             self.drivers
                 .lock()
                 .retain(|_, (driver, _)| driver.committed());
-            let took = begun.elapsed();
-            let glance = rest.glance(took);
-            thread::sleep(glance);
-            let now = self.store.wait_for_commit(seen, Duration::ZERO);
-            let pressed = now.is_ok_and(|now| now != seen);
-            thread::sleep(rest.after(took, pressed).saturating_sub(glance));
+            rest.pause(begun.elapsed(), || {
+                let now = self.store.wait_for_commit(seen, Duration::ZERO);
+                now.is_ok_and(|now| now != seen)
+            });
         }
     }
 

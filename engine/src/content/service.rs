@@ -293,12 +293,10 @@ impl Shared {
                 Err(_) => tracing::error!("a fetch panicked, and is tried again later"),
                 Ok(Err(error)) => tracing::warn!(%error, "contents cannot be fetched at this time"),
             }
-            let took = begun.elapsed();
-            let glance = rest.glance(took);
-            thread::sleep(glance);
-            let now = self.inner.tree.wait_for_commit(seen, Duration::ZERO);
-            let pressed = now.is_ok_and(|now| now != seen);
-            thread::sleep(rest.after(took, pressed).saturating_sub(glance));
+            rest.pause(begun.elapsed(), || {
+                let now = self.inner.tree.wait_for_commit(seen, Duration::ZERO);
+                now.is_ok_and(|now| now != seen)
+            });
             match self.inner.tree.wait_for_commit(seen, STEP) {
                 Ok(now) => seen = now,
                 Err(error) => {
