@@ -25,7 +25,8 @@ const CROWD: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(900);
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    puts(bench)?;
+    puts(bench, false)?;
+    puts(bench, true)?;
     one_file(bench)?;
     contents(bench)?;
     let count = bench.pick(100_000, 10_000);
@@ -36,8 +37,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Puts on a node whose bucket a peer has, and the same without any node.
-fn puts(bench: &mut Bench) -> Result<()> {
+/// Puts on a node whose bucket a peer has, and the same without any node. The peer either is away, as
+/// one with processors and a disk of its own, or takes in all that is put on those of this machine.
+fn puts(bench: &mut Bench, together: bool) -> Result<()> {
     let (rounds, puts) = bench.pick((9, 400), (3, 60));
     let dir = bench.dir()?;
     let plain = new_store(&dir.join("plain"))?;
@@ -47,8 +49,10 @@ fn puts(bench: &mut Bench) -> Result<()> {
     let shared = Store::open(dir.join("here"))?
         .bucket(DEFAULT_BUCKET)?
         .main()?;
-    // Others than the peer are here to be measured, and the peer has a disk of its own elsewhere.
-    there.end()?;
+    let there = match together {
+        true => Some(there),
+        false => there.end().map(|()| None)?,
+    };
     settle()?;
     let [mut on, mut off] = <[Times; 2]>::default();
     for round in bench.rounds("puts", rounds) {
@@ -59,7 +63,7 @@ fn puts(bench: &mut Bench) -> Result<()> {
         }
         for (main, times) in both {
             // What is left to do of the round before does not disturb this one.
-            here.ask("gather")?;
+            here.ask(if together { "settled" } else { "gather" })?;
             settle()?;
             times.time(puts, || {
                 for (i, block) in blocks.iter().enumerate() {
@@ -69,13 +73,12 @@ fn puts(bench: &mut Bench) -> Result<()> {
             })?;
         }
     }
-    bench.compare(
-        "durable put of 4 KiB in a shared bucket",
-        &on,
-        "the same without a node",
-        &off,
-        1.1,
-    );
+    let work = match together {
+        false => "durable put of 4 KiB in a shared bucket",
+        true => "durable put of 4 KiB while a peer on the same disk takes it in",
+    };
+    bench.compare(work, &on, "the same without a node", &off, 1.1);
+    there.map_or(Ok(()), Remote::end)?;
     here.end()
 }
 
