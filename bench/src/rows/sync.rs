@@ -4,11 +4,13 @@ use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, ShareOptions, SyncStatus};
-use alknet_fs::{Bucket, ContentPolicy, DEFAULT_BUCKET, Store, WatchOptions};
+use alknet_fs::{Branch, Bucket, ContentPolicy, DEFAULT_BUCKET, Store, WatchOptions};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::data;
@@ -20,6 +22,10 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// The files of each directory of a bucket that is joined.
 const CROWD: usize = 1000;
+
+/// For how long nothing goes over connections that are still: longer than an acknowledgement is delayed,
+/// and shorter than it takes until an idle connection is kept alive.
+const STILL: Duration = Duration::from_millis(400);
 
 /// The most that anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -40,7 +46,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 /// Puts on a node whose bucket a peer has, and the same without any node. The peer either is away, as
 /// one with processors and a disk of its own, or takes in all that is put on those of this machine.
 fn puts(bench: &mut Bench, together: bool) -> Result<()> {
-    let (rounds, puts) = bench.pick((9, 400), (3, 60));
+    // A round is longer than what follows commits pauses.
+    let (rounds, puts) = bench.pick((9, 4000), (3, 400));
     let dir = bench.dir()?;
     let plain = new_store(&dir.join("plain"))?;
     let mut here = Remote::create(&dir.join("here"))?;
@@ -143,9 +150,27 @@ fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) 
     fill(bench, &dir.join("here"), count, 8)?;
     let mut here = Remote::open(&dir.join("here"))?;
     let ticket = here.share()?;
-    // What was there before is brought into documents once, by whoever comes first.
+    // What was there before is brought into documents once, while others go on writing.
     let mut first = Remote::create(&dir.join("first"))?;
-    first.join(&ticket)?;
+    let beside = Store::open(dir.join("here"))?
+        .create_bucket("beside")?
+        .main()?;
+    settle()?;
+    let writer = Waits::begin(beside);
+    let mut time = Times::default();
+    time.push(first.ask(&format!("join {count} {ticket}"))?.parse()?);
+    let waits = writer.end()?;
+    let work = format!("the first to join a bucket of {count} files, metadata only");
+    bench.value(&*work, Unit::Seconds, &time, seconds);
+    let mut peak = Times::default();
+    peak.push(here.ask("memory")?.parse()?);
+    let of = format!("{work}: resident memory of who shares");
+    bench.value(of, Unit::Bytes, &peak, mib * MIB);
+    for (part, of) in [(0.99, "99 % of the puts"), (1.0, "the longest put")] {
+        let mut wait = Times::default();
+        wait.push(waits.quantile(part));
+        bench.value(format!("{work}: {of} meanwhile"), Unit::Seconds, &wait, 0.1);
+    }
     first.end()?;
     here.end()?;
     here = Remote::open(&dir.join("here"))?;
@@ -156,7 +181,7 @@ fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) 
         settle()?;
         times.push(there.ask(&format!("join {count} {ticket}"))?.parse()?);
         peak_there.push(there.ask("memory")?.parse()?);
-        bytes.push(there.traffic()?);
+        bytes.push(there.still()?);
         if let Some(before) = last.replace(there) {
             before.end()?;
         }
@@ -176,14 +201,14 @@ fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) 
 
     let [mut times, mut bytes] = <[Times; 2]>::default();
     settle()?;
+    let mut before = there.still()?;
     for i in bench.rounds("one change", bench.pick(30, 5)) {
-        there.ask("settled")?;
-        here.ask("settled")?;
-        let before = there.traffic()?;
         times.push(seen(&mut here, &mut there, &format!("/new-{i}"))?);
         there.ask("settled")?;
         here.ask("settled")?;
-        bytes.push(there.traffic()? - before);
+        let after = there.still()?;
+        bytes.push(after - before);
+        before = after;
     }
     let work = format!("one change in a bucket of {count} files");
     bench.value(
@@ -197,7 +222,7 @@ fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) 
     let [mut times, mut bytes] = <[Times; 2]>::default();
     for _ in bench.rounds("reconnect", bench.pick(9, 3)) {
         times.push(there.ask("reconnect")?.parse()?);
-        bytes.push(there.traffic()?);
+        bytes.push(there.still()?);
     }
     let work = format!("reconnect with nothing new, {count} files");
     bench.value(&*work, Unit::Seconds, &times, 0.100);
@@ -213,6 +238,34 @@ fn seen(from: &mut Remote, to: &mut Remote, path: &str) -> Result<f64> {
     let written: f64 = from.ask(&format!("put {path}"))?.parse()?;
     let read: f64 = to.hear()?.parse()?;
     Ok(read - written)
+}
+
+/// Somebody who puts small files, and how long that took each time.
+struct Waits {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Result<Times>>,
+}
+
+impl Waits {
+    fn begin(branch: Branch) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut waits = Times::default();
+            while !stopped.load(Ordering::Relaxed) {
+                waits.time(1, || Ok(branch.write("/file", "some bytes")?))?;
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok(waits)
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> Result<Times> {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.join();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 /// Makes a store of small files of which no two are the same.
@@ -294,9 +347,17 @@ impl Remote {
         self.ask(&format!("join 0 {ticket}")).map(drop)
     }
 
-    /// Returns how many bytes went over the node's connections, both ways.
-    fn traffic(&mut self) -> Result<f64> {
-        Ok(self.ask("traffic")?.parse()?)
+    /// Returns how many bytes went over the node's connections, both ways, once none go any more.
+    fn still(&mut self) -> Result<f64> {
+        let mut last = self.ask("traffic")?;
+        loop {
+            thread::sleep(STILL);
+            let now = self.ask("traffic")?;
+            if now == last {
+                return Ok(now.parse()?);
+            }
+            last = now;
+        }
     }
 
     fn end(mut self) -> Result<()> {
