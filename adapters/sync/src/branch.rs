@@ -92,6 +92,8 @@ pub(crate) struct Log {
     pub(crate) waiting: BTreeMap<ReplicaId, Vec<u64>>,
     /// Whether a document left out any values.
     pub(crate) thinned: bool,
+    /// Whether the last cut that was written here says that others show it with the next one.
+    pub(crate) open: bool,
 }
 
 impl Log {
@@ -300,6 +302,17 @@ impl Registers for Open<'_> {
     }
 }
 
+/// Which cuts others show together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Each by itself.
+    None,
+    /// All of one call, and those of the next.
+    GoesOn,
+    /// All of one call, and those before it that said so.
+    Ends,
+}
+
 /// What bringing commits into the documents came to.
 #[derive(Debug, Default)]
 pub struct Gathered {
@@ -422,8 +435,7 @@ impl Branch {
     }
 
     /// Brings into the documents what was committed in the branch: all that `changes` speak of, as the
-    /// chain shows it. What is too long for one goes into several,
-    /// which others show together if they are `grouped`.
+    /// chain shows it. What is too long for one cut goes into several.
     ///
     /// # Errors
     /// Those of the store; then the transaction is to be dropped, and [`forget`](Self::forget) called.
@@ -432,7 +444,7 @@ impl Branch {
         txn: &mut dyn WriteTxn,
         chain: &Chain,
         changes: &[Change],
-        grouped: bool,
+        group: Group,
         clock: &mut Clock,
         times: &Times,
     ) -> Result<Gathered> {
@@ -447,14 +459,17 @@ impl Branch {
             let value = value.encode();
             let more = path.as_str().len() + value.len();
             if bytes + more > CUT_MAX {
-                self.add_cut(txn, std::mem::take(&mut written), grouped)?;
+                self.add_cut(txn, std::mem::take(&mut written), group != Group::None)?;
                 (cuts, bytes) = (cuts + 1, 0);
             }
             bytes += more;
             written.push((path.to_string(), ByteBuf::from(value)));
         }
-        if !written.is_empty() {
-            self.add_cut(txn, written, false)?;
+        let goes_on = group == Group::GoesOn;
+        // An earlier one may have said that there is more.
+        let ends = group == Group::Ends && self.place.log(txn)?.open;
+        if !written.is_empty() || ends {
+            self.add_cut(txn, written, goes_on)?;
             cuts += 1;
         }
         let fallen = self.show(txn, chain, fallen, times.now())?;
@@ -527,6 +542,7 @@ impl Branch {
         for (number, share) in shares(&cut, values)? {
             self.put(txn, number, &share)?;
         }
+        log.open = more;
         self.place.keep(txn, &mut log, &cut)?;
         self.place.drop_cuts(txn)
     }

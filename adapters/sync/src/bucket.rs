@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
-use alknet_fs_core::store::{BranchId, BucketId, Durability, Epoch, ReadTxn, Store, WriteTxn};
+use alknet_fs_core::store::{BranchId, BranchRecord, BucketId, Durability, Epoch, ReadTxn, Store, WriteTxn};
 use alknet_fs_core::sync::{
     AboutSnapshot, Clock, Cut, Moment, Page, Replica, ReplicaId, Scope, Taken, VersionVector, Want,
 };
@@ -40,6 +40,28 @@ impl Record {
             gathered: None,
             epoch: Epoch(0),
             unsettled: false,
+        }
+    }
+}
+
+/// How many changes are brought into the documents in one transaction, where nobody says otherwise: so
+/// that others who write wait for some 30 ms at most.
+const AT_ONCE: usize = 2048;
+
+/// What documents and rows are changed in.
+pub(crate) enum To<'a> {
+    /// A transaction that is there.
+    Txn(&'a mut dyn WriteTxn),
+    /// One after the other, each for so many paths.
+    Pieces(usize),
+}
+
+impl To<'_> {
+    /// Returns how many paths are brought in together.
+    pub(crate) fn at_once(&self) -> usize {
+        match self {
+            Self::Txn(_) => usize::MAX,
+            Self::Pieces(paths) => *paths,
         }
     }
 }
@@ -85,6 +107,7 @@ pub struct Bucket {
     /// The moments that cannot be shown because documents left out what they need.
     pub(crate) wanted: BTreeSet<(Scope, VersionVector)>,
     history: History,
+    at_once: usize,
     /// Whether a transaction failed since the store was read: it may have been committed, or not.
     is_stale: bool,
 }
@@ -107,6 +130,7 @@ impl Bucket {
             news: BTreeSet::new(),
             wanted: BTreeSet::new(),
             history: History::default(),
+            at_once: AT_ONCE,
             is_stale: true,
         };
         opened.refresh(&*txn)?;
@@ -122,6 +146,13 @@ impl Bucket {
     pub fn set_history(&mut self, history: History) {
         self.history = history;
         self.forget();
+    }
+
+    /// Sets how many changes are brought into the documents in one transaction. Of more, each transaction
+    /// takes so many paths; others show all of them together, but for what was there before the bucket
+    /// takes part.
+    pub fn set_at_once(&mut self, changes: usize) {
+        self.at_once = changes.max(1);
     }
 
     /// Returns up to where the documents hold what was committed.
@@ -161,28 +192,112 @@ impl Bucket {
         if !self.is_stale && Some(last) == self.record.gathered {
             return Ok(false);
         }
-        let txn = self.store.write(Durability::Full)?;
         let before = std::mem::take(&mut self.news);
-        let gathered = self.change(txn, |this, txn| this.gather_in(txn, now));
+        let gathered = self.gather_much(now).and_then(|()| {
+            let txn = self.store.write(Durability::Full)?;
+            self.change(txn, |this, txn| this.gather_in(txn, now))
+        });
         let is_new = !self.news.is_empty();
         self.news.extend(before);
         gathered.map(|()| is_new)
     }
 
+    /// Where much was committed, brings that into the documents in pieces, each in a transaction of its
+    /// own: nobody who writes meanwhile waits for more than one of them.
+    fn gather_much(&mut self, now: Timestamp) -> Result<()> {
+        let txn = self.store.read()?;
+        self.refresh(&*txn)?;
+        let last = txn.last_cursor()?;
+        let at_once = self.at_once;
+        // How many changes a few records of the log have need not be counted.
+        let is_little = |since: Cursor| {
+            let records = last.offset().saturating_sub(since.offset());
+            records <= (at_once / Cursor::CHANGES_PER_RECORD) as u64
+        };
+        if self.record.gathered.is_some_and(is_little) {
+            return Ok(());
+        }
+        let Some(bucket) = txn.bucket(self.bucket)? else {
+            return Ok(());
+        };
+        let branches = txn.branches(self.bucket)?;
+        let found = self.found(&*txn, &branches)?;
+        drop(txn);
+        if found.count().is_some_and(|changes| changes <= at_once) {
+            return Ok(());
+        }
+        self.collect(&mut To::Pieces(at_once), &branches, &found, now)?;
+        let txn = self.store.write(Durability::Full)?;
+        self.change(txn, |this, _| {
+            // What was committed meanwhile comes after that.
+            this.record.gathered = Some(last);
+            this.record.epoch = bucket.epoch;
+            this.record.unsettled |= found.of_branches();
+            Ok(())
+        })
+    }
+
+    fn found(&self, txn: &dyn ReadTxn, branches: &[BranchRecord]) -> Result<Found> {
+        match self.record.gathered {
+            Some(since) => Found::after(txn, self.bucket, branches, since),
+            None => Ok(Found::First),
+        }
+    }
+
     fn gather_in(&mut self, txn: &mut dyn WriteTxn, now: Timestamp) -> Result<()> {
         let branches = txn.branches(self.bucket)?;
-        let found = match self.record.gathered {
-            Some(since) => Found::after(txn, self.bucket, &branches, since)?,
-            None => Found::First,
-        };
-        self.collect(txn, &branches, &found, self.record.epoch, now)?;
+        let found = self.found(txn, &branches)?;
+        self.collect(&mut To::Txn(txn), &branches, &found, now)?;
         if found.of_branches() || self.record.unsettled {
             // A name may have become free, and a branch that nobody uses any more may go.
             let context = context(now, self.replica());
             self.record.unsettled = !self.settle(txn, &context)?;
         }
+        self.gathered_all(txn)
+    }
+
+    /// Notes that the documents have all that was committed.
+    fn gathered_all(&mut self, txn: &dyn ReadTxn) -> Result<()> {
         self.record.gathered = Some(txn.last_cursor()?);
+        if let Some(bucket) = txn.bucket(self.bucket)? {
+            self.record.epoch = bucket.epoch;
+        }
         Ok(())
+    }
+
+    /// Returns the epoch up to which all was gathered.
+    pub(crate) fn gathered_epoch(&self) -> Epoch {
+        self.record.epoch
+    }
+
+    /// Reads in a transaction that is there, or in one of its own.
+    pub(crate) fn read_in<R>(
+        &mut self,
+        to: &To<'_>,
+        read: impl FnOnce(&mut Self, &dyn ReadTxn) -> Result<R>,
+    ) -> Result<R> {
+        match to {
+            To::Txn(txn) => read(self, &**txn),
+            To::Pieces(_) => {
+                let txn = self.store.read()?;
+                read(self, &*txn)
+            }
+        }
+    }
+
+    /// Changes documents and rows in a transaction that is there, or in one of its own.
+    pub(crate) fn change_in<R>(
+        &mut self,
+        to: &mut To<'_>,
+        change: impl FnOnce(&mut Self, &mut dyn WriteTxn) -> Result<R>,
+    ) -> Result<R> {
+        match to {
+            To::Txn(txn) => change(self, &mut **txn),
+            To::Pieces(_) => {
+                let txn = self.store.write(Durability::Full)?;
+                self.change(txn, change)
+            }
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -233,9 +348,6 @@ impl Bucket {
     ) -> Result<()> {
         self.thin(txn)?;
         let scope = scope_of(self.bucket);
-        if let Some(bucket) = txn.bucket(self.bucket)? {
-            self.record.epoch = bucket.epoch;
-        }
         kept::set(txn, &scope, RECORD, &self.record)?;
         if self.scopes != *scopes {
             kept::set(txn, &scope, SCOPES, &self.scopes)?;
@@ -344,6 +456,7 @@ impl Replica for Bucket {
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
         let now = self.now;
+        self.gather_much(now)?;
         let txn = self.store.write(Durability::Full)?;
         self.change(txn, |this, txn| {
             this.gather_in(txn, now)?;
@@ -388,6 +501,7 @@ impl Replica for Bucket {
             Some(_) => Durability::Relaxed,
             None => Durability::Full,
         };
+        self.gather_much(now)?;
         let mut txn = self.store.write(durability)?;
         if let Some(taken) = self.documents(scope).keep_page(&mut *txn, page, now)? {
             txn.commit()?;
@@ -453,8 +567,7 @@ impl Bucket {
             self.record.unsettled = !self.settle(txn, &context)?;
         }
         // The documents have it already.
-        self.record.gathered = Some(txn.last_cursor()?);
-        Ok(())
+        self.gathered_all(txn)
     }
 
     pub(crate) fn publish(

@@ -12,7 +12,8 @@ use alknet_fs_core::sync::{
 };
 use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
 
-use crate::bucket::{Bucket, Shown, ShownSnapshot, context};
+use crate::branch::{Branch, Group};
+use crate::bucket::{Bucket, Shown, ShownSnapshot, To, context};
 use crate::kept;
 
 /// How many log records are read at a time.
@@ -93,6 +94,14 @@ impl Found {
         }
     }
 
+    /// Returns how many changes these are, if that is known.
+    pub(crate) fn count(&self) -> Option<usize> {
+        match self {
+            Self::First | Self::Unknown => None,
+            Self::Changes { changes, .. } => Some(changes.values().map(Vec::len).sum()),
+        }
+    }
+
     pub(crate) fn of_branches(&self) -> bool {
         match self {
             Self::First | Self::Unknown => true,
@@ -106,6 +115,7 @@ impl Found {
         &self,
         txn: &dyn ReadTxn,
         chain: &Chain,
+        documents: &Branch,
         before: Epoch,
         now: Timestamp,
     ) -> Result<(Vec<Change>, Times)> {
@@ -118,34 +128,37 @@ impl Found {
             });
             return Ok((noted.collect(), times));
         }
-        Ok((self.all_up_to(txn, chain, before)?, times))
+        Ok((self.all_up_to(txn, chain, documents, before)?, times))
     }
 
-    fn all_up_to(&self, txn: &dyn ReadTxn, chain: &Chain, before: Epoch) -> Result<Vec<Change>> {
-        let everything = || vec![Change::new(Op::Restore)];
-        match (self, chain.own_spans()) {
-            (Self::First, [span]) => {
-                let epochs = span.first.max(Epoch(before.0 + 1))..=span.last;
-                let mut changes = Vec::new();
-                let (bucket, branch) = (chain.bucket(), chain.branch());
-                txn.paths_of(
-                    bucket,
-                    branch,
-                    epochs,
-                    &TreePath::root(),
-                    &mut |parent, name| {
-                        let path = TreePath::from_stored(parent, name);
-                        changes.push(Change {
-                            path: Some(path),
-                            ..Change::new(Op::Create)
-                        });
-                        Ok(())
-                    },
-                )?;
-                Ok(changes)
-            }
-            _ => Ok(everything()),
+    /// Returns the paths at which a branch may hold something else than the registers say, where nobody
+    /// knows what changed since an epoch.
+    fn all_up_to(
+        &self,
+        txn: &dyn ReadTxn,
+        chain: &Chain,
+        documents: &Branch,
+        before: Epoch,
+    ) -> Result<Vec<Change>> {
+        let spans = chain.own_spans();
+        let (mut paths, since) = match (self, spans) {
+            // Of all before no path can be gone.
+            (Self::First, [_]) => (BTreeSet::new(), Epoch(before.0 + 1)),
+            _ => (documents.paths(txn)?, Epoch(0)),
+        };
+        for span in spans {
+            let epochs = span.first.max(since)..=span.last;
+            let (bucket, branch, root) = (chain.bucket(), span.branch, TreePath::root());
+            txn.paths_of(bucket, branch, epochs, &root, &mut |parent, name| {
+                paths.insert(TreePath::from_stored(parent, name));
+                Ok(())
+            })?;
         }
+        let changes = paths.into_iter().map(|path| Change {
+            path: Some(path),
+            ..Change::new(Op::Create)
+        });
+        Ok(changes.collect())
     }
 }
 
@@ -163,13 +176,12 @@ struct Round<'a> {
 
 impl Bucket {
     /// Brings into the documents what was found. Points in time that snapshots or forks show come
-    /// first, one after the other, and then the present.
+    /// first, one after the other, and then the present. What changes between transactions is found later.
     pub(crate) fn collect(
         &mut self,
-        txn: &mut dyn WriteTxn,
+        to: &mut To<'_>,
         branches: &[BranchRecord],
         found: &Found,
-        since: Epoch,
         now: Timestamp,
     ) -> Result<()> {
         let mut round = Round {
@@ -188,65 +200,125 @@ impl Bucket {
         };
         if found.of_branches() {
             // Whoever hears of a branch first can show what follows at once.
-            self.add_scopes(txn, &mut round)?;
-            for (epoch, branch) in pins(txn, branches, since)? {
-                self.collect_moment(txn, &mut round, branch, epoch)?;
-                self.add_scopes(txn, &mut round)?;
+            let since = self.gathered_epoch();
+            let pins = self.round_in(to, &mut round, |this, txn, round| {
+                this.add_scopes(txn, round)?;
+                pins(txn, branches, since)
+            })?;
+            for (epoch, branch) in pins {
+                self.collect_moment(to, &mut round, branch, epoch)?;
             }
-            self.tell(txn, &mut round)?;
+            self.round_in(to, &mut round, |this, txn, round| this.tell(txn, round))?;
         }
         for branch in branches {
-            let chain = match found {
-                Found::Changes { changes, .. } if !changes.contains_key(&branch.id) => continue,
-                _ => Chain::load(txn, branch.id, None)?,
-            };
-            self.collect_branch(txn, &mut round, &chain)?;
+            if let Found::Changes { changes, .. } = found
+                && !changes.contains_key(&branch.id)
+            {
+                continue;
+            }
+            self.collect_branch(to, &mut round, branch.id, None)?;
         }
-        self.set_clock(&round.clock);
         Ok(())
     }
 
+    /// Does a part of a round in one transaction.
+    fn round_in<'r, R>(
+        &mut self,
+        to: &mut To<'_>,
+        round: &mut Round<'r>,
+        work: impl FnOnce(&mut Self, &mut dyn WriteTxn, &mut Round<'r>) -> Result<R>,
+    ) -> Result<R> {
+        self.change_in(to, |this, txn| {
+            let done = work(this, txn, round)?;
+            this.set_clock(&round.clock);
+            Ok(done)
+        })
+    }
+
+    /// Collects what a branch shows, or showed at the end of an epoch.
     fn collect_branch(
         &mut self,
-        txn: &mut dyn WriteTxn,
+        to: &mut To<'_>,
         round: &mut Round<'_>,
-        chain: &Chain,
+        branch: BranchId,
+        at: Option<Epoch>,
     ) -> Result<()> {
-        let scope = self.scope_of(chain.branch())?;
-        let before = round
-            .before
-            .get(&chain.branch())
-            .copied()
-            .unwrap_or(Epoch(0));
-        let (changes, times) = round.found.up_to(txn, chain, before, round.now)?;
         // What was there before it takes part need not come at once.
         let grouped = matches!(round.found, Found::Changes { .. });
-        let (clock, now) = (&mut round.clock, round.now);
-        let documents = self.documents(scope);
-        let gathered = documents.gather(txn, chain, &changes, grouped, clock, &times)?;
-        if gathered.cuts > 0 {
-            self.news.insert(scope);
+        let listed = self.read_in(to, |this, txn| {
+            if txn.branch(branch)?.is_none() {
+                return Ok(None);
+            }
+            let chain = Chain::load(txn, branch, at)?;
+            let before = round.before.get(&branch).copied().unwrap_or(Epoch(0));
+            let documents = this.documents(this.scope_of(branch)?);
+            let listed = round.found.up_to(txn, &chain, documents, before, round.now)?;
+            Ok(Some(listed))
+        })?;
+        let Some((changes, times)) = listed else {
+            return Ok(());
+        };
+        let mut rest = &changes[..];
+        loop {
+            let (these, later) = rest.split_at(rest.len().min(to.at_once()));
+            let group = match (grouped, later.is_empty()) {
+                (true, false) => Group::GoesOn,
+                (true, true) => Group::Ends,
+                (false, _) => Group::None,
+            };
+            self.round_in(to, round, |this, txn, round| {
+                if txn.branch(branch)?.is_none() {
+                    return Ok(());
+                }
+                let chain = Chain::load(txn, branch, at)?;
+                let scope = this.scope_of(branch)?;
+                let (clock, now) = (&mut round.clock, round.now);
+                let documents = this.documents(scope);
+                let gathered = documents.gather(txn, &chain, these, group, clock, &times)?;
+                if gathered.cuts > 0 {
+                    this.news.insert(scope);
+                }
+                let context = context(now, this.replica());
+                this.publish(txn, chain.branch_name(), gathered.changes, &context)
+            })?;
+            rest = later;
+            if rest.is_empty() {
+                return Ok(());
+            }
         }
-        let context = context(now, self.replica());
-        self.publish(txn, chain.branch_name(), gathered.changes, &context)
     }
 
     /// Collects what a branch showed at the end of an epoch, and notes which cuts that are.
     fn collect_moment(
         &mut self,
-        txn: &mut dyn WriteTxn,
+        to: &mut To<'_>,
         round: &mut Round<'_>,
         branch: BranchId,
         epoch: Epoch,
     ) -> Result<()> {
-        let chain = Chain::load(txn, branch, Some(epoch))?;
-        for id in chain.live_branches().0.into_iter().rev() {
-            let chain = Chain::load(txn, id, Some(epoch))?;
-            self.collect_branch(txn, round, &chain)?;
+        let live = self.read_in(to, |_, txn| match txn.branch(branch)? {
+            Some(_) => Ok(Chain::load(txn, branch, Some(epoch))?.live_branches().0),
+            None => Ok(Vec::new()),
+        })?;
+        if live.is_empty() {
+            return Ok(());
+        }
+        for id in live.into_iter().rev() {
+            self.collect_branch(to, round, id, Some(epoch))?;
             round.before.insert(id, epoch);
         }
-        let scope = self.scope_of(branch)?;
-        match self.moment_of(txn, &chain)? {
+        self.round_in(to, round, |this, txn, round| {
+            if txn.branch(branch)?.is_some() {
+                let chain = Chain::load(txn, branch, Some(epoch))?;
+                this.note_moment(txn, &chain, epoch)?;
+            }
+            this.add_scopes(txn, round)
+        })
+    }
+
+    fn note_moment(&mut self, txn: &mut dyn WriteTxn, chain: &Chain, epoch: Epoch) -> Result<()> {
+        let scope = self.scope_of(chain.branch())?;
+        match self.moment_of(txn, chain)? {
             Some(moment) => self.keep_moment(txn, scope, epoch, &moment),
             None => Ok(()),
         }

@@ -15,6 +15,6 @@ mod pages;
 mod settle;
 mod thin;
 
-pub use branch::{Applied, Branch, Gathered, History, Written};
+pub use branch::{Applied, Branch, Gathered, Group, History, Written};
 pub use bucket::Bucket;
 pub use document::{Document, SHARDS, Share, shard};

@@ -23,6 +23,7 @@ struct Node {
     number: BucketId,
     bucket: Bucket,
     history: History,
+    at_once: usize,
 }
 
 /// What one says to another, and what is on its way there.
@@ -67,12 +68,16 @@ impl Node {
             },
         };
         bucket.set_history(history);
+        // Some bring little into the documents at once.
+        let at_once = if rng.bool() { 1000 } else { rng.usize(1..4) };
+        bucket.set_at_once(at_once);
         bucket.gather(Timestamp(9)).unwrap();
         Self {
             store,
             number,
             bucket,
             history,
+            at_once,
         }
     }
 }
@@ -157,6 +162,7 @@ impl Network {
             node.bucket = Bucket::open(Arc::clone(&node.store), node.number, other).unwrap();
             assert_eq!(node.bucket.replica(), replica);
             node.bucket.set_history(node.history);
+            node.bucket.set_at_once(node.at_once);
         } else {
             self.nodes[node].bucket.forget_documents();
         }

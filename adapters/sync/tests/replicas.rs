@@ -12,7 +12,7 @@ use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, LineBase, Store, WriteTxn};
 use alknet_fs_core::sync::{Clock, Cut, ReplicaId, Scope, Times, VersionVector};
 use alknet_fs_core::{Change, Commit, Cursor, Timestamp};
-use alknet_fs_sync::{Branch, History};
+use alknet_fs_sync::{Branch, Group, History};
 use common::BRANCHES;
 use fastrand::Rng;
 
@@ -72,7 +72,7 @@ impl Node {
             });
             let changes: Vec<Change> = noted.collect();
             documents
-                .gather(txn, &chain, &changes, true, &mut self.clock, &times)
+                .gather(txn, &chain, &changes, Group::Ends, &mut self.clock, &times)
                 .unwrap();
         }
     }

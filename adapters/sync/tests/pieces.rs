@@ -1,0 +1,220 @@
+//! Much that was committed comes into the documents in several transactions: others commit between
+//! them, and it is one change to those who are told of it.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alknet_fs_core::branch;
+use alknet_fs_core::chain::Chain;
+use alknet_fs_core::edit::{Context, Editor, SetAttrs};
+use alknet_fs_core::memory::MemoryStore;
+use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Retention, Store, WriteTxn};
+use alknet_fs_core::sync::{Cut, Replica, ReplicaId, Scope, VersionVector};
+use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
+use alknet_fs_sync::Bucket;
+
+const AT_ONCE: usize = 8;
+const FILES: usize = 100;
+
+/// A store that calls somebody before each transaction that writes.
+struct Watched<F> {
+    store: MemoryStore,
+    before: F,
+    writes: AtomicUsize,
+}
+
+impl<F: Fn(&MemoryStore, usize) -> Result<()> + Send + Sync> Watched<F> {
+    fn new(before: F) -> Arc<Self> {
+        Arc::new(Self {
+            store: MemoryStore::default(),
+            before,
+            writes: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl<F: Fn(&MemoryStore, usize) -> Result<()> + Send + Sync> Store for Watched<F> {
+    fn read(&self) -> Result<Box<dyn ReadTxn>> {
+        self.store.read()
+    }
+
+    fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>> {
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        (self.before)(&self.store, number)?;
+        self.store.write(durability)
+    }
+
+    fn wait_for_commit(&self, seen: u64, timeout: Duration) -> Result<u64> {
+        self.store.wait_for_commit(seen, timeout)
+    }
+}
+
+fn edit(store: &dyn Store, edit: impl FnOnce(&mut Editor<'_>) -> Result<()>) {
+    let mut txn = store.write(Durability::Full).unwrap();
+    let bucket = txn.buckets().unwrap()[0].id;
+    let main = branch::branch(&*txn, bucket, "main").unwrap().id;
+    let chain = Chain::load(&*txn, main, None).unwrap();
+    let context = Context {
+        now: Timestamp(5),
+        author: "test".to_owned(),
+        uid: 0,
+        gid: 0,
+    };
+    let mut editor = Editor::new(&mut *txn, &chain, context);
+    edit(&mut editor).unwrap();
+    editor.finish(None).unwrap();
+    txn.commit().unwrap();
+}
+
+fn path(n: usize) -> TreePath {
+    format!("/{:02}/{n:03}", n % 7).parse().unwrap()
+}
+
+/// Commits files, all together.
+fn add_files(store: &dyn Store, files: std::ops::Range<usize>) {
+    let set = SetAttrs::default();
+    edit(store, |editor| {
+        for n in files {
+            editor.mkdir_all(&path(n).parent().unwrap(), &set)?;
+            editor.symlink(&path(n), "target", &set)?;
+        }
+        Ok(())
+    });
+}
+
+fn open(store: &Arc<impl Store + 'static>, n: u8) -> (Bucket, BucketId, BranchId) {
+    let number = store.read().unwrap().buckets().unwrap()[0].id;
+    let store: Arc<dyn Store> = Arc::clone(store) as _;
+    let main = branch::branch(&*store.read().unwrap(), number, "main");
+    let mut bucket = Bucket::open(store, number, ReplicaId([n; 16])).unwrap();
+    bucket.set_at_once(AT_ONCE);
+    (bucket, number, main.unwrap().id)
+}
+
+fn all_cuts(bucket: &Bucket) -> Vec<Cut> {
+    let nothing = VersionVector::new();
+    let scope = Scope::of_first_branch();
+    bucket.cuts_after(scope, &nothing, usize::MAX).unwrap()
+}
+
+fn files(store: &dyn Store, branch: BranchId) -> usize {
+    common::shown(store, branch).len()
+}
+
+/// Returns what another bucket shows after each cut, and at the end.
+fn told(cuts: &[Cut]) -> (Vec<usize>, common::Tree) {
+    let store = Arc::new(MemoryStore::default());
+    common::make_empty(&*store);
+    let (mut bucket, _, main) = open(&store, 2);
+    bucket.gather(Timestamp(9)).unwrap();
+    let before = files(&*store, main);
+    let mut shown = Vec::new();
+    for cut in cuts {
+        let scope = Scope::of_first_branch();
+        bucket.apply(scope, std::slice::from_ref(cut)).unwrap();
+        shown.push(files(&*store, main) - before);
+    }
+    (shown, common::shown(&*store, main))
+}
+
+#[test]
+fn one_commit_is_one_change_for_others() {
+    let store = Watched::new(|_, _| Ok(()));
+    common::make_empty(&*store);
+    let (mut bucket, _, main) = open(&store, 1);
+    bucket.gather(Timestamp(8)).unwrap();
+    let known = all_cuts(&bucket).len();
+    let before = files(&*store, main);
+    add_files(&*store, 0..FILES);
+    store.writes.store(0, Ordering::Relaxed);
+    assert!(bucket.gather(Timestamp(9)).unwrap());
+
+    let pieces = store.writes.load(Ordering::Relaxed);
+    assert!(pieces > FILES / AT_ONCE, "{pieces} transactions");
+    let (shown, tree) = told(&all_cuts(&bucket));
+    let (last, others) = shown[known..].split_last().unwrap();
+    assert!(others.len() >= FILES / AT_ONCE && others.iter().all(|n| *n == 0));
+    assert_eq!(*last, files(&*store, main) - before);
+    assert_eq!(tree, common::shown(&*store, main));
+}
+
+#[test]
+fn what_was_there_before_comes_in_pieces() {
+    let store = Watched::new(|_, _| Ok(()));
+    common::make_empty(&*store);
+    add_files(&*store, 0..FILES);
+    let (mut bucket, _, main) = open(&store, 1);
+    bucket.gather(Timestamp(9)).unwrap();
+
+    let (shown, tree) = told(&all_cuts(&bucket));
+    assert!(shown.windows(2).filter(|two| two[0] < two[1]).count() >= FILES / AT_ONCE);
+    assert_eq!(tree, common::shown(&*store, main));
+}
+
+#[test]
+fn what_is_committed_between_pieces_is_not_lost() {
+    let set = SetAttrs::default();
+    // The first time all is new, then much is, and at last nobody knows what is.
+    for how in 0..3 {
+        let store = Watched::new(|store: &MemoryStore, number| {
+            if (3..9).contains(&number) {
+                edit(store, |editor| {
+                    editor.unlink(&path(number))?;
+                    editor.unlink(&path(FILES - number))?;
+                    let new = format!("/{:02}/new-{number}", number % 7).parse()?;
+                    editor.symlink(&new, "other", &SetAttrs::default())
+                });
+            }
+            Ok(())
+        });
+        common::make_empty(&store.store);
+        let (mut bucket, number, main) = open(&store, 1);
+        if how > 0 {
+            store.writes.store(100, Ordering::Relaxed);
+            bucket.gather(Timestamp(8)).unwrap();
+        }
+        add_files(&store.store, 0..FILES);
+        edit(&store.store, |editor| editor.mkdir(&"/empty".parse()?, &set));
+        if how > 1 {
+            let keep = Retention {
+                at_most: Some(0),
+                ..Retention::default()
+            };
+            let mut txn = store.store.write(Durability::Full).unwrap();
+            txn.prune_events(number, &keep).unwrap();
+            txn.commit().unwrap();
+        }
+        store.writes.store(0, Ordering::Relaxed);
+        bucket.gather(Timestamp(9)).unwrap();
+
+        assert!(store.writes.load(Ordering::Relaxed) > 9);
+        assert_eq!(told(&all_cuts(&bucket)).1, common::shown(&*store, main));
+    }
+}
+
+#[test]
+fn who_ended_between_two_pieces_goes_on_with_them() {
+    for (how, at) in (0..2).flat_map(|how| (0..12).map(move |at| (how, at))) {
+        let store = Watched::new(move |_: &MemoryStore, number| match number == at {
+            true => Err(ErrorKind::Io.into()),
+            false => Ok(()),
+        });
+        common::make_empty(&store.store);
+        let (mut bucket, _, main) = open(&store, 1);
+        if how > 0 {
+            store.writes.store(100, Ordering::Relaxed);
+            bucket.gather(Timestamp(8)).unwrap();
+        }
+        add_files(&store.store, 0..FILES);
+        store.writes.store(0, Ordering::Relaxed);
+        assert!(bucket.gather(Timestamp(9)).is_err());
+
+        let mut bucket = open(&store, 3).0;
+        bucket.gather(Timestamp(10)).unwrap();
+        assert_eq!(told(&all_cuts(&bucket)).1, common::shown(&*store, main));
+    }
+}
