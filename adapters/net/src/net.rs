@@ -1,5 +1,6 @@
 //! The running node: its endpoint, its connections and its conversations.
 
+mod blame;
 mod circle;
 mod swarm;
 
@@ -43,6 +44,7 @@ use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
 use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome, Word};
+pub(crate) use blame::Blame;
 use circle::{Circle, Exchange};
 use swarm::{Callers, Swarm};
 
@@ -204,6 +206,9 @@ struct Inner {
     swarm: Option<Swarm>,
     links: Mutex<BTreeMap<LinkKey, LinkState>>,
     strangers: Arc<Semaphore>,
+    /// What was said in the log of what peers did wrong, and of what else they brought about.
+    blame: Arc<Blame>,
+    remarks: Arc<Blame>,
     stop: CancellationToken,
     tasks: TaskTracker,
     next: AtomicU64,
@@ -298,7 +303,8 @@ impl Net {
             };
             blocking(load).await?
         };
-        let gate = Gate::default();
+        let (blame, remarks) = (Arc::default(), Arc::<Blame>::default());
+        let gate = Gate::new(Arc::clone(&remarks));
         let endpoint = bind(key, options, records.port, &gate).await?;
         let swarm = options.gossip.then(|| Swarm::new(&endpoint, gate));
         let inner = Arc::new(Inner {
@@ -319,6 +325,8 @@ impl Net {
             swarm,
             links: Mutex::new(links_of(told)),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
+            blame,
+            remarks,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             next: AtomicU64::new(1),
@@ -1006,7 +1014,7 @@ impl Inner {
         let peer = connection.remote_id();
         while let Ok(mut recv) = connection.accept_uni().await {
             let Ok(Some(word)) = timeout(GREETING, Word::read(&mut recv)).await else {
-                tracing::info!(peer = %self.call(peer), "it said nonsense");
+                self.blame(peer, "it said nonsense");
                 let _ = recv.stop(Code::Protocol.into());
                 continue;
             };
@@ -1050,7 +1058,7 @@ impl Inner {
             match Arc::clone(&self.strangers).try_acquire_owned() {
                 Ok(permit) => stranger = Some(permit),
                 Err(_) => {
-                    tracing::warn!(peer = %peer.fmt_short(), "too many unknown nodes connect");
+                    self.blame(peer, "too many unknown nodes connect");
                     connection.close(Code::Stopping.into(), b"too many connections");
                     return;
                 }
@@ -1080,7 +1088,7 @@ impl Inner {
                     }
                 }
                 () = &mut patience, if stranger.is_some() => {
-                    tracing::info!(peer = %peer.fmt_short(), "an unknown node was not let in in time");
+                    self.blame(peer, "an unknown node was not let in in time");
                     connection.close(Code::Protocol.into(), b"nothing was asked for in time");
                     return;
                 }
@@ -1125,17 +1133,22 @@ impl Inner {
                 Err(refusal) => refusal,
             },
             Ok(Err(lost)) => {
-                tracing::info!(peer = %self.call(peer), "a stream began with nonsense: {lost}");
+                match lost {
+                    Lost::Malformed(_) => {
+                        self.blame(peer, format_args!("a stream began with nonsense: {lost}"));
+                    }
+                    _ => self.remark(peer, format_args!("a stream did not begin: {lost}")),
+                }
                 return end(&mut send, &mut recv, Code::Protocol);
             }
             Err(_) => {
-                tracing::info!(peer = %self.call(peer), "a stream did not say what it is for");
+                self.blame(peer, "a stream did not say what it is for");
                 return end(&mut send, &mut recv, Code::Protocol);
             }
         };
         match refusal {
             Refusal::Busy => tracing::debug!(peer = %self.call(peer), "a peer is to ask later"),
-            _ => tracing::warn!(peer = %self.call(peer), reason = ?refusal, "a peer was refused"),
+            _ => self.blame(peer, format_args!("a peer was refused: {refusal:?}")),
         }
         let answer = Answer::Refused {
             reason: refusal,
@@ -1547,7 +1560,7 @@ impl Inner {
         }
         self.begun.send_modify(|count| *count += 1);
         stir(&self.stirred);
-        tracing::info!(peer = %self.call(key.0), bucket = %key.1, "conversation begins");
+        self.remark(key.0, format_args!("conversation begins, about {}", key.1));
         let _closed = Closed {
             inner: self,
             driver: &driver,
@@ -1608,6 +1621,7 @@ impl Inner {
     /// Keeps and logs how a conversation ended, for which a peer was asked `by` a grant.
     fn note(&self, key: LinkKey, by: Option<GrantId>, outcome: Outcome) {
         let peer = self.call(key.0);
+        let ended = |why: &dyn std::fmt::Display| format!("conversation ended: {why}");
         let is_refused = match &outcome {
             Outcome::Refused(refusal) => refusal.is_final(),
             Outcome::Lost(Lost::Ended(Some(code))) => {
@@ -1617,7 +1631,7 @@ impl Inner {
         };
         let trouble = match outcome {
             Outcome::Over(code @ (Code::Revoked | Code::Expired)) => {
-                tracing::info!(%peer, "conversation ended: {code}");
+                self.remark(key.0, ended(&code));
                 Some(match code {
                     Code::Revoked => "the grant was revoked".to_owned(),
                     _ => "the grant has expired".to_owned(),
@@ -1625,15 +1639,15 @@ impl Inner {
             }
             Outcome::Over(_) => None,
             Outcome::Failed(e) => {
-                tracing::warn!(%peer, "conversation ended: {e}");
+                self.blame(key.0, ended(&e));
                 Some(e.to_string())
             }
             Outcome::Lost(lost) => {
                 let quiet = matches!(lost, Lost::Connection(_) | Lost::Ended(None))
                     || matches!(&lost, Lost::Ended(Some(code)) if code.is_prompt());
                 match quiet {
-                    true => tracing::info!(%peer, "conversation ended: {lost}"),
-                    false => tracing::warn!(%peer, "conversation ended: {lost}"),
+                    true => self.remark(key.0, ended(&lost)),
+                    false => self.blame(key.0, ended(&lost)),
                 }
                 Some(format!("{peer}: {lost}"))
             }
@@ -1641,7 +1655,7 @@ impl Inner {
                 match key.2 {
                     // Others may do, and who was let in just now is not known everywhere.
                     Role::Member => tracing::debug!(%peer, "not let in: {refusal}"),
-                    _ => tracing::warn!(%peer, "not let in: {refusal}"),
+                    _ => self.blame(key.0, format_args!("not let in: {refusal}")),
                 }
                 Some(format!("{peer} does not let this node in: {refusal}"))
             }

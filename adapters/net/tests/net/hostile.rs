@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use crate::common::{Node, now, offer};
@@ -957,25 +957,37 @@ impl io::Write for Log {
     }
 }
 
+/// Keeps what is logged from here on.
+fn keep_log() {
+    static KEPT: Once = Once::new();
+    KEPT.call_once(|| {
+        let logging = tracing_subscriber::fmt().with_ansi(false);
+        let logging = logging.with_max_level(tracing::Level::INFO);
+        logging.with_writer(|| Log).init();
+    });
+}
+
+/// The lines of the log that say something of somebody.
+fn log_of(stranger: &Stranger) -> Vec<String> {
+    let who = stranger.endpoint.id().fmt_short().to_string();
+    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    let of_them = log.lines().filter(|line| line.contains(&who));
+    of_them.map(ToOwned::to_owned).collect()
+}
+
 /// Waits until a line of the log has some words, and says of whom.
 async fn logged(stranger: &Stranger, words: &[&str]) {
-    let who = stranger.endpoint.id().fmt_short().to_string();
-    let what = format!("{words:?} of {who} in the log");
+    let what = format!("{words:?} of {} in the log", stranger.endpoint.id());
     crate::common::until(&what, async || {
-        let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
-        let of_them = |line: &&str| line.contains(&who);
-        log.lines()
-            .filter(of_them)
-            .any(|line| words.iter().all(|word| line.contains(word)))
+        let has_all = |line: &String| words.iter().all(|word| line.contains(word));
+        log_of(stranger).iter().any(has_all)
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_logged_with_who_it_was() {
-    let logging = tracing_subscriber::fmt().with_ansi(false);
-    let logging = logging.with_max_level(tracing::Level::WARN);
-    logging.with_writer(|| Log).init();
+    keep_log();
     let (node, bucket) = node().await;
     let past = Offer {
         expires: Some(Timestamp(now().0 - 1)),
@@ -1018,5 +1030,74 @@ async fn what_is_refused_is_logged_with_who_it_was() {
         &["WARN", "conversation ended", "grant does not allow"],
     )
     .await;
+
+    let short = |length: usize| u32::try_from(length).unwrap().to_le_bytes();
+    let long = stranger().await;
+    assert_eq!(long.say(&vec![1; 4097]).await, Err(PROTOCOL));
+    logged(&long, &["WARN", "began with nonsense", "longest length"]).await;
+
+    let noise = (stranger().await, vec![3, 0, 0, 0, 1, 77, 77]);
+    let endless = (stranger().await, short(MAX_FRAME + 1).to_vec());
+    let ended = "conversation ended";
+    for ((peer, said), why) in [(noise, "does not decode"), (endless, "longest length")] {
+        let (_conn, mut send, mut recv) = peer.welcomed(&reader).await;
+        send.write_all(&said).await.unwrap();
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+        logged(&peer, &["WARN", ended, why]).await;
+    }
+
+    let talker = stranger().await;
+    let (conn, _send, _recv) = talker.welcomed(&reader).await;
+    tell(&conn, &[1, 9, 9]).await;
+    logged(&talker, &["WARN", "it said nonsense"]).await;
+    for _ in 0..70 {
+        tell(&conn, &members(reader.bucket, &[])).await;
+    }
+    logged(&talker, &["WARN", "it says too much of members"]).await;
+    let talker = stranger().await;
+    let (conn, _send, _recv) = talker.welcomed(&reader).await;
+    let of = SecretKey::generate();
+    let forged = statement(node.id(), &of, reader.bucket, of.public(), None, now());
+    tell(&conn, &members(reader.bucket, &[forged])).await;
+    logged(&talker, &["WARN", "what nobody stated"]).await;
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_wrong_all_the_time_does_not_fill_the_log() {
+    keep_log();
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Read));
+    let begun = Instant::now();
+    let noisy = Stranger::new(node.net().addr()).await;
+    let conn = noisy.connect().await;
+    for _ in 0..200 {
+        let (mut send, mut recv) = conn.open_bi().await.unwrap();
+        say(&mut send, &[1]).await;
+        assert_eq!(hear(&mut recv).await.unwrap()[..3], [1, 1, MALFORMED]);
+    }
+    // One that is let in is no better: it begins again and again, and says nonsense each time.
+    let known = Stranger::new(node.net().addr()).await;
+    let (conn, ..) = known.welcomed(&ticket).await;
+    for _ in 0..100 {
+        let (mut send, mut recv) = conn.open_bi().await.unwrap();
+        say(&mut send, &hello(1, &[1], ticket.bucket, None)).await;
+        assert_eq!(hear(&mut recv).await.unwrap()[..2], [1, 0], "welcome");
+        say(&mut send, &[9]).await;
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    }
+    // Others are heard of at once.
+    let other = Stranger::new(node.net().addr()).await;
+    assert_eq!(other.refused(&[1]).await, MALFORMED);
+    logged(&other, &["WARN", "Malformed"]).await;
+    let later = usize::try_from(begun.elapsed().as_secs() / 30).unwrap();
+    let warnings = |peer: &Stranger| {
+        let lines = log_of(peer).into_iter();
+        lines.filter(|line| line.contains("WARN")).count()
+    };
+    for peer in [&noisy, &known] {
+        assert!((1..=8 + later).contains(&warnings(peer)));
+        assert!(log_of(peer).len() <= 2 * (8 + later));
+    }
     still_works(&node, bucket).await;
 }
