@@ -1406,7 +1406,10 @@ impl Inner {
         let welcome = match timeout(DIALLING, greeting).await {
             Ok(Ok(Answer::Welcome(welcome))) => welcome,
             Ok(Ok(Answer::Refused { reason, .. })) => return Outcome::Refused(reason),
-            Ok(Err(Greeting::Lost(lost))) => return Outcome::Lost(lost),
+            Ok(Err(Greeting::Lost(lost))) => {
+                end(&mut send, &mut recv, Code::Protocol);
+                return Outcome::Lost(lost);
+            }
             Ok(Err(Greeting::Version)) => return Outcome::Refused(Refusal::Version),
             Ok(Err(Greeting::Malformed)) => return nonsense(&mut send, &mut recv),
             Err(_) => {

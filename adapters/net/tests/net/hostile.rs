@@ -1,5 +1,6 @@
 //! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
 
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
@@ -8,9 +9,12 @@ use std::time::{Duration, Instant};
 use crate::common::{Node, now, offer};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
-use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector, Want};
+use alknet_fs_core::sync::{
+    Cut, Frame, MAX_FRAME, MAX_SCOPES, Replica as _, ReplicaId, Scope, VersionVector, Want,
+};
 use alknet_fs_net::Ticket;
 use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, EndpointId, Offer, Records, SecretKey};
+use alknet_fs_sync::Bucket;
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ROOT};
 use iroh::Endpoint;
@@ -458,6 +462,373 @@ async fn who_may_only_read_and_writes_is_refused() {
     let trouble = links[0].trouble.as_deref().unwrap();
     assert!(trouble.contains("grant does not allow"), "{trouble}");
     still_works(&node, bucket).await;
+}
+
+/// A store of its own with a bucket that has the same branches, and what a peer says from there.
+struct Replica {
+    node: Node,
+    bucket: alknet_fs_core::store::BucketId,
+    documents: Bucket,
+}
+
+impl Replica {
+    async fn new(forks: &[&str]) -> Self {
+        let node = Node::start().await;
+        let bucket = node.bucket("work");
+        for fork in forks {
+            node.fork(bucket, fork);
+        }
+        let documents = Bucket::open(Arc::clone(&node.store), bucket, ReplicaId([0x5a; 16]));
+        Self {
+            documents: documents.unwrap(),
+            bucket,
+            node,
+        }
+    }
+
+    /// Writes something; returns the scope, and all cuts of it.
+    fn write(&mut self, branch: &str, path: &str) -> (Scope, Vec<Cut>) {
+        self.node.write(self.bucket, branch, path);
+        self.documents.gather(now()).unwrap();
+        let id = self.node.branch(self.bucket, branch);
+        let mut scopes = self.documents.scopes();
+        let (scope, _) = scopes.find(|(_, branch)| *branch == Some(id)).unwrap();
+        drop(scopes);
+        let nothing = VersionVector::new();
+        let cuts = self.documents.cuts_after(scope, &nothing, usize::MAX);
+        (scope, cuts.unwrap())
+    }
+}
+
+/// Sends a frame to a node that refuses it.
+async fn is_refused(stranger: &Stranger, ticket: &Ticket, frame: &Frame) {
+    let (_conn, mut send, mut recv) = stranger.welcomed(ticket).await;
+    say(&mut send, &frame.encode()).await;
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL, "{frame:?}");
+}
+
+/// The first and last page of what a scope holds, with nothing in it.
+fn page_of(scope: Scope) -> Frame {
+    Frame::State {
+        scope,
+        from: Vec::new(),
+        next: None,
+        pause: true,
+        page: vec![0],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_one_branch_gets_and_changes_no_other() {
+    let (node, bucket) = node().await;
+    let forks = ["shown", "hidden"];
+    forks.map(|fork| node.fork(bucket, fork));
+    node.write(bucket, "shown", "/given");
+    node.write(bucket, "hidden", "/secret");
+    let part = Offer {
+        branches: vec!["shown".to_owned()],
+        ..offer(Access::Write)
+    };
+    let ticket = node.share(bucket, part);
+    let mut replica = Replica::new(&forks).await;
+    let (main, main_cuts) = replica.write("main", "/into-main");
+    let (shown, shown_cuts) = replica.write("shown", "/into-shown");
+    let (hidden, hidden_cuts) = replica.write("hidden", "/into-hidden");
+    let stranger = Stranger::new(node.net().addr()).await;
+    let tells = |bytes: &[u8]| {
+        let of_it = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
+        of_it(&hidden.0) || of_it(b"secret")
+    };
+    let answer = stranger.say(&hello(1, &[1], ticket.bucket, Some(&ticket)));
+    let answer = answer.await.unwrap();
+    assert!(answer.windows(16).any(|part| part == shown.0) && !tells(&answer));
+
+    // It asks for all that it can think of.
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    let nothing = VersionVector::new();
+    let unknown = Scope([0x42; 16]);
+    let wants = |scope| {
+        [
+            Want::Moment(nothing.clone()),
+            Want::From(replica.documents.first_page(hidden).unwrap()),
+        ]
+        .map(|what| Frame::Want { scope, what })
+    };
+    let asks = [
+        Frame::Digests {
+            from: Scope::FIRST,
+            to: Scope::LAST,
+            digests: Vec::new(),
+        },
+        Frame::Vectors {
+            vectors: vec![(hidden, nothing.clone())],
+            answer: true,
+        },
+    ];
+    for ask in asks.iter().chain(&wants(hidden)).chain(&wants(unknown)) {
+        say(&mut send, &ask.encode()).await;
+    }
+    let (mut got, mut refused) = (HashSet::new(), HashSet::new());
+    let mut hears = async |recv: &mut RecvStream| {
+        let hear = tokio::time::timeout(Duration::from_secs(20), hear(recv));
+        let frame = Frame::decode(&hear.await.expect("an answer").unwrap()).unwrap();
+        match &frame {
+            Frame::Cuts { scope, .. } => drop(got.insert(*scope)),
+            Frame::State { scope, next, page, .. } if next.is_none() && page.is_empty() => {
+                refused.insert(*scope);
+                return (frame, got.len(), refused.len());
+            }
+            _ => {}
+        }
+        assert!(!tells(&frame.encode()), "{frame:?}");
+        (frame, got.len(), refused.len())
+    };
+    // What is there and what is not is refused alike.
+    while !matches!(hears(&mut recv).await, (_, 2, 2)) {}
+    let summary = Frame::Summary {
+        digest: [0; 16],
+        answer: true,
+    };
+    say(&mut send, &summary.encode()).await;
+    while !matches!(hears(&mut recv).await, (Frame::Digests { .. }, ..)) {}
+    assert_eq!(got, HashSet::from([main, shown]));
+    assert_eq!(refused, HashSet::from([hidden, unknown]));
+    drop((send, recv));
+
+    // It writes where it may not: in another branch, in that which it may only read, and in none.
+    let cuts = |scope, cuts: &[Cut]| {
+        let cuts = cuts.to_vec();
+        Frame::Cuts { scope, cuts }
+    };
+    for frame in [
+        cuts(hidden, &hidden_cuts),
+        cuts(main, &main_cuts),
+        cuts(unknown, &hidden_cuts),
+        page_of(hidden),
+        page_of(main),
+    ] {
+        is_refused(&stranger, &ticket, &frame).await;
+    }
+    let shows = |branch| node.paths(bucket, branch);
+    assert_eq!(shows("main"), ["/here"]);
+    assert_eq!(shows("shown"), ["/given", "/here"]);
+    assert_eq!(shows("hidden"), ["/here", "/secret"]);
+    // All of it would count where it may.
+    let (_conn, mut send, _recv) = stranger.welcomed(&ticket).await;
+    say(&mut send, &cuts(shown, &shown_cuts).encode()).await;
+    node.shows(bucket, "shown", &["/given", "/here", "/into-shown"])
+        .await;
+    assert_eq!(shows("hidden"), ["/here", "/secret"]);
+    let whole = node.share(bucket, offer(Access::Write));
+    let writer = Stranger::new(node.net().addr()).await;
+    let (_conn, mut send, _recv) = writer.welcomed(&whole).await;
+    say(&mut send, &cuts(main, &main_cuts).encode()).await;
+    say(&mut send, &cuts(hidden, &hidden_cuts).encode()).await;
+    let all = ["/here", "/into-hidden", "/into-main", "/secret"];
+    node.shows(bucket, "hidden", &all).await;
+}
+
+/// Somebody whom the giver let in to read asks another member, and writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_and_writes_as_a_member_is_refused_by_all() {
+    let (hub, bucket) = node().await;
+    let (one, other) = (Node::start().await, Node::start().await);
+    let (on_one, on_other) = (one.bucket("work"), other.bucket("work"));
+    let write = hub.share(bucket, offer(Access::Write));
+    one.join(on_one, &write);
+    other.join(on_other, &write);
+    let read = hub.share(bucket, offer(Access::Read));
+    let reader = Stranger::new(hub.net().addr()).await;
+    let id = reader.endpoint.id();
+    let (_at_hub, _send, _recv) = reader.welcomed(&read).await;
+    let nodes = [(&hub, bucket), (&one, on_one), (&other, on_other)];
+    let is_reader = |(node, bucket): &(&Node, _)| {
+        let members = node.members(*bucket);
+        members.get(&id).map(|member| member.access) == Some(Access::Read)
+    };
+    crate::common::until("all know the reader", async || nodes.iter().all(is_reader)).await;
+
+    let mut replica = Replica::new(&[]).await;
+    let (scope, cuts) = replica.write("main", "/by-the-reader");
+    let cuts = Frame::Cuts { scope, cuts };
+    let asks = exchanging(read.bucket, None, Some(Access::Write));
+    // What it says of itself changes nothing.
+    let key = reader.endpoint.secret_key().clone();
+    let vouches = statement(id, &key, read.bucket, id, Some(Access::Write), now());
+    for to in [&one, &other] {
+        let member = Stranger {
+            endpoint: reader.endpoint.clone(),
+            to: to.net().addr(),
+        };
+        let conn = member.connect().await;
+        for frame in [&cuts, &page_of(scope), &cuts] {
+            let (mut send, mut recv) = conn.open_bi().await.unwrap();
+            say(&mut send, &asks).await;
+            let answer = hear(&mut recv).await.unwrap();
+            assert_eq!(answer[..4], [1, 0, 1, 0], "welcome, to read");
+            tell(&conn, &members(read.bucket, std::slice::from_ref(&vouches))).await;
+            say(&mut send, &frame.encode()).await;
+            assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+        }
+    }
+    is_refused(&reader, &read, &cuts).await;
+    one.write(on_one, "main", "/by-one");
+    for (node, bucket) in nodes {
+        node.shows(bucket, "main", &["/by-one", "/here"]).await;
+        assert!(is_reader(&(node, bucket)));
+    }
+    // From somebody who may write, all take it.
+    let writer = Stranger::new(hub.net().addr()).await;
+    let (_conn, mut send, _recv) = writer.welcomed(&write).await;
+    say(&mut send, &cuts.encode()).await;
+    for (node, bucket) in nodes {
+        node.shows(bucket, "main", &["/by-one", "/by-the-reader", "/here"])
+            .await;
+    }
+}
+
+/// A giver's answer that lets in: to the whole bucket, or to some scopes.
+fn welcome(version: u8, scopes: Option<Vec<(Scope, bool)>>) -> Vec<u8> {
+    let statements = None::<[u8; 16]>;
+    let welcome = (
+        version,
+        Access::Write,
+        scopes,
+        NOWHERE,
+        [9u8; 16],
+        statements,
+    );
+    postcard::to_extend(&welcome, vec![1, 0]).unwrap()
+}
+
+/// What a giver says that does not keep to the protocol, by its number; nothing for more.
+fn of_a_bad_giver(number: u8) -> Option<Vec<Vec<u8>>> {
+    let framed = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        [&length[..], bytes].concat()
+    };
+    let claims = |length: usize| u32::try_from(length).unwrap().to_le_bytes().to_vec();
+    let scopes = |count: u128| (0..count).map(|n| Scope(n.to_be_bytes()));
+    let let_in = framed(&welcome(1, None));
+    let scope = Scope([0x42; 16]);
+    let cut = |changes| Cut {
+        replica: ReplicaId([1; 16]),
+        number: 1,
+        seen: VersionVector::new(),
+        more: false,
+        changes,
+    };
+    let cuts = |changes| {
+        let cuts = vec![cut(changes)];
+        framed(&Frame::Cuts { scope, cuts }.encode())
+    };
+    let many: Vec<_> = scopes(16 * 1024 + 1).collect();
+    let of_many = |each: &dyn Fn(Scope) -> Frame| {
+        let frames = many.iter().map(|scope| framed(&each(*scope).encode()));
+        frames.collect::<Vec<_>>().concat()
+    };
+    Some(match number {
+        // Instead of an answer.
+        0 => vec![framed(&[1, 9, 9])],
+        1 => vec![claims(0)],
+        2 => vec![claims((256 << 10) + 1)],
+        3 => vec![framed(&welcome(2, None))],
+        4 => {
+            let scopes = scopes(MAX_SCOPES as u128 + 1).map(|scope| (scope, true));
+            vec![framed(&welcome(1, Some(scopes.collect())))]
+        }
+        // Behind it.
+        5 => vec![let_in, framed(&[1, 77])],
+        6 => vec![let_in, claims(MAX_FRAME + 1)],
+        7 => vec![let_in, cuts(vec![0xff; 100])],
+        8 => vec![let_in, cuts(automerge_bomb())],
+        9 => vec![let_in, framed(&page_of(scope).encode())],
+        // Of a branch that the ticket is not for.
+        10 => {
+            let only = framed(&welcome(1, Some(vec![(Scope::FIRST, true)])));
+            vec![only, cuts(Vec::new())]
+        }
+        // Of more branches than a bucket may have.
+        11 => {
+            let vectors = |part: &[Scope]| {
+                let nothing = VersionVector::new();
+                let vectors = part.iter().map(|scope| (*scope, nothing.clone()));
+                let (vectors, answer) = (vectors.collect(), false);
+                framed(&Frame::Vectors { vectors, answer }.encode())
+            };
+            let frames: Vec<_> = many.chunks(MAX_SCOPES).map(vectors).collect();
+            vec![let_in, frames.concat()]
+        }
+        12 => {
+            let want = |scope| Frame::Want {
+                scope,
+                what: Want::From(Vec::new()),
+            };
+            vec![let_in, of_many(&want)]
+        }
+        _ => return None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_giver_that_does_wrong_harms_nobody_who_joins() {
+    let (good, bucket) = node().await;
+    let bad = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let ends = Arc::new(Mutex::new(BTreeMap::new()));
+    let (endpoint, noted) = (bad.endpoint.clone(), Arc::clone(&ends));
+    let giving = tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let (conn, noted) = (incoming.await.unwrap(), Arc::clone(&noted));
+            tokio::spawn(async move {
+                while let Ok((mut send, mut recv)) = conn.accept_bi().await {
+                    let noted = Arc::clone(&noted);
+                    tokio::spawn(async move {
+                        let question = hear(&mut recv).await.unwrap();
+                        // Behind the version of the greeting and one of the protocol.
+                        let number = question[3];
+                        for bytes in of_a_bad_giver(number).unwrap() {
+                            let _ = send.write_all(&bytes).await;
+                        }
+                        let code = until_reset(&mut recv).await;
+                        noted.lock().unwrap().entry(number).or_insert(code);
+                    });
+                }
+            });
+        }
+    });
+    let node = Node::start().await;
+    let there = node.bucket("work");
+    let ticket = good.share(bucket, offer(Access::Write));
+    node.join(there, &ticket);
+    let count = (0..).take_while(|n| of_a_bad_giver(*n).is_some()).count();
+    let harmed: Vec<_> = (0..u8::try_from(count).unwrap())
+        .map(|number| {
+            let name = format!("of-{number}");
+            let harmed = node.bucket(&name);
+            node.write(harmed, "main", "/own");
+            let ticket = Ticket {
+                addr: bad.endpoint.addr(),
+                bucket: BucketUid([number; 16]),
+                ..ticket.clone()
+            };
+            node.join(harmed, &ticket);
+            harmed
+        })
+        .collect();
+    crate::common::until("all of it is refused", async || {
+        ends.lock().unwrap().len() == count
+    })
+    .await;
+    let ends = ends.lock().unwrap().clone();
+    assert!(ends.values().all(|code| *code == PROTOCOL), "{ends:?}");
+    giving.abort();
+    for bucket in harmed {
+        node.write(bucket, "main", "/still");
+        assert_eq!(node.paths(bucket, "main"), ["/own", "/still"]);
+    }
+    node.write(there, "main", "/there");
+    good.shows(bucket, "main", &["/here", "/there"]).await;
+    node.shows(there, "main", &["/here", "/there"]).await;
 }
 
 /// One that reads nothing makes nobody wait.
