@@ -84,6 +84,11 @@ const TELLING: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at what was committed.
 const WATCHING: Duration = Duration::from_millis(10);
 
+/// How many bytes are heard of a peer while it does not take the frame that is sent to it. Nothing more is
+/// read of it then until it does: what it is owed, and what it asks for, would grow without an end. Of two
+/// nodes never both wait for the other, for less than this is on its way at a time.
+const UNTAKEN: usize = 16 << 20;
+
 /// By what name nodes look for each other on the local network.
 const SERVICE: &str = "alkfs";
 
@@ -268,6 +273,15 @@ struct Begun {
     driver: Driver,
     opened: Opened,
     ended: oneshot::Receiver<Error>,
+}
+
+/// What became of the frames to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Sent {
+    /// How many it took.
+    taken: u64,
+    /// Whether another one waits for that.
+    waits: bool,
 }
 
 /// How a conversation, or the attempt to begin one, ended.
@@ -1577,23 +1591,38 @@ impl Inner {
         } = opened;
         let unread = Arc::new(Semaphore::new(UNREAD));
         let mut theirs = theirs;
+        let sent = watch::Sender::new(Sent::default());
         let reading = async {
+            let (mut sent, mut then, mut heard) = (sent.subscribe(), Sent::default(), 0);
             loop {
                 let Ok(permit) = Arc::clone(&unread).acquire_owned().await else {
                     return Lost::Ended(None);
                 };
                 match wire::read(&mut recv, MAX_FRAME).await {
-                    Ok(bytes) => driver.tell(Command::Frame { id, bytes, permit }),
+                    Ok(bytes) => {
+                        let now = *sent.borrow();
+                        if now != then || !now.waits {
+                            (then, heard) = (now, 0);
+                        }
+                        heard += bytes.len();
+                        driver.tell(Command::Frame { id, bytes, permit });
+                    }
                     Err(lost) => return lost,
-                };
+                }
                 self.heard(key, &mut theirs);
+                if heard > UNTAKEN {
+                    // The sender is there as long as this is.
+                    let _ = sent.wait_for(|now| *now != then || !now.waits).await;
+                }
             }
         };
         let writing = async {
             while let Some(frame) = frames.recv().await {
+                sent.send_modify(|sent| sent.waits = true);
                 if let Err(e) = send.write_all(&frame).await {
                     return Lost::from(e);
                 }
+                sent.send_modify(|sent| (sent.taken, sent.waits) = (sent.taken + 1, false));
                 if crowded.swap(false, Ordering::AcqRel) {
                     driver.tell(Command::Room);
                 }

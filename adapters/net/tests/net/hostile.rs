@@ -18,8 +18,8 @@ use alknet_fs_sync::Bucket;
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ROOT};
 use iroh::Endpoint;
-use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
-use iroh::endpoint::{RecvStream, SendStream};
+use iroh::endpoint::{Connection, ConnectionError, QuicTransportConfig, ReadError, ReadExactError};
+use iroh::endpoint::{RecvStream, SendStream, presets};
 use iroh_gossip::api::GossipTopic;
 use iroh_gossip::net::Gossip;
 
@@ -860,6 +860,70 @@ async fn a_peer_that_does_not_read_holds_up_nobody() {
     other.join(there, &ticket);
     crate::common::until("all of it", async || other.paths(there, "main").len() == 21).await;
     asking.abort();
+}
+
+/// Who asks again and again and takes no answer is not heard any more until it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_peer_that_takes_no_answer_only_so_much_is_heard() {
+    let (node, bucket) = node().await;
+    // More than the stranger takes without reading it.
+    for n in 0..40 {
+        node.write(bucket, "main", &format!("/{n}{}", "x".repeat(200)));
+    }
+    let ticket = node.share(bucket, offer(Access::Write));
+    let mut stranger = Stranger::new(node.net().addr()).await;
+    let transport = QuicTransportConfig::builder().stream_receive_window(4096u32.into());
+    let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
+    let builder = builder.transport_config(transport.build());
+    let builder = builder.bind_addr("127.0.0.1:0").unwrap();
+    stranger.endpoint = builder.bind().await.unwrap();
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    let scope = Scope::of_first_branch();
+    let nothing = Frame::Vectors {
+        vectors: vec![(scope, VersionVector::new())],
+        answer: true,
+    };
+    say(&mut send, &nothing.encode()).await;
+    let replicas = (0..4000u128).map(|n| (ReplicaId(n.to_be_bytes()), 1));
+    let want = Frame::Want {
+        scope,
+        what: Want::Moment(replicas.collect()),
+    };
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let asking = tokio::spawn(async move {
+        let want = want.encode();
+        let length = u32::try_from(want.len()).unwrap().to_le_bytes();
+        let said = [&length[..], &want].concat();
+        while send.write_all(&said).await.is_ok() {
+            count.fetch_add(said.len(), Ordering::SeqCst);
+        }
+    });
+    let most = 20 << 20;
+    let (mut last, mut since) = (0, Instant::now());
+    crate::common::until("it is not heard any more", async || {
+        let now = sent.load(Ordering::SeqCst);
+        assert!(now < most, "{now} bytes of it were heard");
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        now > 0 && since.elapsed() > Duration::from_secs(2)
+    })
+    .await;
+    // Meanwhile others are served.
+    let other = Node::start().await;
+    let there = other.bucket("work");
+    other.join(there, &ticket);
+    crate::common::until("all of it", async || other.paths(there, "main").len() == 41).await;
+    assert!(sent.load(Ordering::SeqCst) < most);
+    // With each answer that it takes, it is heard again.
+    let reading = tokio::spawn(async move { while hear(&mut recv).await.is_ok() {} });
+    crate::common::until("it is heard again", async || {
+        sent.load(Ordering::SeqCst) > 2 * most
+    })
+    .await;
+    asking.abort();
+    reading.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
