@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::quota::Quota;
 use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
@@ -74,6 +75,12 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// How long to wait where asking again makes no sense until something changes.
 const REFUSED: Duration = Duration::from_secs(300);
+
+/// The longest time until a peer is tried again.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How often a peer is asked again at once because it said so, and each second from then on.
+const PROMPTS: (u32, f64) = (4, 0.1);
 
 /// A connection or conversation that lasted for this long did work.
 const LASTED: Duration = Duration::from_secs(20);
@@ -627,10 +634,11 @@ async fn blocking<R: Send + 'static>(
     }
 }
 
+/// Returns times that grow, each by chance up to twice as long, so that many nodes do not try at once.
 fn backoff(first: Duration) -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(first)
-        .with_max_delay(Duration::from_secs(60))
+        .with_max_delay(LONGEST / 2)
         .with_jitter()
         .without_max_times()
         .build()
@@ -1354,6 +1362,7 @@ impl Inner {
         let key = (joined.peer, joined.bucket, Role::Taker);
         let first = Duration::from_millis(200);
         let mut waits = backoff(first);
+        let mut prompts = Quota::new(PROMPTS.0, PROMPTS.1);
         let mut records = self.records.subscribe();
         loop {
             let connection = self.connection(joined.peer).await;
@@ -1371,7 +1380,11 @@ impl Inner {
             }
             let wait = match &outcome {
                 Outcome::Refused(refusal) if refusal.is_final() => REFUSED,
-                Outcome::Lost(Lost::Ended(Some(code))) if code.is_prompt() => first,
+                Outcome::Lost(Lost::Ended(Some(code)))
+                    if code.is_prompt() && prompts.take(Instant::now()) =>
+                {
+                    first
+                }
                 _ => waits.next().unwrap_or(REFUSED),
             };
             self.note(key, Some(joined.grant), outcome);
@@ -1856,4 +1869,25 @@ fn bytes(connection: &Connection) -> u64 {
 fn end(send: &mut SendStream, recv: &mut RecvStream, code: Code) {
     let _ = send.reset(code.into());
     let _ = recv.stop(code.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_tried_again_after_a_growing_time_of_at_most_a_minute() {
+        for millis in [200, 1000, 3000] {
+            let first = Duration::from_millis(millis);
+            let waits: Vec<_> = backoff(first).take(200).collect();
+            let mut least = first;
+            for wait in &waits {
+                assert!((least..=least * 2).contains(wait), "{wait:?} of {least:?}");
+                assert!(*wait <= Duration::from_secs(60), "{wait:?}");
+                least = (least * 2).min(Duration::from_secs(30));
+            }
+            let late: HashSet<_> = waits[100..].iter().collect();
+            assert!(late.len() > 50, "there is some chance in it");
+        }
+    }
 }

@@ -283,6 +283,103 @@ async fn who_refuses_is_asked_seldom() {
     still_works(&node, bucket).await;
 }
 
+/// How often what is tried after 200 ms, and then each time after twice as long, is tried in some seconds.
+fn tries(seconds: u64) -> usize {
+    let ends = (0..).map(|n| 200 * ((1 << n) - 1));
+    ends.take_while(|millis| *millis < 1000 * seconds).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_each_conversation_at_once_is_asked_ever_more_seldom() {
+    let giver = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (endpoint, count) = (giver.endpoint.clone(), Arc::clone(&asked));
+    let ending = tokio::spawn(async move {
+        let conn = endpoint.accept().await.unwrap().await.unwrap();
+        while let Ok((mut send, mut recv)) = conn.accept_bi().await {
+            hear(&mut recv).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            // It stops, it says.
+            let _ = send.reset(1u32.into());
+        }
+    });
+    let (node, bucket) = node().await;
+    let ended = node.bucket("ended");
+    let ticket = Ticket {
+        addr: giver.endpoint.addr(),
+        bucket: BucketUid([3; 16]),
+        ..node.share(bucket, offer(Access::Write))
+    };
+    let begun = Instant::now();
+    node.join(ended, &ticket);
+    // It comes back at once as long as that is not all it does.
+    crate::common::until("it comes back", async || asked.load(Ordering::SeqCst) > 5).await;
+    while begun.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let asked = asked.load(Ordering::SeqCst);
+    let seconds = begun.elapsed().as_secs() + 1;
+    assert!(asked <= 5 + tries(seconds), "{asked}");
+    ending.abort();
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_answer_is_dialled_ever_more_seldom() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    // One lets no connection come about, and says so; the other one says nothing at all.
+    let away = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let (endpoint, count) = (away.endpoint.clone(), Arc::clone(&refused));
+    let refusing = tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            incoming.refuse();
+        }
+    });
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let silent = EndpointAddr::new(SecretKey::generate().public());
+    let silent = silent.with_ip_addr(socket.local_addr().unwrap());
+    let dialled = Arc::new(Mutex::new(HashSet::new()));
+    let ids = Arc::clone(&dialled);
+    let listening = tokio::spawn(async move {
+        let mut packet = [0; 2000];
+        while let Ok((length, _)) = socket.recv_from(&mut packet).await {
+            // What begins a connection has a long header, and the same id in it until it is answered.
+            if length > 6 && packet[0] & 0x80 != 0 {
+                let id = packet[6..].iter().take(usize::from(packet[5]));
+                ids.lock().unwrap().insert(id.copied().collect::<Vec<_>>());
+            }
+        }
+    });
+    let begun = Instant::now();
+    for (n, addr) in [(1, away.endpoint.addr()), (2, silent)] {
+        let joined = node.bucket(&format!("from-{n}"));
+        let ticket = Ticket {
+            addr,
+            bucket: BucketUid([n; 16]),
+            ..ticket.clone()
+        };
+        node.join(joined, &ticket);
+    }
+    let dialled = || dialled.lock().unwrap().len();
+    crate::common::until("both are dialled", async || {
+        refused.load(Ordering::SeqCst) > 2 && dialled() > 0
+    })
+    .await;
+    while begun.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (refused, dialled) = (refused.load(Ordering::SeqCst), dialled());
+    let seconds = begun.elapsed().as_secs() + 1;
+    assert!(refused <= tries(seconds), "{refused}");
+    assert!(dialled <= 1 + usize::try_from(seconds / 20).unwrap(), "{dialled}");
+    refusing.abort();
+    listening.abort();
+    still_works(&node, bucket).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_greeting_that_makes_no_sense_is_refused() {
     let (node, bucket) = node().await;
