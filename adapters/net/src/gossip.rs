@@ -402,6 +402,33 @@ mod tests {
     }
 
     #[test]
+    fn an_announcement_is_as_long_as_it_may_be_and_no_longer() {
+        let sealed = |length: usize| {
+            let addrs = Addrs {
+                direct: Vec::new(),
+                relays: vec!["x".repeat(length)],
+            };
+            let (by, at) = (key(1).public(), Timestamp(5));
+            let sealed = Sealed {
+                by,
+                digest: [7; 16],
+                at,
+                signature: key(1).sign(&signed(BUCKET, by, [7; 16], at, &addrs)),
+                addrs,
+            };
+            postcard::to_extend(&sealed, Vec::new()).unwrap()
+        };
+        let around = sealed(1000).len() - 1000;
+        let open = |length: usize| {
+            let bytes = sealed(length - around);
+            assert_eq!(bytes.len(), length);
+            Announcement::open(&bytes, BUCKET, |_| true).is_some()
+        };
+        assert!(open(MAX_MESSAGE));
+        assert!(!open(MAX_MESSAGE + 1));
+    }
+
+    #[test]
     fn who_has_what_is_not_here_is_visited_once() {
         let begun = Instant::now();
         let at = |millis: u64| begun + Duration::from_millis(millis);

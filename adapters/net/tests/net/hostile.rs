@@ -319,7 +319,8 @@ async fn who_ends_each_conversation_at_once_is_asked_ever_more_seldom() {
     }
     let asked = asked.load(Ordering::SeqCst);
     let seconds = begun.elapsed().as_secs() + 1;
-    assert!(asked <= 5 + tries(seconds), "{asked}");
+    // Four times at once, and when what is known of the giver changes.
+    assert!(asked <= 6 + tries(seconds), "{asked}");
     ending.abort();
     still_works(&node, bucket).await;
 }
@@ -403,6 +404,7 @@ async fn a_greeting_that_makes_no_sense_is_refused() {
     let many = hello(1, &[1; 17], ticket.bucket, None);
     assert_eq!(stranger.refused(&many).await, MALFORMED);
     assert_eq!(stranger.say(&[]).await, Err(PROTOCOL));
+    assert_eq!(stranger.refused(&vec![1; 4096]).await, MALFORMED);
     assert_eq!(stranger.say(&vec![1; 4097]).await, Err(PROTOCOL));
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..100 {
