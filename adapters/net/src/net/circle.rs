@@ -172,10 +172,7 @@ impl Inner {
     /// Returns the digest of the statements on a bucket, where they are exchanged.
     pub(super) fn statements(&self, bucket: BucketUid, whole: bool) -> Option<[u8; 16]> {
         let exchanged = whole && self.swarm.is_some();
-        exchanged.then(|| match self.records().statements.get(&bucket) {
-            Some(statements) => statements.digest(),
-            None => Statements::default().digest(),
-        })
+        exchanged.then(|| self.records().digest(bucket))
     }
 
     /// Brings what this node states up to what it gave and joined.
@@ -310,7 +307,7 @@ impl Inner {
                         return;
                     }
                     if is_all {
-                        told.digests = Some((ours.digest(), theirs));
+                        told.digests = Some((records.digest(bucket), theirs));
                     }
                     told.all = Some(Arc::clone(&records));
                 }
@@ -361,10 +358,7 @@ impl Inner {
         let (peer, bucket, _) = key;
         if let Some(theirs) = theirs.take() {
             let records = self.records();
-            let ours = match records.statements.get(&bucket) {
-                Some(statements) => statements.digest(),
-                None => Statements::default().digest(),
-            };
+            let ours = records.digest(bucket);
             let mut all = self.exchange.told.lock();
             let told = all.entry((peer, bucket)).or_default();
             // What either does not believe, it need not be told again.
