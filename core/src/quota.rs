@@ -41,9 +41,9 @@ impl Quota {
     }
 
     fn refill(&mut self, now: Instant) {
-        let passed = self
-            .since
-            .map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
+        let passed = self.since.map_or(0.0, |since| {
+            now.saturating_duration_since(since).as_secs_f64()
+        });
         self.left = passed.mul_add(self.each_second, self.left).min(self.most);
         self.since = self.since.max(Some(now));
     }

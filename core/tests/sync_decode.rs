@@ -2,8 +2,8 @@
 
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::sync::{
-    Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, Removed, ReplicaId, Resolved, Scope, Stamp, State, Value, VersionVector,
-    Want,
+    Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, Removed, ReplicaId, Resolved, Scope, Stamp,
+    State, Value, VersionVector, Want,
 };
 use alknet_fs_core::{ErrorKind, Kind};
 use proptest::prelude::*;

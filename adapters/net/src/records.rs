@@ -687,7 +687,10 @@ mod tests {
         records.joined.push(joined(5, &[]));
         assert!(!records.may_write(BUCKET) && records.may_write(BucketUid([2; 16])));
         let access = Access::Write;
-        records.joined.push(Joined { access, ..joined(6, &["main"]) });
+        records.joined.push(Joined {
+            access,
+            ..joined(6, &["main"])
+        });
         assert!(records.may_write(BUCKET));
     }
 

@@ -299,7 +299,11 @@ mod tests {
         let own: Vec<RelayUrl> = urls(20).iter().map(|url| url.parse().unwrap()).collect();
         let hinted = |count: u16| {
             let relays = urls(count);
-            let hinted = Addrs { relays, ..addrs(count, 1) }.hinted(false, &own);
+            let hinted = Addrs {
+                relays,
+                ..addrs(count, 1)
+            }
+            .hinted(false, &own);
             (hinted.direct.len(), hinted.relays.len())
         };
         assert_eq!(hinted(8), (MAX_HINTED, MAX_HINTED));

@@ -429,14 +429,20 @@ impl Inner {
         match taken.await {
             Ok((0, None)) => {}
             Ok((0, Some(why))) => {
-                self.blame(peer, format_args!("not all it says of members counts: {why}"));
+                self.blame(
+                    peer,
+                    format_args!("not all it says of members counts: {why}"),
+                );
             }
             Ok((forged, _)) => {
                 let what = "it says of members what nobody stated";
                 self.blame(peer, format_args!("{what}, {forged} times"));
             }
             Err(e) => {
-                self.blame(peer, format_args!("what it says of members was not kept: {e}"));
+                self.blame(
+                    peer,
+                    format_args!("what it says of members was not kept: {e}"),
+                );
             }
         }
     }
@@ -689,7 +695,11 @@ mod tests {
         let later = begun + Duration::from_secs(1);
         let heard = (0..100).filter(|_| exchange.hears(peer(1), later));
         assert_eq!(heard.count(), 5);
-        assert_eq!(exchange.quotas.lock().len(), 1, "who is silent is forgotten");
+        assert_eq!(
+            exchange.quotas.lock().len(),
+            1,
+            "who is silent is forgotten"
+        );
     }
 
     #[test]
