@@ -2,8 +2,8 @@
 
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
 use alknet_fs_core::sync::{
-    Cut, Frame, MAX_FRAME, Removed, ReplicaId, Resolved, Scope, Stamp, State, Value, VersionVector,
-    Want,
+    Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, Removed, ReplicaId, Resolved, Scope, Stamp,
+    State, Value, VersionVector, Want,
 };
 use alknet_fs_core::{ErrorKind, Kind};
 use proptest::prelude::*;
@@ -193,4 +193,66 @@ fn frames_over_a_limit_are_refused() {
         cuts: vec![cut],
     };
     assert_eq!(kind(&cuts.encode()), ErrorKind::Corrupt);
+}
+
+#[test]
+fn frames_at_a_limit_are_read_and_those_over_it_refused() {
+    let scope = |n: usize| Scope((n as u128).to_be_bytes());
+    let vector = |count: usize| -> VersionVector {
+        let replicas = (0..count).map(|n| (ReplicaId((n as u128).to_be_bytes()), 1));
+        replicas.collect()
+    };
+    let digests = |count: usize| Frame::Digests {
+        from: Scope::FIRST,
+        to: Scope::LAST,
+        digests: (0..count).map(|n| (scope(n), [0; 16])).collect(),
+    };
+    let vectors = |count: usize, replicas: usize| Frame::Vectors {
+        vectors: (0..count).map(|n| (scope(n), vector(replicas))).collect(),
+        answer: true,
+    };
+    let cuts = |seen: usize| Frame::Cuts {
+        scope: scope(1),
+        cuts: vec![Cut {
+            more: false,
+            replica: ReplicaId([0xff; 16]),
+            number: 1,
+            seen: vector(seen),
+            changes: Vec::new(),
+        }],
+    };
+    let moment = |replicas: usize| Frame::Want {
+        scope: scope(1),
+        what: Want::Moment(vector(replicas)),
+    };
+    for (most, over) in [
+        (digests(MAX_SCOPES), digests(MAX_SCOPES + 1)),
+        (vectors(MAX_SCOPES, 1), vectors(MAX_SCOPES + 1, 1)),
+        (vectors(1, MAX_REPLICAS), vectors(1, MAX_REPLICAS + 1)),
+        (cuts(MAX_REPLICAS), cuts(MAX_REPLICAS + 1)),
+        (moment(MAX_REPLICAS), moment(MAX_REPLICAS + 1)),
+    ] {
+        assert_eq!(Frame::decode(&most.encode()).unwrap(), most);
+        let refused = Frame::decode(&over.encode()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    }
+    let page = |length: usize| {
+        let (from, next, pause) = (Vec::new(), None, false);
+        let page = vec![7; length];
+        let scope = scope(1);
+        Frame::State {
+            scope,
+            from,
+            next,
+            pause,
+            page,
+        }
+        .encode()
+    };
+    let around = page(1 << 19).len() - (1 << 19);
+    let longest = page(MAX_FRAME - around);
+    assert_eq!(longest.len(), MAX_FRAME);
+    Frame::decode(&longest).unwrap();
+    let refused = Frame::decode(&page(MAX_FRAME - around + 1)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
 }

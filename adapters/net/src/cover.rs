@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use alknet_fs_core::sync::{Cut, Frame, Page, Replica, Scope, Taken, VersionVector, Want};
+use alknet_fs_core::sync::{
+    Cut, Frame, Page, Replica, ReplicaId, Scope, Taken, VersionVector, Want,
+};
 use alknet_fs_core::{Error, ErrorKind, Result};
 use alknet_fs_sync::Bucket;
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,10 @@ const SCOPES_MAX: usize = 16 << 10;
 
 /// How many replicas a peer may name in all scopes together.
 const ENTRIES_MAX: usize = 1 << 20;
+
+/// How many bytes of a position among pages count as a replica: those that one takes in a vector, of
+/// which a position is made.
+const ENTRY: usize = size_of::<ReplicaId>();
 
 /// What is agreed on for a conversation.
 #[derive(Debug)]
@@ -158,9 +164,21 @@ impl Terms {
                     self.note(*scope, vector);
                 }
             }
-            Frame::State { scope, .. } => self.check_takes(*scope)?,
-            // What is asked of others is answered with nothing.
-            Frame::Want { .. } => {}
+            Frame::State {
+                scope, from, next, ..
+            } => {
+                self.check_takes(*scope)?;
+                let longest = from.len().max(next.as_ref().map_or(0, Vec::len));
+                self.name(*scope, longest / ENTRY)?;
+            }
+            // What is asked of others is answered with nothing, but kept until then.
+            Frame::Want { scope, what } => {
+                let entries = match what {
+                    Want::Moment(moment) => moment.len(),
+                    Want::From(position) => position.len() / ENTRY,
+                };
+                self.name(*scope, entries)?;
+            }
             Frame::Cuts { scope, cuts } => {
                 self.check_takes(*scope)?;
                 for cut in cuts {
@@ -276,5 +294,119 @@ impl Replica for Granted<'_> {
         wanted
             .filter(|(scope, _)| self.terms.takes(*scope))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use alknet_fs_core::Timestamp;
+    use alknet_fs_core::branch::create_bucket;
+    use alknet_fs_core::edit::Context;
+    use alknet_fs_core::memory::MemoryStore;
+    use alknet_fs_core::store::{Durability, Store};
+
+    use super::*;
+
+    fn bucket() -> Bucket {
+        let store = MemoryStore::new();
+        let context = Context {
+            now: Timestamp(1),
+            author: "test".to_owned(),
+            uid: 0,
+            gid: 0,
+        };
+        let mut txn = store.write(Durability::Full).unwrap();
+        let (bucket, _) = create_bucket(&mut *txn, "work", &context).unwrap();
+        txn.commit().unwrap();
+        Bucket::open(Arc::new(store), bucket.id, ReplicaId([1; 16])).unwrap()
+    }
+
+    fn scope(n: usize) -> Scope {
+        Scope((n as u128).to_be_bytes())
+    }
+
+    fn vector(count: usize) -> VersionVector {
+        let replicas = (0..count).map(|n| (ReplicaId((n as u128).to_be_bytes()), 1));
+        replicas.collect()
+    }
+
+    type Speaks = fn(Scope, usize) -> Frame;
+
+    /// Everything in which a peer may name a scope, with so many replicas, where it may name any.
+    const ALL: [(&str, Speaks); 6] = [
+        ("vectors", |scope, count| Frame::Vectors {
+            vectors: vec![(scope, vector(count))],
+            answer: false,
+        }),
+        ("cuts", |scope, count| Frame::Cuts {
+            scope,
+            cuts: vec![Cut {
+                // None of those that it saw.
+                replica: ReplicaId(u128::MAX.to_be_bytes()),
+                number: 1,
+                seen: vector(count - 1),
+                more: false,
+                changes: Vec::new(),
+            }],
+        }),
+        ("page", |scope, count| Frame::State {
+            scope,
+            from: vec![0; count * ENTRY],
+            next: None,
+            pause: false,
+            page: Vec::new(),
+        }),
+        ("offer", |scope, count| Frame::State {
+            scope,
+            from: Vec::new(),
+            next: Some(vec![0; count * ENTRY]),
+            pause: false,
+            page: Vec::new(),
+        }),
+        ("moment", |scope, count| Frame::Want {
+            scope,
+            what: Want::Moment(vector(count)),
+        }),
+        ("pages", |scope, count| Frame::Want {
+            scope,
+            what: Want::From(vec![0; count * ENTRY]),
+        }),
+    ];
+
+    #[test]
+    fn a_peer_speaks_of_so_many_scopes_and_no_more() {
+        let bucket = bucket();
+        let digests: Speaks = |scope, _| Frame::Digests {
+            from: scope,
+            to: scope,
+            digests: vec![(scope, [0; 16])],
+        };
+        for (what, speaks) in ALL.into_iter().chain([("digests", digests)]) {
+            let mut terms = Terms::giver(Cover::All(Access::Write));
+            for n in 0..SCOPES_MAX {
+                terms.hear(speaks(scope(n), 1), &bucket).unwrap();
+            }
+            // The same again is nothing more.
+            terms.hear(speaks(scope(0), 1), &bucket).unwrap();
+            let more = terms.hear(speaks(scope(SCOPES_MAX), 1), &bucket);
+            assert_eq!(more.unwrap_err().kind(), ErrorKind::TooLarge, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_peer_names_so_many_replicas_and_no_more() {
+        let bucket = bucket();
+        let each = 4096;
+        for (what, speaks) in ALL {
+            let mut terms = Terms::giver(Cover::All(Access::Write));
+            for n in 0..ENTRIES_MAX / each {
+                terms.hear(speaks(scope(n), each), &bucket).unwrap();
+            }
+            terms.hear(speaks(scope(0), each), &bucket).unwrap();
+            let more = terms.hear(speaks(scope(0), each + 1), &bucket);
+            assert_eq!(more.unwrap_err().kind(), ErrorKind::TooLarge, "{what}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::BucketUid;
+use crate::net::Blame;
 use crate::ticket::Addrs;
 use crate::wire::Code;
 
@@ -287,7 +288,10 @@ impl News {
 
 /// Keeps everybody from the gossip protocol, either way, who is a member of nothing here.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gate(Arc<Mutex<Known>>);
+pub(crate) struct Gate {
+    known: Arc<Mutex<Known>>,
+    remarks: Arc<Blame>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -296,13 +300,19 @@ struct Known {
 }
 
 impl Gate {
+    /// Makes one that lets nobody through; `remarks` counts what it says in the log.
+    pub(crate) fn new(remarks: Arc<Blame>) -> Self {
+        let known = Arc::default();
+        Self { known, remarks }
+    }
+
     pub(crate) fn lets(&self, peer: EndpointId) -> bool {
-        self.0.lock().peers.contains(&peer)
+        self.known.lock().peers.contains(&peer)
     }
 
     /// Sets whom it lets through; from all others connections are taken.
     pub(crate) fn set(&self, peers: HashSet<EndpointId>) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         known.open.retain(|handle| {
             let connection = handle.upgrade();
             let connection = connection.filter(|open| open.close_reason().is_none());
@@ -331,14 +341,16 @@ impl EndpointHooks for Gate {
         if connection.alpn() != iroh_gossip::ALPN {
             return AfterHandshakeOutcome::Accept;
         }
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let peer = connection.remote_id();
         if known.peers.contains(&peer) {
             known.open.retain(|handle| handle.upgrade().is_some());
             known.open.push(connection.weak_handle());
             return AfterHandshakeOutcome::Accept;
         }
-        tracing::info!(peer = %peer.fmt_short(), "an unknown node wants to gossip");
+        if self.remarks.line(peer, false, Instant::now()).is_some() {
+            tracing::info!(peer = %peer.fmt_short(), "an unknown node wants to gossip");
+        }
         AfterHandshakeOutcome::Reject {
             error_code: Code::Protocol.into(),
             reason: b"not known here".to_vec(),
@@ -387,6 +399,33 @@ mod tests {
         }
         let longer = [&bytes[..], &[0]].concat();
         assert_eq!(Announcement::open(&longer, BUCKET, any), None);
+    }
+
+    #[test]
+    fn an_announcement_is_as_long_as_it_may_be_and_no_longer() {
+        let sealed = |length: usize| {
+            let addrs = Addrs {
+                direct: Vec::new(),
+                relays: vec!["x".repeat(length)],
+            };
+            let (by, at) = (key(1).public(), Timestamp(5));
+            let sealed = Sealed {
+                by,
+                digest: [7; 16],
+                at,
+                signature: key(1).sign(&signed(BUCKET, by, [7; 16], at, &addrs)),
+                addrs,
+            };
+            postcard::to_extend(&sealed, Vec::new()).unwrap()
+        };
+        let around = sealed(1000).len() - 1000;
+        let open = |length: usize| {
+            let bytes = sealed(length - around);
+            assert_eq!(bytes.len(), length);
+            Announcement::open(&bytes, BUCKET, |_| true).is_some()
+        };
+        assert!(open(MAX_MESSAGE));
+        assert!(!open(MAX_MESSAGE + 1));
     }
 
     #[test]

@@ -313,6 +313,28 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_lets_in_so_many_peers_and_no_more() {
+        let mut grants = [grant(1, Access::Read)];
+        let bound = |n: u16| {
+            let mut key = [7; 32];
+            key[..2].copy_from_slice(&n.to_le_bytes());
+            Key {
+                peer: iroh::SecretKey::from_bytes(&key).public(),
+                bound: Timestamp(1),
+                revoked: None,
+            }
+        };
+        grants[0].keys = (1..1024).map(bound).collect();
+        let ticket = Some(&(GrantId([1; 16]), SECRET));
+        assert_eq!(ask(&mut grants, 1, ticket, 5), Ok(GrantId([1; 16])));
+        assert_eq!(grants[0].keys.len(), MAX_KEYS);
+        assert_eq!(ask(&mut grants, 2, ticket, 5), Err(Refusal::Busy));
+        assert_eq!(grants[0].keys.len(), MAX_KEYS);
+        // Those that are in stay so.
+        assert_eq!(ask(&mut grants, 1, ticket, 6), Ok(GrantId([1; 16])));
+    }
+
+    #[test]
     fn what_is_over_lets_nobody_in() {
         let mut grants = [grant(1, Access::Read)];
         let ticket = Some(&(GrantId([1; 16]), SECRET));

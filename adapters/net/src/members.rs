@@ -763,6 +763,10 @@ mod tests {
             });
             each.collect()
         };
+        // One is there already.
+        let full = many(3, MAX_OF_ONE - 1);
+        statements.take(id(1), full, NOW).unwrap();
+        assert_eq!(statements.made_by(id(3).as_bytes()), MAX_OF_ONE);
         let e = statements.take(id(1), many(3, 5000), NOW).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::TooLarge);
         assert_eq!(statements.made_by(id(3).as_bytes()), MAX_OF_ONE);

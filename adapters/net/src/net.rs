@@ -1,5 +1,6 @@
 //! The running node: its endpoint, its connections and its conversations.
 
+mod blame;
 mod circle;
 mod swarm;
 
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::quota::Quota;
 use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
@@ -43,6 +45,7 @@ use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
 use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome, Word};
+pub(crate) use blame::Blame;
 use circle::{Circle, Exchange};
 use swarm::{Callers, Swarm};
 
@@ -73,6 +76,12 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// How long to wait where asking again makes no sense until something changes.
 const REFUSED: Duration = Duration::from_secs(300);
 
+/// The longest time until a peer is tried again.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How often a peer is asked again at once because it said so, and each second from then on.
+const PROMPTS: (u32, f64) = (4, 0.1);
+
 /// A connection or conversation that lasted for this long did work.
 const LASTED: Duration = Duration::from_secs(20);
 
@@ -81,6 +90,11 @@ const TELLING: Duration = Duration::from_secs(1);
 
 /// The longest pause between two looks at what was committed.
 const WATCHING: Duration = Duration::from_millis(10);
+
+/// How many bytes are heard of a peer while it does not take the frame that is sent to it. Nothing more is
+/// read of it then until it does: what it is owed, and what it asks for, would grow without an end. Of two
+/// nodes never both wait for the other, for less than this is on its way at a time.
+const UNTAKEN: usize = 16 << 20;
 
 /// By what name nodes look for each other on the local network.
 const SERVICE: &str = "alkfs";
@@ -204,6 +218,9 @@ struct Inner {
     swarm: Option<Swarm>,
     links: Mutex<BTreeMap<LinkKey, LinkState>>,
     strangers: Arc<Semaphore>,
+    /// What was said in the log of what peers did wrong, and of what else they brought about.
+    blame: Arc<Blame>,
+    remarks: Arc<Blame>,
     stop: CancellationToken,
     tasks: TaskTracker,
     next: AtomicU64,
@@ -265,6 +282,15 @@ struct Begun {
     ended: oneshot::Receiver<Error>,
 }
 
+/// What became of the frames to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Sent {
+    /// How many it took.
+    taken: u64,
+    /// Whether another one waits for that.
+    waits: bool,
+}
+
 /// How a conversation, or the attempt to begin one, ended.
 #[derive(Debug)]
 enum Outcome {
@@ -298,7 +324,8 @@ impl Net {
             };
             blocking(load).await?
         };
-        let gate = Gate::default();
+        let (blame, remarks) = (Arc::default(), Arc::<Blame>::default());
+        let gate = Gate::new(Arc::clone(&remarks));
         let endpoint = bind(key, options, records.port, &gate).await?;
         let swarm = options.gossip.then(|| Swarm::new(&endpoint, gate));
         let inner = Arc::new(Inner {
@@ -319,6 +346,8 @@ impl Net {
             swarm,
             links: Mutex::new(links_of(told)),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
+            blame,
+            remarks,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             next: AtomicU64::new(1),
@@ -605,10 +634,11 @@ async fn blocking<R: Send + 'static>(
     }
 }
 
+/// Returns times that grow, each by chance up to twice as long, so that many nodes do not try at once.
 fn backoff(first: Duration) -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(first)
-        .with_max_delay(Duration::from_secs(60))
+        .with_max_delay(LONGEST / 2)
         .with_jitter()
         .without_max_times()
         .build()
@@ -1004,7 +1034,7 @@ impl Inner {
         let peer = connection.remote_id();
         while let Ok(mut recv) = connection.accept_uni().await {
             let Ok(Some(word)) = timeout(GREETING, Word::read(&mut recv)).await else {
-                tracing::info!(peer = %self.call(peer), "it said nonsense");
+                self.blame(peer, "it said nonsense");
                 let _ = recv.stop(Code::Protocol.into());
                 continue;
             };
@@ -1048,7 +1078,7 @@ impl Inner {
             match Arc::clone(&self.strangers).try_acquire_owned() {
                 Ok(permit) => stranger = Some(permit),
                 Err(_) => {
-                    tracing::warn!(peer = %peer.fmt_short(), "too many unknown nodes connect");
+                    self.blame(peer, "too many unknown nodes connect");
                     connection.close(Code::Stopping.into(), b"too many connections");
                     return;
                 }
@@ -1078,7 +1108,7 @@ impl Inner {
                     }
                 }
                 () = &mut patience, if stranger.is_some() => {
-                    tracing::info!(peer = %peer.fmt_short(), "an unknown node was not let in in time");
+                    self.blame(peer, "an unknown node was not let in in time");
                     connection.close(Code::Protocol.into(), b"nothing was asked for in time");
                     return;
                 }
@@ -1123,17 +1153,22 @@ impl Inner {
                 Err(refusal) => refusal,
             },
             Ok(Err(lost)) => {
-                tracing::info!(peer = %self.call(peer), "a stream began with nonsense: {lost}");
+                match lost {
+                    Lost::Malformed(_) => {
+                        self.blame(peer, format_args!("a stream began with nonsense: {lost}"));
+                    }
+                    _ => self.remark(peer, format_args!("a stream did not begin: {lost}")),
+                }
                 return end(&mut send, &mut recv, Code::Protocol);
             }
             Err(_) => {
-                tracing::info!(peer = %self.call(peer), "a stream did not say what it is for");
+                self.blame(peer, "a stream did not say what it is for");
                 return end(&mut send, &mut recv, Code::Protocol);
             }
         };
         match refusal {
             Refusal::Busy => tracing::debug!(peer = %self.call(peer), "a peer is to ask later"),
-            _ => tracing::warn!(peer = %self.call(peer), reason = ?refusal, "a peer was refused"),
+            _ => self.blame(peer, format_args!("a peer was refused: {refusal:?}")),
         }
         let answer = Answer::Refused {
             reason: refusal,
@@ -1325,6 +1360,7 @@ impl Inner {
         let key = (joined.peer, joined.bucket, Role::Taker);
         let first = Duration::from_millis(200);
         let mut waits = backoff(first);
+        let mut prompts = Quota::new(PROMPTS.0, PROMPTS.1);
         let mut records = self.records.subscribe();
         loop {
             let connection = self.connection(joined.peer).await;
@@ -1342,7 +1378,11 @@ impl Inner {
             }
             let wait = match &outcome {
                 Outcome::Refused(refusal) if refusal.is_final() => REFUSED,
-                Outcome::Lost(Lost::Ended(Some(code))) if code.is_prompt() => first,
+                Outcome::Lost(Lost::Ended(Some(code)))
+                    if code.is_prompt() && prompts.take(Instant::now()) =>
+                {
+                    first
+                }
                 _ => waits.next().unwrap_or(REFUSED),
             };
             self.note(key, Some(joined.grant), outcome);
@@ -1391,7 +1431,10 @@ impl Inner {
         let welcome = match timeout(DIALLING, greeting).await {
             Ok(Ok(Answer::Welcome(welcome))) => welcome,
             Ok(Ok(Answer::Refused { reason, .. })) => return Outcome::Refused(reason),
-            Ok(Err(Greeting::Lost(lost))) => return Outcome::Lost(lost),
+            Ok(Err(Greeting::Lost(lost))) => {
+                end(&mut send, &mut recv, Code::Protocol);
+                return Outcome::Lost(lost);
+            }
             Ok(Err(Greeting::Version)) => return Outcome::Refused(Refusal::Version),
             Ok(Err(Greeting::Malformed)) => return nonsense(&mut send, &mut recv),
             Err(_) => {
@@ -1545,7 +1588,7 @@ impl Inner {
         }
         self.begun.send_modify(|count| *count += 1);
         stir(&self.stirred);
-        tracing::info!(peer = %self.call(key.0), bucket = %key.1, "conversation begins");
+        self.remark(key.0, format_args!("conversation begins, about {}", key.1));
         let _closed = Closed {
             inner: self,
             driver: &driver,
@@ -1559,23 +1602,38 @@ impl Inner {
         } = opened;
         let unread = Arc::new(Semaphore::new(UNREAD));
         let mut theirs = theirs;
+        let sent = watch::Sender::new(Sent::default());
         let reading = async {
+            let (mut sent, mut then, mut heard) = (sent.subscribe(), Sent::default(), 0);
             loop {
                 let Ok(permit) = Arc::clone(&unread).acquire_owned().await else {
                     return Lost::Ended(None);
                 };
                 match wire::read(&mut recv, MAX_FRAME).await {
-                    Ok(bytes) => driver.tell(Command::Frame { id, bytes, permit }),
+                    Ok(bytes) => {
+                        let now = *sent.borrow();
+                        if now != then || !now.waits {
+                            (then, heard) = (now, 0);
+                        }
+                        heard += bytes.len();
+                        driver.tell(Command::Frame { id, bytes, permit });
+                    }
                     Err(lost) => return lost,
-                };
+                }
                 self.heard(key, &mut theirs);
+                if heard > UNTAKEN {
+                    // The sender is there as long as this is.
+                    let _ = sent.wait_for(|now| *now != then || !now.waits).await;
+                }
             }
         };
         let writing = async {
             while let Some(frame) = frames.recv().await {
+                sent.send_modify(|sent| sent.waits = true);
                 if let Err(e) = send.write_all(&frame).await {
                     return Lost::from(e);
                 }
+                sent.send_modify(|sent| (sent.taken, sent.waits) = (sent.taken + 1, false));
                 if crowded.swap(false, Ordering::AcqRel) {
                     driver.tell(Command::Room);
                 }
@@ -1606,6 +1664,7 @@ impl Inner {
     /// Keeps and logs how a conversation ended, for which a peer was asked `by` a grant.
     fn note(&self, key: LinkKey, by: Option<GrantId>, outcome: Outcome) {
         let peer = self.call(key.0);
+        let ended = |why: &dyn std::fmt::Display| format!("conversation ended: {why}");
         let is_refused = match &outcome {
             Outcome::Refused(refusal) => refusal.is_final(),
             Outcome::Lost(Lost::Ended(Some(code))) => {
@@ -1615,7 +1674,7 @@ impl Inner {
         };
         let trouble = match outcome {
             Outcome::Over(code @ (Code::Revoked | Code::Expired)) => {
-                tracing::info!(%peer, "conversation ended: {code}");
+                self.remark(key.0, ended(&code));
                 Some(match code {
                     Code::Revoked => "the grant was revoked".to_owned(),
                     _ => "the grant has expired".to_owned(),
@@ -1623,15 +1682,15 @@ impl Inner {
             }
             Outcome::Over(_) => None,
             Outcome::Failed(e) => {
-                tracing::warn!(%peer, "conversation ended: {e}");
+                self.blame(key.0, ended(&e));
                 Some(e.to_string())
             }
             Outcome::Lost(lost) => {
                 let quiet = matches!(lost, Lost::Connection(_) | Lost::Ended(None))
                     || matches!(&lost, Lost::Ended(Some(code)) if code.is_prompt());
                 match quiet {
-                    true => tracing::info!(%peer, "conversation ended: {lost}"),
-                    false => tracing::warn!(%peer, "conversation ended: {lost}"),
+                    true => self.remark(key.0, ended(&lost)),
+                    false => self.blame(key.0, ended(&lost)),
                 }
                 Some(format!("{peer}: {lost}"))
             }
@@ -1639,7 +1698,7 @@ impl Inner {
                 match key.2 {
                     // Others may do, and who was let in just now is not known everywhere.
                     Role::Member => tracing::debug!(%peer, "not let in: {refusal}"),
-                    _ => tracing::warn!(%peer, "not let in: {refusal}"),
+                    _ => self.blame(key.0, format_args!("not let in: {refusal}")),
                 }
                 Some(format!("{peer} does not let this node in: {refusal}"))
             }
@@ -1808,4 +1867,25 @@ fn bytes(connection: &Connection) -> u64 {
 fn end(send: &mut SendStream, recv: &mut RecvStream, code: Code) {
     let _ = send.reset(code.into());
     let _ = recv.stop(code.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_tried_again_after_a_growing_time_of_at_most_a_minute() {
+        for millis in [200, 1000, 3000] {
+            let first = Duration::from_millis(millis);
+            let waits: Vec<_> = backoff(first).take(200).collect();
+            let mut least = first;
+            for wait in &waits {
+                assert!((least..=least * 2).contains(wait), "{wait:?} of {least:?}");
+                assert!(*wait <= Duration::from_secs(60), "{wait:?}");
+                least = (least * 2).min(Duration::from_secs(30));
+            }
+            let late: HashSet<_> = waits[100..].iter().collect();
+            assert!(late.len() > 50, "there is some chance in it");
+        }
+    }
 }

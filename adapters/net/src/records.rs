@@ -266,8 +266,9 @@ impl Records {
             .any(|grant| grant.bucket == bucket && grant.branches.is_none())
     }
 
-    /// Tells whether others take what this node writes, as far as it knows.
-    pub(crate) fn may_write(&self, bucket: BucketUid) -> bool {
+    /// Tells whether others take what this node writes to a bucket, as far as it knows: it is its own, or
+    /// a ticket by which it was joined allows that.
+    pub fn may_write(&self, bucket: BucketUid) -> bool {
         let mut joined = self.joined.iter().filter(|joined| joined.bucket == bucket);
         joined.clone().next().is_none() || joined.any(|joined| joined.access == Access::Write)
     }
@@ -282,6 +283,12 @@ impl Records {
     ) -> BTreeMap<EndpointId, Member> {
         let statements = self.statements.get(&bucket);
         statements.map_or_else(BTreeMap::new, |statements| statements.members(own, now))
+    }
+
+    /// Returns the digest of what nodes state of a bucket.
+    pub(crate) fn digest(&self, bucket: BucketUid) -> [u8; 16] {
+        let statements = self.statements.get(&bucket);
+        statements.map_or_else(|| Statements::default().digest(), Statements::digest)
     }
 
     /// Tells whether nothing is taken any more from whom something was joined: its giver let it out.
@@ -671,6 +678,35 @@ mod tests {
         let said = Statement::make(&key(by), BUCKET, key(of).public(), (what, None), NOW);
         let statements = records.statements.entry(BUCKET).or_default();
         statements.take(key(1).public(), vec![said], NOW).unwrap();
+    }
+
+    #[test]
+    fn who_joined_only_to_read_may_not_write() {
+        let mut records = Records::default();
+        assert!(records.may_write(BUCKET));
+        records.joined.push(joined(5, &[]));
+        assert!(!records.may_write(BUCKET) && records.may_write(BucketUid([2; 16])));
+        let access = Access::Write;
+        records.joined.push(Joined {
+            access,
+            ..joined(6, &["main"])
+        });
+        assert!(records.may_write(BUCKET));
+    }
+
+    #[test]
+    fn where_nothing_is_stated_the_digest_is_that_of_nothing() {
+        let mut records = Records {
+            buckets: vec![(BucketId(1), BUCKET)],
+            joined: vec![joined(5, &[])],
+            ..Records::default()
+        };
+        let nothing = Statements::default().digest();
+        assert_eq!(records.digest(BUCKET), nothing);
+        stated(&mut records, NOW);
+        let stated = &records.statements[&BUCKET];
+        assert_eq!(records.digest(BUCKET), stated.digest());
+        assert_ne!(records.digest(BUCKET), nothing);
     }
 
     #[test]

@@ -286,6 +286,38 @@ mod tests {
     }
 
     #[test]
+    fn so_many_addresses_are_believed_and_no_more() {
+        let addrs = |count: u16, url: usize| Addrs {
+            direct: (0..count).map(|n| ([10, 0, 0, 1], 1 + n).into()).collect(),
+            relays: (0..count).map(|n| format!("{n:0>url$}")).collect(),
+        };
+        assert_eq!(addrs(32, 255).limited(), addrs(32, 255));
+        assert_eq!(addrs(33, 255).limited(), addrs(32, 255));
+        assert_eq!(addrs(32, 256).limited().relays, [""; 0]);
+        let relay = |n: u16| format!("https://{n}.example/");
+        let urls = |count: u16| (0..count).map(relay).collect::<Vec<_>>();
+        let own: Vec<RelayUrl> = urls(20).iter().map(|url| url.parse().unwrap()).collect();
+        let hinted = |count: u16| {
+            let relays = urls(count);
+            let hinted = Addrs {
+                relays,
+                ..addrs(count, 1)
+            }
+            .hinted(false, &own);
+            (hinted.direct.len(), hinted.relays.len())
+        };
+        assert_eq!(hinted(8), (MAX_HINTED, MAX_HINTED));
+        assert_eq!(hinted(9), (MAX_HINTED, MAX_HINTED));
+        // A ticket has no more either.
+        let many = Addrs {
+            relays: urls(33),
+            ..addrs(33, 1)
+        };
+        let all = many.with_id(ticket().addr.id);
+        assert_eq!((all.ip_addrs().count(), all.relay_urls().count()), (32, 32));
+    }
+
+    #[test]
     fn a_ticket_comes_back_from_its_text() {
         let text = ticket().to_string();
         assert!(text.starts_with("alkfs"));

@@ -419,6 +419,75 @@ mod tests {
     }
 
     #[test]
+    fn a_greeting_lists_so_many_versions_and_no_more() {
+        let listed = |count: u8| {
+            let hello = Hello {
+                versions: (0..count).collect(),
+                bucket: BucketUid([1; 16]),
+                ticket: None,
+                addrs: Addrs::default(),
+                replica: ReplicaId([1; 16]),
+                statements: None,
+                allows: None,
+            };
+            let bytes = postcard::to_extend(&hello, vec![GREETING]).unwrap();
+            super::hello(&bytes).map(|hello| hello.versions.len())
+        };
+        assert_eq!(listed(16), Ok(MAX_VERSIONS));
+        assert_eq!(listed(17), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn a_welcome_covers_so_many_branches_and_no_more() {
+        let covered = |count: usize| {
+            let scopes = (0..count).map(|n| (Scope((n as u128).to_be_bytes()), n % 2 == 0));
+            let welcome = Welcome {
+                version: PROTOCOL,
+                access: Access::Write,
+                scopes: Some(scopes.collect()),
+                addrs: Addrs::default(),
+                replica: ReplicaId([1; 16]),
+                statements: None,
+            };
+            let bytes = postcard::to_extend(&Answer::Welcome(welcome), vec![GREETING]).unwrap();
+            assert!(bytes.len() <= MAX_ANSWER, "{}", bytes.len());
+            match decode(&bytes) {
+                Ok(Answer::Welcome(welcome)) => welcome.cover(),
+                other => panic!("{other:?}"),
+            }
+        };
+        match covered(MAX_SCOPES) {
+            Some(Cover::Some(scopes)) => assert_eq!(scopes.len(), MAX_SCOPES),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(covered(MAX_SCOPES + 1), None);
+    }
+
+    #[test]
+    fn a_word_on_members_is_as_long_as_it_may_be_and_no_longer() {
+        let key = iroh::SecretKey::from_bytes(&[7; 32]);
+        let word = |length: usize| {
+            let addrs = Addrs {
+                direct: Vec::new(),
+                relays: vec!["x".repeat(length)],
+            };
+            let said = Word::Members(Members {
+                bucket: BucketUid([1; 16]),
+                statements: Vec::new(),
+                hints: vec![(key.public(), addrs)],
+            });
+            (said.encode(), said)
+        };
+        let around = word(60_000).0.len() - 60_000;
+        let (bytes, said) = word(MAX_MEMBERS - around);
+        assert_eq!(bytes.len(), MAX_MEMBERS);
+        assert_eq!(Word::decode(&bytes), Some(said));
+        let (bytes, _) = word(MAX_MEMBERS - around + 1);
+        assert_eq!(bytes.len(), MAX_MEMBERS + 1);
+        assert_eq!(Word::decode(&bytes), None);
+    }
+
+    #[test]
     fn what_is_said_of_members_is_cut_into_words_that_fit() {
         let key = iroh::SecretKey::from_bytes(&[7; 32]);
         let bucket = BucketUid([255; 16]);

@@ -312,10 +312,7 @@ impl Store {
     fn check_may_give(&self, bucket: BucketId) -> Result<()> {
         let records = Records::load(&*self.inner.tree.read()?)?;
         let uid = records.uid(bucket);
-        let joined = records.joined.iter();
-        let mut joined = joined.filter(|join| Some(join.bucket) == uid).peekable();
-        let is_joined = joined.peek().is_some();
-        if is_joined && joined.all(|join| join.access == Access::Read) {
+        if uid.is_some_and(|uid| !records.may_write(uid)) {
             let why = "the bucket was joined to read it, so nobody could change it by a ticket of this node: share \
                        it read-only";
             return Err(Error::with_detail(ErrorKind::PermissionDenied, why));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::quota::Quota;
 use alknet_fs_core::{Result, Timestamp};
 use iroh::{EndpointId, RelayMode, RelayUrl};
 use parking_lot::Mutex;
@@ -43,7 +44,7 @@ const HINTS: usize = 256;
 const STAYING: Duration = Duration::from_secs(60);
 
 /// How many words on members a peer may say at once, and each second from then on.
-const WORDS: (f64, f64) = (64.0, 5.0);
+const WORDS: (u32, f64) = (64, 5.0);
 
 /// How soon a peer is told of members again.
 const PACE: Duration = Duration::from_millis(250);
@@ -113,35 +114,6 @@ struct Told {
     telling: bool,
 }
 
-/// How much somebody may say.
-struct Quota {
-    left: f64,
-    since: Instant,
-    warned: bool,
-}
-
-impl Quota {
-    fn new(now: Instant) -> Self {
-        Self {
-            left: WORDS.0,
-            since: now,
-            warned: false,
-        }
-    }
-
-    /// Counts a word; tells whether it is one too many, and whether it is the first such one.
-    fn is_spent(&mut self, now: Instant) -> (bool, bool) {
-        let passed = now.saturating_duration_since(self.since).as_secs_f64();
-        self.left = passed.mul_add(WORDS.1, self.left).min(WORDS.0);
-        self.since = now;
-        if self.left >= 1.0 {
-            self.left -= 1.0;
-            return (false, false);
-        }
-        (true, !std::mem::replace(&mut self.warned, true))
-    }
-}
-
 impl Exchange {
     /// Tells whether where a node is may be changed now, as it says itself or others do, and if so notes
     /// that it was.
@@ -154,12 +126,14 @@ impl Exchange {
         }
     }
 
-    /// Counts a word of a peer; as [`Quota::is_spent`].
-    fn is_spent(&self, peer: EndpointId, now: Instant) -> (bool, bool) {
+    /// Counts a word of a peer; tells whether it is heard.
+    fn hears(&self, peer: EndpointId, now: Instant) -> bool {
         let mut quotas = self.quotas.lock();
-        quotas.retain(|_, quota| now.saturating_duration_since(quota.since) < STAYING);
-        let quota = quotas.entry(peer).or_insert_with(|| Quota::new(now));
-        quota.is_spent(now)
+        quotas.retain(|_, quota| !quota.is_full(now));
+        let quota = quotas
+            .entry(peer)
+            .or_insert_with(|| Quota::new(WORDS.0, WORDS.1));
+        quota.take(now)
     }
 }
 
@@ -198,10 +172,7 @@ impl Inner {
     /// Returns the digest of the statements on a bucket, where they are exchanged.
     pub(super) fn statements(&self, bucket: BucketUid, whole: bool) -> Option<[u8; 16]> {
         let exchanged = whole && self.swarm.is_some();
-        exchanged.then(|| match self.records().statements.get(&bucket) {
-            Some(statements) => statements.digest(),
-            None => Statements::default().digest(),
-        })
+        exchanged.then(|| self.records().digest(bucket))
     }
 
     /// Brings what this node states up to what it gave and joined.
@@ -336,7 +307,7 @@ impl Inner {
                         return;
                     }
                     if is_all {
-                        told.digests = Some((ours.digest(), theirs));
+                        told.digests = Some((records.digest(bucket), theirs));
                     }
                     told.all = Some(Arc::clone(&records));
                 }
@@ -387,10 +358,7 @@ impl Inner {
         let (peer, bucket, _) = key;
         if let Some(theirs) = theirs.take() {
             let records = self.records();
-            let ours = match records.statements.get(&bucket) {
-                Some(statements) => statements.digest(),
-                None => Statements::default().digest(),
-            };
+            let ours = records.digest(bucket);
             let mut all = self.exchange.told.lock();
             let told = all.entry((peer, bucket)).or_default();
             // What either does not believe, it need not be told again.
@@ -413,14 +381,12 @@ impl Inner {
             (*who, *of) == (peer, bucket) && link.live.is_some() && link.whole
         };
         if !self.links.lock().iter().any(converse) {
-            tracing::info!(peer = %self.call(peer), "it speaks of members unasked");
+            // A word may be on its way when the conversation ends.
+            self.remark(peer, "it speaks of members unasked");
             return;
         }
-        let (spent, first) = self.exchange.is_spent(peer, Instant::now());
-        if spent {
-            if first {
-                tracing::warn!(peer = %self.call(peer), "it says too much of members: not all is heard");
-            }
+        if !self.exchange.hears(peer, Instant::now()) {
+            self.blame(peer, "it says too much of members: not all is heard");
             return;
         }
         let (records, own, at) = (self.records(), self.own(), now());
@@ -460,14 +426,24 @@ impl Inner {
             })?;
             Ok((forged, refused))
         });
-        let peer = self.call(peer);
         match taken.await {
             Ok((0, None)) => {}
-            Ok((0, Some(why))) => tracing::warn!(%peer, "not all it says of members counts: {why}"),
-            Ok((forged, _)) => {
-                tracing::warn!(%peer, forged, "it says of members what nobody stated");
+            Ok((0, Some(why))) => {
+                self.blame(
+                    peer,
+                    format_args!("not all it says of members counts: {why}"),
+                );
             }
-            Err(e) => tracing::warn!(%peer, "what it says of members was not kept: {e}"),
+            Ok((forged, _)) => {
+                let what = "it says of members what nobody stated";
+                self.blame(peer, format_args!("{what}, {forged} times"));
+            }
+            Err(e) => {
+                self.blame(
+                    peer,
+                    format_args!("what it says of members was not kept: {e}"),
+                );
+            }
         }
     }
 
@@ -708,20 +684,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_says_much_is_heard_slowly() {
+    fn who_says_much_is_heard_slowly_and_others_are_not() {
+        let exchange = Exchange::default();
         let begun = Instant::now();
-        let at = |millis: u64| begun + Duration::from_millis(millis);
-        let mut quota = Quota::new(begun);
-        for _ in 0..64 {
-            assert_eq!(quota.is_spent(begun), (false, false));
-        }
-        assert_eq!(quota.is_spent(begun), (true, true));
-        assert_eq!(quota.is_spent(at(100)), (true, false), "said once");
-        assert!(!quota.is_spent(at(250)).0);
-        assert!(quota.is_spent(at(250)).0);
-        let late = at(3_600_000);
-        let heard = (0..100).filter(|_| !quota.is_spent(late).0);
+        let peer = |n: u8| iroh::SecretKey::from_bytes(&[n; 32]).public();
+        let heard = (0..100).filter(|_| exchange.hears(peer(1), begun));
         assert_eq!(heard.count(), 64);
+        assert!(exchange.hears(peer(2), begun));
+        assert_eq!(exchange.quotas.lock().len(), 2);
+        let later = begun + Duration::from_secs(1);
+        let heard = (0..100).filter(|_| exchange.hears(peer(1), later));
+        assert_eq!(heard.count(), 5);
+        assert_eq!(
+            exchange.quotas.lock().len(),
+            1,
+            "who is silent is forgotten"
+        );
     }
 
     #[test]

@@ -1,21 +1,25 @@
 //! Peers that do not keep to the protocol: they are refused, and the node goes on with the others.
 
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use crate::common::{Node, now, offer};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
-use alknet_fs_core::sync::{Cut, Frame, MAX_FRAME, ReplicaId, Scope, VersionVector, Want};
+use alknet_fs_core::sync::{
+    Cut, Frame, MAX_FRAME, MAX_SCOPES, Replica as _, ReplicaId, Scope, VersionVector, Want,
+};
 use alknet_fs_net::Ticket;
 use alknet_fs_net::{ALPN, Access, BucketUid, EndpointAddr, EndpointId, Offer, Records, SecretKey};
+use alknet_fs_sync::Bucket;
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ROOT};
 use iroh::Endpoint;
-use iroh::endpoint::{Connection, ConnectionError, ReadError, ReadExactError, presets};
-use iroh::endpoint::{RecvStream, SendStream};
+use iroh::endpoint::{Connection, ConnectionError, QuicTransportConfig, ReadError, ReadExactError};
+use iroh::endpoint::{RecvStream, SendStream, presets};
 use iroh_gossip::api::GossipTopic;
 use iroh_gossip::net::Gossip;
 
@@ -279,6 +283,105 @@ async fn who_refuses_is_asked_seldom() {
     still_works(&node, bucket).await;
 }
 
+/// How often what is tried after 200 ms, and then each time after twice as long, is tried in some seconds.
+fn tries(seconds: u64) -> usize {
+    let ends = (0..).map(|n| 200 * ((1 << n) - 1));
+    ends.take_while(|millis| *millis < 1000 * seconds).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_each_conversation_at_once_is_asked_ever_more_seldom() {
+    let giver = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (endpoint, count) = (giver.endpoint.clone(), Arc::clone(&asked));
+    let ending = tokio::spawn(async move {
+        let conn = endpoint.accept().await.unwrap().await.unwrap();
+        while let Ok((mut send, mut recv)) = conn.accept_bi().await {
+            hear(&mut recv).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            // It stops, it says.
+            let _ = send.reset(1u32.into());
+        }
+    });
+    let (node, bucket) = node().await;
+    let ended = node.bucket("ended");
+    let ticket = Ticket {
+        addr: giver.endpoint.addr(),
+        bucket: BucketUid([3; 16]),
+        ..node.share(bucket, offer(Access::Write))
+    };
+    let begun = Instant::now();
+    node.join(ended, &ticket);
+    // It comes back at once as long as that is not all it does.
+    crate::common::until("it comes back", async || asked.load(Ordering::SeqCst) > 5).await;
+    let is_over = async || begun.elapsed() > Duration::from_secs(5);
+    crate::common::until("some seconds are over", is_over).await;
+    let asked = asked.load(Ordering::SeqCst);
+    let seconds = begun.elapsed().as_secs() + 1;
+    // Four times at once, and when what is known of the giver changes.
+    assert!(asked <= 6 + tries(seconds), "{asked}");
+    ending.abort();
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_answer_is_dialled_ever_more_seldom() {
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Write));
+    // One lets no connection come about, and says so; the other one says nothing at all.
+    let away = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let (endpoint, count) = (away.endpoint.clone(), Arc::clone(&refused));
+    let refusing = tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            incoming.refuse();
+        }
+    });
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let silent = EndpointAddr::new(SecretKey::generate().public());
+    let silent = silent.with_ip_addr(socket.local_addr().unwrap());
+    let dialled = Arc::new(Mutex::new(HashSet::new()));
+    let ids = Arc::clone(&dialled);
+    let listening = tokio::spawn(async move {
+        let mut packet = [0; 2000];
+        while let Ok((length, _)) = socket.recv_from(&mut packet).await {
+            // What begins a connection has a long header, and the same id in it until it is answered.
+            if length > 6 && packet[0] & 0x80 != 0 {
+                let id = packet[6..].iter().take(usize::from(packet[5]));
+                ids.lock().unwrap().insert(id.copied().collect::<Vec<_>>());
+            }
+        }
+    });
+    let begun = Instant::now();
+    for (n, addr) in [(1, away.endpoint.addr()), (2, silent)] {
+        let joined = node.bucket(&format!("from-{n}"));
+        let ticket = Ticket {
+            addr,
+            bucket: BucketUid([n; 16]),
+            ..ticket.clone()
+        };
+        node.join(joined, &ticket);
+    }
+    let dialled = || dialled.lock().unwrap().len();
+    crate::common::until("both are dialled", async || {
+        refused.load(Ordering::SeqCst) > 2 && dialled() > 0
+    })
+    .await;
+    let is_over = async || begun.elapsed() > Duration::from_secs(5);
+    crate::common::until("some seconds are over", is_over).await;
+    let (refused, dialled) = (refused.load(Ordering::SeqCst), dialled());
+    let seconds = begun.elapsed().as_secs() + 1;
+    assert!(refused <= tries(seconds), "{refused}");
+    assert!(
+        dialled <= 1 + usize::try_from(seconds / 20).unwrap(),
+        "{dialled}"
+    );
+    refusing.abort();
+    listening.abort();
+    still_works(&node, bucket).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_greeting_that_makes_no_sense_is_refused() {
     let (node, bucket) = node().await;
@@ -302,6 +405,7 @@ async fn a_greeting_that_makes_no_sense_is_refused() {
     let many = hello(1, &[1; 17], ticket.bucket, None);
     assert_eq!(stranger.refused(&many).await, MALFORMED);
     assert_eq!(stranger.say(&[]).await, Err(PROTOCOL));
+    assert_eq!(stranger.refused(&vec![1; 4096]).await, MALFORMED);
     assert_eq!(stranger.say(&vec![1; 4097]).await, Err(PROTOCOL));
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..100 {
@@ -460,6 +564,375 @@ async fn who_may_only_read_and_writes_is_refused() {
     still_works(&node, bucket).await;
 }
 
+/// A store of its own with a bucket that has the same branches, and what a peer says from there.
+struct Replica {
+    node: Node,
+    bucket: alknet_fs_core::store::BucketId,
+    documents: Bucket,
+}
+
+impl Replica {
+    async fn new(forks: &[&str]) -> Self {
+        let node = Node::start().await;
+        let bucket = node.bucket("work");
+        for fork in forks {
+            node.fork(bucket, fork);
+        }
+        let documents = Bucket::open(Arc::clone(&node.store), bucket, ReplicaId([0x5a; 16]));
+        Self {
+            documents: documents.unwrap(),
+            bucket,
+            node,
+        }
+    }
+
+    /// Writes something; returns the scope, and all cuts of it.
+    fn write(&mut self, branch: &str, path: &str) -> (Scope, Vec<Cut>) {
+        self.node.write(self.bucket, branch, path);
+        self.documents.gather(now()).unwrap();
+        let id = self.node.branch(self.bucket, branch);
+        let mut scopes = self.documents.scopes();
+        let (scope, _) = scopes.find(|(_, branch)| *branch == Some(id)).unwrap();
+        drop(scopes);
+        let nothing = VersionVector::new();
+        let cuts = self.documents.cuts_after(scope, &nothing, usize::MAX);
+        (scope, cuts.unwrap())
+    }
+}
+
+/// Sends a frame to a node that refuses it.
+async fn is_refused(stranger: &Stranger, ticket: &Ticket, frame: &Frame) {
+    let (_conn, mut send, mut recv) = stranger.welcomed(ticket).await;
+    say(&mut send, &frame.encode()).await;
+    assert_eq!(until_reset(&mut recv).await, PROTOCOL, "{frame:?}");
+}
+
+/// The first and last page of what a scope holds, with nothing in it.
+fn page_of(scope: Scope) -> Frame {
+    Frame::State {
+        scope,
+        from: Vec::new(),
+        next: None,
+        pause: true,
+        page: vec![0],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_one_branch_gets_and_changes_no_other() {
+    let (node, bucket) = node().await;
+    let forks = ["shown", "hidden"];
+    forks.map(|fork| node.fork(bucket, fork));
+    node.write(bucket, "shown", "/given");
+    node.write(bucket, "hidden", "/secret");
+    let part = Offer {
+        branches: vec!["shown".to_owned()],
+        ..offer(Access::Write)
+    };
+    let ticket = node.share(bucket, part);
+    let mut replica = Replica::new(&forks).await;
+    let (main, main_cuts) = replica.write("main", "/into-main");
+    let (shown, shown_cuts) = replica.write("shown", "/into-shown");
+    let (hidden, hidden_cuts) = replica.write("hidden", "/into-hidden");
+    let stranger = Stranger::new(node.net().addr()).await;
+    let tells = |bytes: &[u8]| {
+        let of_it = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
+        of_it(&hidden.0) || of_it(b"secret")
+    };
+    let answer = stranger.say(&hello(1, &[1], ticket.bucket, Some(&ticket)));
+    let answer = answer.await.unwrap();
+    assert!(answer.windows(16).any(|part| part == shown.0) && !tells(&answer));
+
+    // It asks for all that it can think of.
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    let nothing = VersionVector::new();
+    let unknown = Scope([0x42; 16]);
+    let wants = |scope| {
+        [
+            Want::Moment(nothing.clone()),
+            Want::From(replica.documents.first_page(hidden).unwrap()),
+        ]
+        .map(|what| Frame::Want { scope, what })
+    };
+    let asks = [
+        Frame::Digests {
+            from: Scope::FIRST,
+            to: Scope::LAST,
+            digests: Vec::new(),
+        },
+        Frame::Vectors {
+            vectors: vec![(hidden, nothing.clone())],
+            answer: true,
+        },
+    ];
+    for ask in asks.iter().chain(&wants(hidden)).chain(&wants(unknown)) {
+        say(&mut send, &ask.encode()).await;
+    }
+    let (mut got, mut refused) = (HashSet::new(), HashSet::new());
+    let mut hears = async |recv: &mut RecvStream| {
+        let hear = tokio::time::timeout(Duration::from_secs(20), hear(recv));
+        let frame = Frame::decode(&hear.await.expect("an answer").unwrap()).unwrap();
+        match &frame {
+            Frame::Cuts { scope, .. } => drop(got.insert(*scope)),
+            Frame::State {
+                scope, next, page, ..
+            } if next.is_none() && page.is_empty() => {
+                refused.insert(*scope);
+                return (frame, got.len(), refused.len());
+            }
+            _ => {}
+        }
+        assert!(!tells(&frame.encode()), "{frame:?}");
+        (frame, got.len(), refused.len())
+    };
+    // What is there and what is not is refused alike.
+    while !matches!(hears(&mut recv).await, (_, 2, 2)) {}
+    let summary = Frame::Summary {
+        digest: [0; 16],
+        answer: true,
+    };
+    say(&mut send, &summary.encode()).await;
+    while !matches!(hears(&mut recv).await, (Frame::Digests { .. }, ..)) {}
+    assert_eq!(got, HashSet::from([main, shown]));
+    assert_eq!(refused, HashSet::from([hidden, unknown]));
+    drop((send, recv));
+
+    // It writes where it may not: in another branch, in that which it may only read, and in none.
+    let cuts = |scope, cuts: &[Cut]| {
+        let cuts = cuts.to_vec();
+        Frame::Cuts { scope, cuts }
+    };
+    for frame in [
+        cuts(hidden, &hidden_cuts),
+        cuts(main, &main_cuts),
+        cuts(unknown, &hidden_cuts),
+        page_of(hidden),
+        page_of(main),
+    ] {
+        is_refused(&stranger, &ticket, &frame).await;
+    }
+    let shows = |branch| node.paths(bucket, branch);
+    assert_eq!(shows("main"), ["/here"]);
+    assert_eq!(shows("shown"), ["/given", "/here"]);
+    assert_eq!(shows("hidden"), ["/here", "/secret"]);
+    // All of it would count where it may.
+    let (_conn, mut send, _recv) = stranger.welcomed(&ticket).await;
+    say(&mut send, &cuts(shown, &shown_cuts).encode()).await;
+    node.shows(bucket, "shown", &["/given", "/here", "/into-shown"])
+        .await;
+    assert_eq!(shows("hidden"), ["/here", "/secret"]);
+    let whole = node.share(bucket, offer(Access::Write));
+    let writer = Stranger::new(node.net().addr()).await;
+    let (_conn, mut send, _recv) = writer.welcomed(&whole).await;
+    say(&mut send, &cuts(main, &main_cuts).encode()).await;
+    say(&mut send, &cuts(hidden, &hidden_cuts).encode()).await;
+    let all = ["/here", "/into-hidden", "/into-main", "/secret"];
+    node.shows(bucket, "hidden", &all).await;
+}
+
+/// Somebody whom the giver let in to read asks another member, and writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_read_and_writes_as_a_member_is_refused_by_all() {
+    let (hub, bucket) = node().await;
+    let (one, other) = (Node::start().await, Node::start().await);
+    let (on_one, on_other) = (one.bucket("work"), other.bucket("work"));
+    let write = hub.share(bucket, offer(Access::Write));
+    one.join(on_one, &write);
+    other.join(on_other, &write);
+    let read = hub.share(bucket, offer(Access::Read));
+    let reader = Stranger::new(hub.net().addr()).await;
+    let id = reader.endpoint.id();
+    let (_at_hub, _send, _recv) = reader.welcomed(&read).await;
+    let nodes = [(&hub, bucket), (&one, on_one), (&other, on_other)];
+    let is_reader = |(node, bucket): &(&Node, _)| {
+        let members = node.members(*bucket);
+        members.get(&id).map(|member| member.access) == Some(Access::Read)
+    };
+    crate::common::until("all know the reader", async || nodes.iter().all(is_reader)).await;
+
+    let mut replica = Replica::new(&[]).await;
+    let (scope, cuts) = replica.write("main", "/by-the-reader");
+    let cuts = Frame::Cuts { scope, cuts };
+    let asks = exchanging(read.bucket, None, Some(Access::Write));
+    // What it says of itself changes nothing.
+    let key = reader.endpoint.secret_key().clone();
+    let vouches = statement(id, &key, read.bucket, id, Some(Access::Write), now());
+    for to in [&one, &other] {
+        let member = Stranger {
+            endpoint: reader.endpoint.clone(),
+            to: to.net().addr(),
+        };
+        let conn = member.connect().await;
+        for frame in [&cuts, &page_of(scope), &cuts] {
+            let (mut send, mut recv) = conn.open_bi().await.unwrap();
+            say(&mut send, &asks).await;
+            let answer = hear(&mut recv).await.unwrap();
+            assert_eq!(answer[..4], [1, 0, 1, 0], "welcome, to read");
+            tell(&conn, &members(read.bucket, std::slice::from_ref(&vouches))).await;
+            say(&mut send, &frame.encode()).await;
+            assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+        }
+    }
+    is_refused(&reader, &read, &cuts).await;
+    one.write(on_one, "main", "/by-one");
+    for (node, bucket) in nodes {
+        node.shows(bucket, "main", &["/by-one", "/here"]).await;
+        assert!(is_reader(&(node, bucket)));
+    }
+    // From somebody who may write, all take it.
+    let writer = Stranger::new(hub.net().addr()).await;
+    let (_conn, mut send, _recv) = writer.welcomed(&write).await;
+    say(&mut send, &cuts.encode()).await;
+    for (node, bucket) in nodes {
+        node.shows(bucket, "main", &["/by-one", "/by-the-reader", "/here"])
+            .await;
+    }
+}
+
+/// A giver's answer that lets in: to the whole bucket, or to some scopes.
+fn welcome(version: u8, scopes: Option<Vec<(Scope, bool)>>) -> Vec<u8> {
+    let statements = None::<[u8; 16]>;
+    let welcome = (
+        version,
+        Access::Write,
+        scopes,
+        NOWHERE,
+        [9u8; 16],
+        statements,
+    );
+    postcard::to_extend(&welcome, vec![1, 0]).unwrap()
+}
+
+/// What a giver says that does not keep to the protocol, by its number; nothing for more.
+fn of_a_bad_giver(number: u8) -> Option<Vec<Vec<u8>>> {
+    let framed = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        [&length[..], bytes].concat()
+    };
+    let claims = |length: usize| u32::try_from(length).unwrap().to_le_bytes().to_vec();
+    let scopes = |count: u128| (0..count).map(|n| Scope(n.to_be_bytes()));
+    let let_in = framed(&welcome(1, None));
+    let scope = Scope([0x42; 16]);
+    let cut = |changes| Cut {
+        replica: ReplicaId([1; 16]),
+        number: 1,
+        seen: VersionVector::new(),
+        more: false,
+        changes,
+    };
+    let cuts = |changes| {
+        let cuts = vec![cut(changes)];
+        framed(&Frame::Cuts { scope, cuts }.encode())
+    };
+    let many: Vec<_> = scopes(16 * 1024 + 1).collect();
+    let of_many = |each: &dyn Fn(Scope) -> Frame| {
+        let frames = many.iter().map(|scope| framed(&each(*scope).encode()));
+        frames.collect::<Vec<_>>().concat()
+    };
+    Some(match number {
+        // Instead of an answer.
+        0 => vec![framed(&[1, 9, 9])],
+        1 => vec![claims(0)],
+        2 => vec![claims((256 << 10) + 1)],
+        3 => vec![framed(&welcome(2, None))],
+        4 => {
+            let scopes = scopes(MAX_SCOPES as u128 + 1).map(|scope| (scope, true));
+            vec![framed(&welcome(1, Some(scopes.collect())))]
+        }
+        // Behind it.
+        5 => vec![let_in, framed(&[1, 77])],
+        6 => vec![let_in, claims(MAX_FRAME + 1)],
+        7 => vec![let_in, cuts(vec![0xff; 100])],
+        8 => vec![let_in, cuts(automerge_bomb())],
+        9 => vec![let_in, framed(&page_of(scope).encode())],
+        // Of a branch that the ticket is not for.
+        10 => {
+            let only = framed(&welcome(1, Some(vec![(Scope::FIRST, true)])));
+            vec![only, cuts(Vec::new())]
+        }
+        // Of more branches than a bucket may have.
+        11 => {
+            let vectors = |part: &[Scope]| {
+                let nothing = VersionVector::new();
+                let vectors = part.iter().map(|scope| (*scope, nothing.clone()));
+                let (vectors, answer) = (vectors.collect(), false);
+                framed(&Frame::Vectors { vectors, answer }.encode())
+            };
+            let frames: Vec<_> = many.chunks(MAX_SCOPES).map(vectors).collect();
+            vec![let_in, frames.concat()]
+        }
+        12 => {
+            let want = |scope| Frame::Want {
+                scope,
+                what: Want::From(Vec::new()),
+            };
+            vec![let_in, of_many(&want)]
+        }
+        _ => return None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_giver_that_does_wrong_harms_nobody_who_joins() {
+    let (good, bucket) = node().await;
+    let bad = Stranger::new(EndpointAddr::new(SecretKey::generate().public())).await;
+    let ends = Arc::new(Mutex::new(BTreeMap::new()));
+    let (endpoint, noted) = (bad.endpoint.clone(), Arc::clone(&ends));
+    let giving = tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let (conn, noted) = (incoming.await.unwrap(), Arc::clone(&noted));
+            tokio::spawn(async move {
+                while let Ok((mut send, mut recv)) = conn.accept_bi().await {
+                    let noted = Arc::clone(&noted);
+                    tokio::spawn(async move {
+                        let question = hear(&mut recv).await.unwrap();
+                        // Behind the version of the greeting and one of the protocol.
+                        let number = question[3];
+                        for bytes in of_a_bad_giver(number).unwrap() {
+                            let _ = send.write_all(&bytes).await;
+                        }
+                        let code = until_reset(&mut recv).await;
+                        noted.lock().unwrap().entry(number).or_insert(code);
+                    });
+                }
+            });
+        }
+    });
+    let node = Node::start().await;
+    let there = node.bucket("work");
+    let ticket = good.share(bucket, offer(Access::Write));
+    node.join(there, &ticket);
+    let count = (0..).take_while(|n| of_a_bad_giver(*n).is_some()).count();
+    let harmed: Vec<_> = (0..u8::try_from(count).unwrap())
+        .map(|number| {
+            let name = format!("of-{number}");
+            let harmed = node.bucket(&name);
+            node.write(harmed, "main", "/own");
+            let ticket = Ticket {
+                addr: bad.endpoint.addr(),
+                bucket: BucketUid([number; 16]),
+                ..ticket.clone()
+            };
+            node.join(harmed, &ticket);
+            harmed
+        })
+        .collect();
+    crate::common::until("all of it is refused", async || {
+        ends.lock().unwrap().len() == count
+    })
+    .await;
+    let ends = ends.lock().unwrap().clone();
+    assert!(ends.values().all(|code| *code == PROTOCOL), "{ends:?}");
+    giving.abort();
+    for bucket in harmed {
+        node.write(bucket, "main", "/still");
+        assert_eq!(node.paths(bucket, "main"), ["/own", "/still"]);
+    }
+    node.write(there, "main", "/there");
+    good.shows(bucket, "main", &["/here", "/there"]).await;
+    node.shows(there, "main", &["/here", "/there"]).await;
+}
+
 /// One that reads nothing makes nobody wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_read_holds_up_nobody() {
@@ -489,6 +962,70 @@ async fn a_peer_that_does_not_read_holds_up_nobody() {
     other.join(there, &ticket);
     crate::common::until("all of it", async || other.paths(there, "main").len() == 21).await;
     asking.abort();
+}
+
+/// Who asks again and again and takes no answer is not heard any more until it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_peer_that_takes_no_answer_only_so_much_is_heard() {
+    let (node, bucket) = node().await;
+    // More than the stranger takes without reading it.
+    for n in 0..40 {
+        node.write(bucket, "main", &format!("/{n}{}", "x".repeat(200)));
+    }
+    let ticket = node.share(bucket, offer(Access::Write));
+    let mut stranger = Stranger::new(node.net().addr()).await;
+    let transport = QuicTransportConfig::builder().stream_receive_window(4096u32.into());
+    let builder = Endpoint::builder(presets::Minimal).clear_ip_transports();
+    let builder = builder.transport_config(transport.build());
+    let builder = builder.bind_addr("127.0.0.1:0").unwrap();
+    stranger.endpoint = builder.bind().await.unwrap();
+    let (_conn, mut send, mut recv) = stranger.welcomed(&ticket).await;
+    let scope = Scope::of_first_branch();
+    let nothing = Frame::Vectors {
+        vectors: vec![(scope, VersionVector::new())],
+        answer: true,
+    };
+    say(&mut send, &nothing.encode()).await;
+    let replicas = (0..4000u128).map(|n| (ReplicaId(n.to_be_bytes()), 1));
+    let want = Frame::Want {
+        scope,
+        what: Want::Moment(replicas.collect()),
+    };
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let asking = tokio::spawn(async move {
+        let want = want.encode();
+        let length = u32::try_from(want.len()).unwrap().to_le_bytes();
+        let said = [&length[..], &want].concat();
+        while send.write_all(&said).await.is_ok() {
+            count.fetch_add(said.len(), Ordering::SeqCst);
+        }
+    });
+    let most = 20 << 20;
+    let (mut last, mut since) = (0, Instant::now());
+    crate::common::until("it is not heard any more", async || {
+        let now = sent.load(Ordering::SeqCst);
+        assert!(now < most, "{now} bytes of it were heard");
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        now > 0 && since.elapsed() > Duration::from_secs(2)
+    })
+    .await;
+    // Meanwhile others are served.
+    let other = Node::start().await;
+    let there = other.bucket("work");
+    other.join(there, &ticket);
+    crate::common::until("all of it", async || other.paths(there, "main").len() == 41).await;
+    assert!(sent.load(Ordering::SeqCst) < most);
+    // With each answer that it takes, it is heard again.
+    let reading = tokio::spawn(async move { while hear(&mut recv).await.is_ok() {} });
+    crate::common::until("it is heard again", async || {
+        sent.load(Ordering::SeqCst) > 2 * most
+    })
+    .await;
+    asking.abort();
+    reading.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -957,25 +1494,38 @@ impl io::Write for Log {
     }
 }
 
+/// Keeps what is logged from here on.
+fn keep_log() {
+    static KEPT: Once = Once::new();
+    KEPT.call_once(|| {
+        let logging = tracing_subscriber::fmt().with_ansi(false);
+        let logging = logging.with_max_level(tracing::Level::INFO);
+        logging.with_writer(|| Log).init();
+    });
+}
+
+/// The lines of the log that say something of somebody.
+fn log_of(stranger: &Stranger) -> Vec<String> {
+    let who = stranger.endpoint.id().fmt_short().to_string();
+    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    let said = log.lines().filter(|line| line.contains("alknet_fs_net"));
+    let of_them = said.filter(|line| line.contains(&who));
+    of_them.map(ToOwned::to_owned).collect()
+}
+
 /// Waits until a line of the log has some words, and says of whom.
 async fn logged(stranger: &Stranger, words: &[&str]) {
-    let who = stranger.endpoint.id().fmt_short().to_string();
-    let what = format!("{words:?} of {who} in the log");
+    let what = format!("{words:?} of {} in the log", stranger.endpoint.id());
     crate::common::until(&what, async || {
-        let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
-        let of_them = |line: &&str| line.contains(&who);
-        log.lines()
-            .filter(of_them)
-            .any(|line| words.iter().all(|word| line.contains(word)))
+        let has_all = |line: &String| words.iter().all(|word| line.contains(word));
+        log_of(stranger).iter().any(has_all)
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_logged_with_who_it_was() {
-    let logging = tracing_subscriber::fmt().with_ansi(false);
-    let logging = logging.with_max_level(tracing::Level::WARN);
-    logging.with_writer(|| Log).init();
+    keep_log();
     let (node, bucket) = node().await;
     let past = Offer {
         expires: Some(Timestamp(now().0 - 1)),
@@ -1018,5 +1568,74 @@ async fn what_is_refused_is_logged_with_who_it_was() {
         &["WARN", "conversation ended", "grant does not allow"],
     )
     .await;
+
+    let short = |length: usize| u32::try_from(length).unwrap().to_le_bytes();
+    let long = stranger().await;
+    assert_eq!(long.say(&vec![1; 4097]).await, Err(PROTOCOL));
+    logged(&long, &["WARN", "began with nonsense", "longest length"]).await;
+
+    let noise = (stranger().await, vec![3, 0, 0, 0, 1, 77, 77]);
+    let endless = (stranger().await, short(MAX_FRAME + 1).to_vec());
+    let ended = "conversation ended";
+    for ((peer, said), why) in [(noise, "does not decode"), (endless, "longest length")] {
+        let (_conn, mut send, mut recv) = peer.welcomed(&reader).await;
+        send.write_all(&said).await.unwrap();
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+        logged(&peer, &["WARN", ended, why]).await;
+    }
+
+    let talker = stranger().await;
+    let (conn, _send, _recv) = talker.welcomed(&reader).await;
+    tell(&conn, &[1, 9, 9]).await;
+    logged(&talker, &["WARN", "it said nonsense"]).await;
+    for _ in 0..70 {
+        tell(&conn, &members(reader.bucket, &[])).await;
+    }
+    logged(&talker, &["WARN", "it says too much of members"]).await;
+    let talker = stranger().await;
+    let (conn, _send, _recv) = talker.welcomed(&reader).await;
+    let of = SecretKey::generate();
+    let forged = statement(node.id(), &of, reader.bucket, of.public(), None, now());
+    tell(&conn, &members(reader.bucket, &[forged])).await;
+    logged(&talker, &["WARN", "what nobody stated"]).await;
+    still_works(&node, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_wrong_all_the_time_does_not_fill_the_log() {
+    keep_log();
+    let (node, bucket) = node().await;
+    let ticket = node.share(bucket, offer(Access::Read));
+    let begun = Instant::now();
+    let noisy = Stranger::new(node.net().addr()).await;
+    let conn = noisy.connect().await;
+    for _ in 0..200 {
+        let (mut send, mut recv) = conn.open_bi().await.unwrap();
+        say(&mut send, &[1]).await;
+        assert_eq!(hear(&mut recv).await.unwrap()[..3], [1, 1, MALFORMED]);
+    }
+    // One that is let in is no better: it begins again and again, and says nonsense each time.
+    let known = Stranger::new(node.net().addr()).await;
+    let (conn, ..) = known.welcomed(&ticket).await;
+    for _ in 0..100 {
+        let (mut send, mut recv) = conn.open_bi().await.unwrap();
+        say(&mut send, &hello(1, &[1], ticket.bucket, None)).await;
+        assert_eq!(hear(&mut recv).await.unwrap()[..2], [1, 0], "welcome");
+        say(&mut send, &[9]).await;
+        assert_eq!(until_reset(&mut recv).await, PROTOCOL);
+    }
+    // Others are heard of at once.
+    let other = Stranger::new(node.net().addr()).await;
+    assert_eq!(other.refused(&[1]).await, MALFORMED);
+    logged(&other, &["WARN", "Malformed"]).await;
+    let later = usize::try_from(begun.elapsed().as_secs() / 30).unwrap();
+    let warnings = |peer: &Stranger| {
+        let lines = log_of(peer).into_iter();
+        lines.filter(|line| line.contains("WARN")).count()
+    };
+    for peer in [&noisy, &known] {
+        assert!((1..=8 + later).contains(&warnings(peer)));
+        assert!(log_of(peer).len() <= 2 * (8 + later));
+    }
     still_works(&node, bucket).await;
 }
