@@ -622,7 +622,9 @@ fn page_of(scope: Scope) -> Frame {
 async fn who_has_one_branch_gets_and_changes_no_other() {
     let (node, bucket) = node().await;
     let forks = ["shown", "hidden"];
-    forks.map(|fork| node.fork(bucket, fork));
+    for fork in forks {
+        node.fork(bucket, fork);
+    }
     node.write(bucket, "shown", "/given");
     node.write(bucket, "hidden", "/secret");
     let part = Offer {
