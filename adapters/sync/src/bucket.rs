@@ -31,6 +31,19 @@ struct Record {
     unsettled: bool,
 }
 
+impl Record {
+    /// What is kept of a bucket that takes part for the first time.
+    fn first(replica: ReplicaId) -> Self {
+        Self {
+            replica,
+            clock: 0,
+            gathered: None,
+            epoch: Epoch(0),
+            unsettled: false,
+        }
+    }
+}
+
 const RECORD: &str = "bucket";
 const SCOPES: &str = "scopes";
 const WANTED: &str = "wanted";
@@ -72,6 +85,8 @@ pub struct Bucket {
     /// The moments that cannot be shown because documents left out what they need.
     pub(crate) wanted: BTreeSet<(Scope, VersionVector)>,
     history: History,
+    /// Whether a transaction failed since the store was read: it may have been committed, or not.
+    is_stale: bool,
 }
 
 impl Bucket {
@@ -82,29 +97,19 @@ impl Bucket {
     /// Those of the store.
     pub fn open(store: Arc<dyn Store>, bucket: BucketId, replica: ReplicaId) -> Result<Self> {
         let txn = store.read()?;
-        let record = kept::get(&*txn, &scope_of(bucket), RECORD)?;
-        let record = record.unwrap_or(Record {
-            replica,
-            clock: 0,
-            gathered: None,
-            epoch: Epoch(0),
-            unsettled: false,
-        });
-        let scopes = kept::get(&*txn, &scope_of(bucket), SCOPES)?.unwrap_or_default();
-        let wanted = kept::get(&*txn, &scope_of(bucket), WANTED)?.unwrap_or_default();
-        drop(txn);
         let mut opened = Self {
             store,
             bucket,
-            scopes,
+            scopes: BTreeMap::new(),
             branches: BTreeMap::new(),
-            record,
+            record: Record::first(replica),
             now: Timestamp(0),
             news: BTreeSet::new(),
-            wanted,
+            wanted: BTreeSet::new(),
             history: History::default(),
+            is_stale: true,
         };
-        opened.forget();
+        opened.refresh(&*txn)?;
         Ok(opened)
     }
 
@@ -152,15 +157,16 @@ impl Bucket {
     /// # Errors
     /// Those of the store.
     pub fn gather(&mut self, now: Timestamp) -> Result<bool> {
-        if Some(self.store.read()?.last_cursor()?) == self.record.gathered {
+        let last = self.store.read()?.last_cursor()?;
+        if !self.is_stale && Some(last) == self.record.gathered {
             return Ok(false);
         }
-        let store = Arc::clone(&self.store);
-        let mut txn = store.write(Durability::Full)?;
-        let before = self.news.len();
-        self.change(&mut *txn, |this, txn| this.gather_in(txn, now))?;
-        txn.commit()?;
-        Ok(self.news.len() > before)
+        let txn = self.store.write(Durability::Full)?;
+        let before = std::mem::take(&mut self.news);
+        let gathered = self.change(txn, |this, txn| this.gather_in(txn, now));
+        let is_new = !self.news.is_empty();
+        self.news.extend(before);
+        gathered.map(|()| is_new)
     }
 
     fn gather_in(&mut self, txn: &mut dyn WriteTxn, now: Timestamp) -> Result<()> {
@@ -194,35 +200,68 @@ impl Bucket {
             .or_insert_with(|| Branch::new(bucket, scope, replica, history))
     }
 
-    /// Changes documents and rows in a transaction. Where that fails, all is as it was.
+    /// Changes documents and rows in a transaction. Where that or its commit fails, memory is as it was,
+    /// and what the store has is read again before the next change.
     fn change<R>(
         &mut self,
-        txn: &mut dyn WriteTxn,
+        mut txn: Box<dyn WriteTxn>,
         change: impl FnOnce(&mut Self, &mut dyn WriteTxn) -> Result<R>,
     ) -> Result<R> {
+        self.refresh(&*txn)?;
         let (record, scopes) = (self.record.clone(), self.scopes.clone());
         let wanted = self.wanted.clone();
-        let changed = change(self, txn).and_then(|changed| {
-            self.thin(txn)?;
-            let scope = scope_of(self.bucket);
-            if let Some(bucket) = txn.bucket(self.bucket)? {
-                self.record.epoch = bucket.epoch;
-            }
-            kept::set(txn, &scope, RECORD, &self.record)?;
-            if self.scopes != scopes {
-                kept::set(txn, &scope, SCOPES, &self.scopes)?;
-                note_names(txn, self.bucket, self.record.replica, &self.scopes)?;
-            }
-            if self.wanted != wanted {
-                kept::set(txn, &scope, WANTED, &self.wanted)?;
-            }
-            Ok(changed)
-        });
+        let changed = change(self, &mut *txn)
+            .and_then(|changed| {
+                self.keep(&mut *txn, &scopes, &wanted)?;
+                Ok(changed)
+            })
+            .and_then(|changed| txn.commit().map(|()| changed));
         if changed.is_err() {
             (self.record, self.scopes, self.wanted) = (record, scopes, wanted);
+            self.is_stale = true;
             self.forget();
         }
         changed
+    }
+
+    /// Keeps what changed in memory.
+    fn keep(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        scopes: &BTreeMap<Scope, Shown>,
+        wanted: &BTreeSet<(Scope, VersionVector)>,
+    ) -> Result<()> {
+        self.thin(txn)?;
+        let scope = scope_of(self.bucket);
+        if let Some(bucket) = txn.bucket(self.bucket)? {
+            self.record.epoch = bucket.epoch;
+        }
+        kept::set(txn, &scope, RECORD, &self.record)?;
+        if self.scopes != *scopes {
+            kept::set(txn, &scope, SCOPES, &self.scopes)?;
+            note_names(txn, self.bucket, self.record.replica, &self.scopes)?;
+        }
+        if self.wanted != *wanted {
+            kept::set(txn, &scope, WANTED, &self.wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the store has, where memory may have something else.
+    fn refresh(&mut self, txn: &dyn ReadTxn) -> Result<()> {
+        if !self.is_stale {
+            return Ok(());
+        }
+        let scope = scope_of(self.bucket);
+        let record = kept::get(txn, &scope, RECORD)?;
+        let scopes = kept::get(txn, &scope, SCOPES)?;
+        let wanted = kept::get(txn, &scope, WANTED)?;
+        self.record = record.unwrap_or_else(|| Record::first(self.record.replica));
+        self.scopes = scopes.unwrap_or_default();
+        self.wanted = wanted.unwrap_or_default();
+        self.is_stale = false;
+        self.forget();
+        Ok(())
     }
 
     /// Leaves out of the documents what nothing needs any more.
@@ -267,8 +306,10 @@ impl Bucket {
 
     fn forget(&mut self) {
         let (bucket, replica, history) = (self.bucket.0, self.record.replica, self.history);
-        let scopes = self.scopes.keys();
+        // Of a scope that the store has nothing of, the documents say so.
+        let scopes: BTreeSet<_> = self.scopes.keys().chain(self.branches.keys()).collect();
         self.branches = scopes
+            .into_iter()
             .map(|scope| (*scope, Branch::new(bucket, *scope, replica, history)))
             .collect();
     }
@@ -303,16 +344,14 @@ impl Replica for Bucket {
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
         let now = self.now;
-        let store = Arc::clone(&self.store);
-        let mut txn = store.write(Durability::Full)?;
-        self.change(&mut *txn, |this, txn| {
+        let txn = self.store.write(Durability::Full)?;
+        self.change(txn, |this, txn| {
             this.gather_in(txn, now)?;
             let author = cuts.last().map_or(this.replica(), |cut| cut.replica);
             this.bring_in(txn, scope, author, &mut |branch, txn, chain, clock| {
                 branch.apply(txn, chain, cuts, clock, now)
             })
-        })?;
-        txn.commit()
+        })
     }
 
     fn floor(&self, scope: Scope) -> Result<VersionVector> {
@@ -344,18 +383,17 @@ impl Replica for Bucket {
 
     fn take_page(&mut self, scope: Scope, page: &Page) -> Result<Taken> {
         let now = self.now;
-        let store = Arc::clone(&self.store);
         // What is lost of the pages is asked for again.
         let durability = match page.next {
             Some(_) => Durability::Relaxed,
             None => Durability::Full,
         };
-        let mut txn = store.write(durability)?;
+        let mut txn = self.store.write(durability)?;
         if let Some(taken) = self.documents(scope).keep_page(&mut *txn, page, now)? {
             txn.commit()?;
             return Ok(taken);
         }
-        self.change(&mut *txn, |this, txn| {
+        self.change(txn, |this, txn| {
             this.gather_in(txn, now)?;
             let moments = this.moments_by_scope(txn)?.remove(&scope);
             let (moments, author) = (moments.unwrap_or_default(), this.replica());
@@ -363,7 +401,6 @@ impl Replica for Bucket {
                 branch.absorb(txn, chain, &moments, clock, now)
             })
         })?;
-        txn.commit()?;
         Ok(Taken::All)
     }
 
