@@ -79,9 +79,12 @@ impl Bucket {
             }
         }
         said.retain(|scope, _| wanted.contains(scope));
-        // Of those with one name the one that got it last has it.
+        // Of those with one name the one that got it last has it. One that was deleted, and stays for what
+        // others do with it, leaves it to all others: its stamp is when it was deleted.
         let mut order: Vec<_> = said.into_iter().collect();
-        order.sort_by_key(|(scope, (stamp, _))| std::cmp::Reverse((*stamp, *scope)));
+        order.sort_by_key(|(scope, (stamp, about))| {
+            std::cmp::Reverse((about.deleted.is_none(), *stamp, *scope))
+        });
         let mut names = BTreeSet::new();
         let named = order.into_iter().map(|(scope, (_, mut about))| {
             if !names.insert(about.name.clone()) {
