@@ -352,7 +352,8 @@ impl Branch {
             (At::Document { .. }, None) => return Err(damaged()),
         };
         if upto.iter().any(|(_, cut)| cut > CUTS_MAX) {
-            return Err(damaged());
+            let why = "pages of a branch have more cuts than anybody writes";
+            return Err(Error::with_detail(ErrorKind::Corrupt, why));
         }
         let mut absorbing = Absorbing {
             moment: incoming.next.moment.clone(),
