@@ -22,6 +22,8 @@ use alknet_fs_core::{Error, ErrorKind, Hash, Result, Timestamp, TreePath};
 pub enum Fault {
     /// The n-th call from now on fails with this kind and does nothing. The first call is number 1.
     Call(u64, ErrorKind),
+    /// The next commit fails with this kind, and nothing of the transaction happens.
+    Commit(ErrorKind),
     /// The next commit happens, but its caller is told that it failed with this kind.
     LostCommit(ErrorKind),
 }
@@ -96,6 +98,18 @@ impl Shared {
             Some(Fault::Call(at, kind)) if at == plan.calls => {
                 plan.fired = true;
                 Err(Error::with_detail(kind, format!("injected into {name}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails where a fault of its sort is planned.
+    fn commit(&self, when: &str, kind: impl Fn(Fault) -> Option<ErrorKind>) -> Result<()> {
+        let mut plan = self.lock();
+        match plan.fault.and_then(kind) {
+            Some(kind) if !plan.fired => {
+                plan.fired = true;
+                Err(Error::with_detail(kind, format!("injected {when} commit")))
             }
             _ => Ok(()),
         }
@@ -280,15 +294,15 @@ pass_reads_on!(Writer);
 impl WriteTxn for Writer {
     fn commit(self: Box<Self>) -> Result<()> {
         self.plan.call("commit")?;
+        self.plan.commit("before", |fault| match fault {
+            Fault::Commit(kind) => Some(kind),
+            _ => None,
+        })?;
         self.inner.commit()?;
-        let mut plan = self.plan.lock();
-        match plan.fault {
-            Some(Fault::LostCommit(kind)) if !plan.fired => {
-                plan.fired = true;
-                Err(Error::with_detail(kind, "injected after commit"))
-            }
-            _ => Ok(()),
-        }
+        self.plan.commit("after", |fault| match fault {
+            Fault::LostCommit(kind) => Some(kind),
+            _ => None,
+        })
     }
 
     pass_on! {

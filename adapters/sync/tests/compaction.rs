@@ -10,11 +10,12 @@ use std::sync::Arc;
 use alknet_fs_core::branch;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, SetAttrs};
-use alknet_fs_core::store::{BucketId, Durability, Retention, Store};
+use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, VersionVector};
 use alknet_fs_core::{Timestamp, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use alknet_fs_sync::Bucket;
+use fastrand::Rng;
 
 struct Node {
     store: Arc<dyn Store>,
@@ -77,17 +78,6 @@ impl Node {
         branch::take_snapshot(&mut *txn, main, name, &self.context()).unwrap();
         txn.commit().unwrap();
         self.gather();
-    }
-
-    /// Forgets the log, which is not what this is about.
-    fn prune(&self) {
-        let keep = Retention {
-            at_most: Some(0),
-            ..Retention::default()
-        };
-        let mut txn = self.store.write(Durability::Full).unwrap();
-        txn.prune_events(self.number, &keep).unwrap();
-        txn.commit().unwrap();
     }
 }
 
@@ -161,7 +151,8 @@ fn a_path_that_is_written_for_ever_does_not_make_the_store_grow() {
                 busy.snapshot("then");
             }
         }
-        busy.prune();
+        // The log is not what this is about.
+        common::prune(&*busy.store, busy.number);
         sizes.push(size(dir.path(), 1));
     }
     let written = 2800 * text.len() as u64;
@@ -192,4 +183,33 @@ fn a_path_that_is_written_for_ever_does_not_make_the_store_grow() {
     assert!(!common::conflicts_of(&*busy.store, busy.number)["main"].is_empty());
     let vectors: Vec<VersionVector> = busy.bucket.vectors().unwrap().into_values().collect();
     assert_eq!(vectors.len(), 1);
+}
+
+/// What was committed is found without the log, where that was pruned before anybody looked at it.
+#[test]
+fn a_log_that_was_pruned_too_early_loses_nothing() {
+    common::for_each_seed(12, |seed| {
+        let dir = tempfile::tempdir().unwrap();
+        let [mut pruned, mut of_pruned, mut whole, mut of_whole] =
+            [1, 2, 3, 4].map(|n| Node::new(dir.path(), n));
+        let mut rng = Rng::with_seed(seed);
+        for round in 1..4 {
+            let seed = rng.u64(..);
+            for node in [&pruned, &whole] {
+                let mut rng = Rng::with_seed(seed);
+                for n in 0..rng.i64(1..20) {
+                    let now = Timestamp(100 * round + n);
+                    common::change(&*node.store, node.number, &mut rng, now);
+                }
+            }
+            common::prune(&*pruned.store, pruned.number);
+            converse(&mut pruned, &mut of_pruned);
+            converse(&mut whole, &mut of_whole);
+            let shown = |node: &Node| common::shown_bucket(&*node.store, node.number);
+            let expected = shown(&whole);
+            for node in [&pruned, &of_pruned, &of_whole] {
+                assert_eq!(shown(node), expected);
+            }
+        }
+    });
 }

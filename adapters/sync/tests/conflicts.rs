@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use alknet_fs_core::branch::{self, ForkSource};
@@ -15,9 +15,10 @@ use alknet_fs_core::sync::{
     Conflict, Keep, Replica, ReplicaId, Resolution, Value, conflicts, names, resolve,
 };
 use alknet_fs_core::tree::{self, Walk};
-use alknet_fs_core::{Entry, EntryId, ErrorKind, Hash, Node as What, Result, Timestamp, TreePath};
+use alknet_fs_core::{Entry, ErrorKind, Hash, Node as What, Result, Timestamp, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use alknet_fs_sync::Bucket;
+use common::Written;
 use fastrand::Rng;
 
 /// A store with a bucket, whose documents one process holds; edits come from any other.
@@ -27,9 +28,6 @@ struct Node {
     main: BranchId,
     bucket: Bucket,
 }
-
-/// Something at a path.
-type Written = HashSet<(TreePath, EntryId)>;
 
 fn path(text: &str) -> TreePath {
     text.parse().unwrap()
@@ -110,21 +108,7 @@ impl Node {
 
     /// Returns the files and links that are shown or listed.
     fn known(&self) -> Written {
-        let txn = self.store.read().unwrap();
-        let chain = Chain::load(&*txn, self.main, None).unwrap();
-        let mut known = Written::new();
-        tree::walk(&*txn, &chain, &TreePath::root(), &mut |path, entry| {
-            if !entry.is_dir() {
-                known.insert((path.clone(), entry.id()));
-            }
-            Ok(Walk::Continue)
-        })
-        .unwrap();
-        for conflict in conflicts(&*txn, &chain).unwrap() {
-            let losers = conflict.losers.iter().filter_map(Value::entry);
-            known.extend(losers.map(|entry| (conflict.path.clone(), entry.id())));
-        }
-        known
+        common::known(&*self.store, self.main)
     }
 
     /// Takes all that another node knows.

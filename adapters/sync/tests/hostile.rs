@@ -14,6 +14,7 @@ use alknet_fs_sync::{Branch, Document, History, Share};
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, Automerge, ROOT, ReadDoc};
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 const SELF: ReplicaId = ReplicaId([1; 16]);
@@ -309,6 +310,64 @@ proptest! {
         let mut here = Here::new(SELF);
         let known = here.apply(cut(1, bytes)).is_ok();
         prop_assert_eq!(here.vector().get(PEER), u64::from(known));
+    }
+}
+
+/// Where a page begins, as its bytes say.
+#[derive(Serialize, Deserialize)]
+struct Position {
+    replica: ReplicaId,
+    start: VersionVector,
+    came: u64,
+    moment: Option<VersionVector>,
+    anew: bool,
+    at: At,
+}
+
+#[derive(Serialize, Deserialize)]
+enum At {
+    Document {
+        number: u16,
+        after: Option<(u64, ReplicaId, u64)>,
+    },
+    Cuts {
+        upto: VersionVector,
+        came: u64,
+    },
+}
+
+/// Pages that say that they go up to more cuts than anybody writes: nothing could follow on these.
+#[test]
+fn pages_do_not_count_without_end() {
+    let other = ReplicaId([8; 16]);
+    let most = 1 << 62;
+    for number in [most, most + 1] {
+        let claim = |position: &mut Vec<u8>| {
+            let mut claimed: Position = postcard::from_bytes(position).unwrap();
+            if let At::Cuts { upto, .. } = &mut claimed.at {
+                upto.see(other, number);
+            }
+            *position = postcard::to_allocvec(&claimed).unwrap();
+        };
+        let mut here = Here::new(SELF);
+        let mut taken = Ok(Taken::Nothing);
+        for mut page in there().pages() {
+            assert_eq!(taken.map(drop), Ok(()));
+            claim(&mut page.from);
+            if let Some(next) = &mut page.next {
+                claim(next);
+            }
+            taken = here.take(&page).map_err(|e| (e.kind(), e.to_string()));
+        }
+        if number == most {
+            assert_eq!(taken, Ok(Taken::All));
+            assert_eq!(here.vector().get(other), most);
+        } else {
+            let (kind, why) = taken.unwrap_err();
+            assert_eq!(kind, ErrorKind::Corrupt);
+            assert!(why.contains("more cuts than anybody writes"), "{why}");
+            assert!(here.vector().is_empty());
+        }
     }
 }
 

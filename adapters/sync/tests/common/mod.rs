@@ -1,15 +1,20 @@
 //! A bucket with three branches, a live and a pinned fork of the first, and random edits of them.
 #![allow(dead_code, reason = "each test uses a part of this")]
 
-use std::collections::BTreeMap;
+#[path = "../../../../tests/src/faulty.rs"]
+#[allow(unreachable_pub, reason = "it is a library's module elsewhere")]
+pub(crate) mod faulty;
+
+use std::collections::{BTreeMap, HashSet};
 
 use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn, Store,
+    BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn,
+    Retention, Store,
 };
-use alknet_fs_core::sync::{Conflict, conflicts};
+use alknet_fs_core::sync::{Conflict, Value, conflicts};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
 use fastrand::Rng;
@@ -173,6 +178,52 @@ pub(crate) fn shown_bucket(store: &dyn Store, bucket: BucketId) -> BTreeMap<Stri
         shown.insert(branch.name, shown_at(&*txn, branch.id, None));
     }
     shown
+}
+
+/// Returns what each snapshot of a bucket shows, with when it was taken.
+pub(crate) fn snapshots(store: &dyn Store, bucket: BucketId) -> Vec<(Timestamp, Tree)> {
+    let txn = store.read().unwrap();
+    let mut shown = Vec::new();
+    for branch in txn.branches(bucket).unwrap() {
+        for snapshot in txn.snapshots(branch.id).unwrap() {
+            let tree = shown_at(&*txn, branch.id, Some(snapshot.epoch));
+            shown.push((snapshot.created, tree));
+        }
+    }
+    shown
+}
+
+/// Something at a path.
+pub(crate) type Written = HashSet<(TreePath, EntryId)>;
+
+/// Returns the files and links of a branch that are shown or listed.
+pub(crate) fn known(store: &dyn Store, branch: BranchId) -> Written {
+    let txn = store.read().unwrap();
+    let chain = Chain::load(&*txn, branch, None).unwrap();
+    let mut known = Written::new();
+    tree::walk(&*txn, &chain, &TreePath::root(), &mut |path, entry| {
+        if !entry.is_dir() {
+            known.insert((path.clone(), entry.id()));
+        }
+        Ok(Walk::Continue)
+    })
+    .unwrap();
+    for conflict in conflicts(&*txn, &chain).unwrap() {
+        let losers = conflict.losers.iter().filter_map(Value::entry);
+        known.extend(losers.map(|entry| (conflict.path.clone(), entry.id())));
+    }
+    known
+}
+
+/// Forgets the log.
+pub(crate) fn prune(store: &dyn Store, bucket: BucketId) {
+    let keep = Retention {
+        at_most: Some(0),
+        ..Retention::default()
+    };
+    let mut txn = store.write(Durability::Full).unwrap();
+    txn.prune_events(bucket, &keep).unwrap();
+    txn.commit().unwrap();
 }
 
 /// Returns the conflicts of each branch of a bucket.
