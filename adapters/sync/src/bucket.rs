@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
-use alknet_fs_core::store::{BranchId, BranchRecord, BucketId, Durability, Epoch, ReadTxn, Store, WriteTxn};
+use alknet_fs_core::store::{
+    BranchId, BranchRecord, BucketId, Durability, Epoch, ReadTxn, Store, WriteTxn,
+};
 use alknet_fs_core::sync::{
     AboutSnapshot, Clock, Cut, Moment, Page, Replica, ReplicaId, Scope, Taken, VersionVector, Want,
 };
@@ -239,7 +241,7 @@ impl Bucket {
 
     fn found(&self, txn: &dyn ReadTxn, branches: &[BranchRecord]) -> Result<Found> {
         match self.record.gathered {
-            Some(since) => Found::after(txn, self.bucket, branches, since),
+            Some(since) => Found::after(txn, self.bucket, branches, since, self.replica()),
             None => Ok(Found::First),
         }
     }

@@ -8,7 +8,7 @@ use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, Epoch, ReadTxn, SnapshotRecord, WriteTxn,
 };
 use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, Times,
+    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, ReplicaId, Scope, Times,
 };
 use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
 
@@ -35,12 +35,13 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    /// Looks for what was committed after a cursor.
+    /// Looks for what was committed after a cursor, but by a replica, which showed what documents say.
     pub(crate) fn after(
         txn: &dyn ReadTxn,
         bucket: BucketId,
         branches: &[BranchRecord],
         mut since: Cursor,
+        replica: ReplicaId,
     ) -> Result<Self> {
         let mut events = Vec::new();
         loop {
@@ -50,14 +51,15 @@ impl Found {
                 Err(e) => return Err(e),
             };
             let Some(last) = more.last() else {
-                return Ok(Self::of(events, branches));
+                return Ok(Self::of(events, branches, replica));
             };
             since = last.cursor;
             events.extend(more);
         }
     }
 
-    fn of(events: Vec<Event>, branches: &[BranchRecord]) -> Self {
+    fn of(events: Vec<Event>, branches: &[BranchRecord], replica: ReplicaId) -> Self {
+        let replica = replica.to_string();
         let ids = branches
             .iter()
             .map(|branch| (branch.name.clone(), branch.id));
@@ -66,7 +68,11 @@ impl Found {
         let mut of_branches = None;
         // Events name branches as they were called then.
         for Event {
-            at, branch, change, ..
+            at,
+            author,
+            branch,
+            change,
+            ..
         } in events.into_iter().rev()
         {
             if change.path.is_none() {
@@ -81,7 +87,9 @@ impl Found {
                 // What had the name before was another branch.
                 (Op::Fork | Op::DeleteBranch, _) => drop(ids.remove(&branch)),
                 (_, name) => {
-                    if let Some(id) = ids.get(&branch) {
+                    if author != replica
+                        && let Some(id) = ids.get(&branch)
+                    {
                         let change = Change { name, ..change };
                         changes.entry(*id).or_default().push((at, change));
                     }
@@ -141,10 +149,10 @@ impl Found {
         before: Epoch,
     ) -> Result<Vec<Change>> {
         let spans = chain.own_spans();
-        let (mut paths, since) = match (self, spans) {
+        let (mut paths, since, op) = match (self, spans) {
             // Of all before no path can be gone.
-            (Self::First, [_]) => (BTreeSet::new(), Epoch(before.0 + 1)),
-            _ => (documents.paths(txn)?, Epoch(0)),
+            (Self::First, [_]) => (BTreeSet::new(), Epoch(before.0 + 1), Op::Create),
+            _ => (documents.paths(txn)?, Epoch(0), Op::Restore),
         };
         for span in spans {
             let epochs = span.first.max(since)..=span.last;
@@ -156,7 +164,7 @@ impl Found {
         }
         let changes = paths.into_iter().map(|path| Change {
             path: Some(path),
-            ..Change::new(Op::Create)
+            ..Change::new(op)
         });
         Ok(changes.collect())
     }
@@ -252,7 +260,9 @@ impl Bucket {
             let chain = Chain::load(txn, branch, at)?;
             let before = round.before.get(&branch).copied().unwrap_or(Epoch(0));
             let documents = this.documents(this.scope_of(branch)?);
-            let listed = round.found.up_to(txn, &chain, documents, before, round.now)?;
+            let listed = round
+                .found
+                .up_to(txn, &chain, documents, before, round.now)?;
             Ok(Some(listed))
         })?;
         let Some((changes, times)) = listed else {

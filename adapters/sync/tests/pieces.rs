@@ -178,7 +178,9 @@ fn what_is_committed_between_pieces_is_not_lost() {
             bucket.gather(Timestamp(8)).unwrap();
         }
         add_files(&store.store, 0..FILES);
-        edit(&store.store, |editor| editor.mkdir(&"/empty".parse()?, &set));
+        edit(&store.store, |editor| {
+            editor.mkdir(&"/empty".parse()?, &set)
+        });
         if how > 1 {
             let keep = Retention {
                 at_most: Some(0),

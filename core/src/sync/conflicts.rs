@@ -178,13 +178,16 @@ pub fn settle(
     }
     let mut decided = BTreeSet::new();
     for change in changes {
+        // What was committed is not known in detail.
+        let is_known = change.op != Op::Restore;
         for path in change.path.iter().chain(&change.from) {
-            if txn.conflict(branch, path)?.is_some() {
+            if let Some(bytes) = txn.conflict(branch, path)?
+                && (is_known || Conflict::decode(path.clone(), &bytes)?.resolved)
+            {
                 decided.insert(path.clone());
             }
         }
-        if change.op == Op::Restore {
-            // What was committed is not known in detail.
+        if !is_known && change.path.is_none() {
             let noted = noted(txn, branch)?.into_iter();
             let resolved = noted.filter(|conflict| conflict.resolved);
             decided.extend(resolved.map(|conflict| conflict.path));

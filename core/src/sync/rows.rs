@@ -68,7 +68,8 @@ impl Times {
 }
 
 /// Returns the values that registers must get so that they say what the branch holds now, where
-/// `changes` were committed since they last did. Their stamps are in the order of the times.
+/// `changes` were committed since they last did: an [`Op::Restore`] may have changed what is at its path,
+/// or everything. Their stamps are in the order of the times.
 ///
 /// # Errors
 /// Those of the store and of the registers.
@@ -219,7 +220,7 @@ fn touched(
                 own_paths(txn, chain, path, &mut touched)?;
             }
         }
-        if change.op == Op::Restore {
+        if change.op == Op::Restore && change.path.is_none() {
             let root = TreePath::root();
             below(registers, &root, &mut touched)?;
             own_paths(txn, chain, &root, &mut touched)?;
