@@ -194,3 +194,10 @@ fn frames_over_a_limit_are_refused() {
     };
     assert_eq!(kind(&cuts.encode()), ErrorKind::Corrupt);
 }
+
+#[test]
+fn where_both_know_the_same_a_frame_of_19_bytes_says_so() {
+    let digest = [7; 16];
+    let summary = |answer| Frame::Summary { digest, answer }.encode();
+    assert_eq!([summary(true).len(), summary(false).len()], [19, 19]);
+}
