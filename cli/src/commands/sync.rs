@@ -656,11 +656,17 @@ pub(crate) fn node(app: &App, args: &RunNode) -> Result<()> {
     let line = format!("the node {} runs; Ctrl-C stops it", short(node.id()));
     app.out.done(&record, line)?;
     app.out.flush()?;
-    while !cancel.is_cancelled() {
+    // Whoever started it may start it again.
+    let mut ended = node.ended();
+    while !cancel.is_cancelled() && ended.is_none() {
         std::thread::sleep(Duration::from_millis(100));
+        ended = node.ended();
     }
     node.stop();
-    Ok(())
+    match ended {
+        Some(e) => Err(e.op("node").into()),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
