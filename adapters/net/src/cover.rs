@@ -188,11 +188,16 @@ impl Terms {
         let named = self.named.entry(scope).or_default();
         self.entries += entries.saturating_sub(*named);
         *named = entries.max(*named);
-        if self.named.len() > SCOPES_MAX || self.entries > ENTRIES_MAX {
-            let why = "the peer speaks of more branches than a bucket may have";
-            return Err(Error::with_detail(ErrorKind::TooLarge, why));
-        }
-        Ok(())
+        let (of, most) = match () {
+            () if self.named.len() > SCOPES_MAX => ("branches", SCOPES_MAX),
+            () if self.entries > ENTRIES_MAX => ("writers in all branches together", ENTRIES_MAX),
+            () => return Ok(()),
+        };
+        let why = format!(
+            "the peer speaks of more than {most} {of}, which are too many for one bucket: delete \
+             branches, or share single ones instead of all"
+        );
+        Err(Error::with_detail(ErrorKind::TooLarge, why))
     }
 
     fn note(&mut self, scope: Scope, knows: &VersionVector) {
@@ -276,5 +281,34 @@ impl Replica for Granted<'_> {
         wanted
             .filter(|(scope, _)| self.terms.takes(*scope))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_speaks_of_too_much_is_told_how_much_that_is() {
+        let scope = |n: usize| Scope((n as u128).to_be_bytes());
+        let refused = |terms: &mut Terms, n, entries| match terms.name(scope(n), entries) {
+            Ok(()) => None,
+            Err(e) => Some((e.kind(), e.to_string())),
+        };
+        let mut terms = Terms::giver(Cover::All(Access::Write));
+        assert!((0..SCOPES_MAX).all(|n| refused(&mut terms, n, 1).is_none()));
+        let (kind, said) =
+            refused(&mut terms, SCOPES_MAX, 1).unwrap_or((ErrorKind::Io, String::new()));
+        assert_eq!(kind, ErrorKind::TooLarge);
+        assert!(said.contains("more than 16384 branches"), "{said}");
+
+        let mut terms = Terms::giver(Cover::All(Access::Write));
+        assert_eq!(refused(&mut terms, 0, ENTRIES_MAX - 1), None);
+        // The same said again is no more than before.
+        assert_eq!(refused(&mut terms, 0, ENTRIES_MAX - 1), None);
+        assert_eq!(refused(&mut terms, 1, 1), None);
+        let (kind, said) = refused(&mut terms, 2, 1).unwrap_or((ErrorKind::Io, String::new()));
+        assert_eq!(kind, ErrorKind::TooLarge);
+        assert!(said.contains("more than 1048576 writers"), "{said}");
     }
 }

@@ -531,11 +531,16 @@ async fn bind(
         };
         match bound {
             Ok(endpoint) => return Ok(endpoint),
-            Err(e) => failed = Some((port, e)),
+            Err(e) => failed = Some(e),
         }
     }
-    let (port, why) = failed.unwrap_or_default();
-    let detail = format!("the node cannot listen on port {port}");
+    let why = failed.unwrap_or_default();
+    let detail = match options.port {
+        Some(port) => format!(
+            "the node cannot listen on UDP port {port}: choose another port, or stop what uses it"
+        ),
+        None => "the node cannot listen on any UDP port".to_owned(),
+    };
     Err(Error::with_detail(ErrorKind::Io, detail).source(why))
 }
 

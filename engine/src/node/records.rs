@@ -11,6 +11,7 @@ use alknet_fs_net::{
     Ticket, reserve, secret_key,
 };
 
+use super::late;
 use super::tally::{is_current, missing_here};
 use crate::bucket::Bucket;
 use crate::progress::{Progress, Task};
@@ -364,7 +365,8 @@ impl Store {
             reserve(tree, own, &NetOptions::default()).await
         });
         runtime.shutdown_background();
-        reserved.unwrap_or_else(|| Err(ErrorKind::Io.into()))?;
+        reserved
+            .unwrap_or_else(|| Err(late("where this node can be reached was not found out")))?;
         Ok(load()?.addr(id).unwrap_or_else(|| id.into()))
     }
 
