@@ -442,14 +442,15 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
     match command {
         SyncCommand::Status { wait } => status(app, wait),
         SyncCommand::Leave { name } => {
-            app.store()?.leave(&name)?;
+            let name = name.as_deref().unwrap_or_else(|| app.bucket_name());
+            app.store()?.leave(name)?;
             let record = Done {
                 op: "leave",
                 peer: None,
-                name: Some(&name),
+                name: Some(name),
                 grants: None,
             };
-            let line = format!("left {}: the bucket stays, on its own", printable(&name));
+            let line = format!("left {}: the bucket stays, on its own", printable(name));
             Ok(app.out.done(&record, line)?)
         }
     }
@@ -457,18 +458,20 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
 
 fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     let store = app.store()?;
-    let status = match wait {
-        None => store.sync_status()?,
-        Some(wait) => {
-            let (task, _bar) = app.out.follow(app.task(), "sync", Unit::Files);
-            let records = store.sync_status()?;
-            match records.peers.is_empty() && records.running.is_none() {
-                // Nobody can come.
-                true => records,
-                false => store.wait_until_synced(None, wait, &task)?,
-            }
-        }
-    };
+    let bucket = app.global.bucket.as_deref();
+    let mut status = store.sync_status()?;
+    if let Some(name) = bucket {
+        store.bucket(name)?;
+        let peers = &mut status.peers;
+        peers.retain(|peer| peer.bucket.as_deref() == Some(name));
+    }
+    // Without a node, and anybody that it could meet, nobody can come.
+    if let Some(wait) = wait
+        && !(status.peers.is_empty() && status.running.is_none())
+    {
+        let (task, _bar) = app.out.follow(app.task(), "sync", Unit::Files);
+        status = store.wait_until_synced(bucket, wait, &task)?;
+    }
     let heads = [
         "peer",
         "bucket",
