@@ -974,9 +974,9 @@ pub(crate) enum PeersCommand {
 pub(crate) enum SyncCommand {
     /// Show for each node and bucket whether it is connected, and how much each side is behind
     #[command(
-        after_help = examples!("alkfs sync status" "alkfs sync status --wait 60"),
+        after_help = examples!("alkfs sync status" "alkfs --bucket notes sync status --wait 60"),
         long_about = "Show for each node and bucket whether it is connected, and how much each side is \
-            behind.\n\nStates: \"synced\": each side knows all that the other one knows, and holds the \
+            behind; with --bucket, of that bucket alone.\n\nStates: \"synced\": each side knows all that the other one knows, and holds the \
             contents. \"contents\": both know the same, but contents are missing on a side; by the policy \
             \"on-read\" these come when they are read. \"syncing\": something is on its way. \"away\": not \
             connected. \"refused\": the other does not let this one in.\n\n\"behind here\" is what this store lacks, \"behind there\" what the other is not \
@@ -991,16 +991,16 @@ pub(crate) enum SyncCommand {
     /// Stop keeping a joined bucket the same as elsewhere; the bucket stays
     #[command(after_help = examples!("alkfs sync leave their-work"))]
     Leave {
-        /// The bucket
+        /// The bucket [default: that of --bucket]
         #[arg(value_name = "BUCKET")]
-        name: String,
+        name: Option<String>,
     },
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunNode {
     /// Listen on this machine only
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["relay", "n0"])]
     pub(crate) loopback: bool,
     /// Listen on this UDP port [default: a free one, and from then on the same]
     #[arg(long)]

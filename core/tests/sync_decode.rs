@@ -256,3 +256,10 @@ fn frames_at_a_limit_are_read_and_those_over_it_refused() {
     let refused = Frame::decode(&page(MAX_FRAME - around + 1)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Corrupt);
 }
+
+#[test]
+fn where_both_know_the_same_a_frame_of_19_bytes_says_so() {
+    let digest = [7; 16];
+    let summary = |answer| Frame::Summary { digest, answer }.encode();
+    assert_eq!([summary(true).len(), summary(false).len()], [19, 19]);
+}

@@ -657,3 +657,57 @@ fn who_waits_is_asked_whether_to_go_on() {
     // What is here is not waited for.
     assert_eq!(main.fetching(&never).read("/a").unwrap(), b"x");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_node_whose_store_was_replaced_says_that_it_ended() {
+    let side = Side::new();
+    assert!(side.node.ended().is_none());
+    let dir = side._dir.path();
+    std::fs::copy(dir.join("store/store.db"), dir.join("copy")).unwrap();
+    std::fs::rename(dir.join("copy"), dir.join("store/store.db")).unwrap();
+    until("it ends", || side.node.ended().is_some());
+    for error in [side.node.ended().unwrap(), side.node.status().unwrap_err()] {
+        let said = error.to_string();
+        assert!(said.contains("the node ended"), "{said}");
+        assert!(said.contains("store.db was replaced"), "{said}");
+    }
+    side.node.stop();
+}
+
+#[test]
+fn who_joins_waits_until_the_other_lets_it_in_or_says_that_it_does_not() {
+    let [here, there] = [Side::new(), Side::new()];
+    let ticket = here.store.share("default", &ShareOptions::new()).unwrap();
+    let wait = |store: &Store, seconds: u64| {
+        let time = Duration::from_secs(seconds);
+        store.wait_until_admitted(&ticket, time, &Task::new())
+    };
+    assert!(wait(&there.store, 60).unwrap_err().is_not_found());
+    let options = JoinOptions::new().name("theirs");
+    there.store.join(&ticket, &options).unwrap();
+    assert!(wait(&there.store, 60).unwrap().connected);
+
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let late = Side::new();
+    here.node.stop();
+    late.store.join(&ticket, &options).unwrap();
+    let task = Task::new().cancel_with(&cancel);
+    let waited = late
+        .store
+        .wait_until_admitted(&ticket, Duration::from_secs(600), &task);
+    assert!(waited.unwrap_err().is_cancelled());
+    assert!(!wait(&late.store, 0).unwrap().connected);
+    here.store.revoke_grant(ticket.grant).unwrap();
+    let _again = node(&here.store);
+    let refused = wait(&late.store, 60).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+    assert!(
+        refused.to_string().contains("let this node in"),
+        "{refused}"
+    );
+    // Nobody can answer where no node runs.
+    late.node.stop();
+    assert!(!wait(&late.store, 600).unwrap().connected);
+}

@@ -86,7 +86,11 @@ export class Node {
     return this.#native.id();
   }
 
-  /** Whether it was neither stopped nor its store closed. */
+  /**
+   * Whether it was neither stopped nor its store closed, and did not end by itself. It ends by itself
+   * where it cannot go on, such as after its store was replaced; {@link Node.status} says why, and
+   * {@link Node.stop} makes room for another one.
+   */
   get running(): boolean {
     return this.#native.running();
   }

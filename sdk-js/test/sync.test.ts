@@ -543,4 +543,15 @@ describe('what is wrong', () => {
     await assert.rejects(alone.startNode({ relays }), of('InvalidInput', /no address of a relay/));
     await assert.rejects(alone.evict(), of('ContentUnavailable', /alkfs node/));
   });
+
+  it('say that a node cannot go on', { skip: process.platform === 'win32' }, async () => {
+    const { path, node } = await running('here');
+    assert.equal(node.running, true);
+    await nodefs.copyFile(join(path, 'store.db'), join(root, 'copy'));
+    await nodefs.rename(join(root, 'copy'), join(path, 'store.db'));
+    await until(() => !node.running);
+    await assert.rejects(node.status(), of('Io', /store\.db was replaced/));
+    assert.match(inspect(node), /stopped/);
+    await node.stop();
+  });
 });

@@ -9,6 +9,7 @@ import gc
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -386,7 +387,18 @@ def test_contents_of_a_node_that_is_away(
 def test_a_signal_ends_the_wait_for_a_content(here: Side, tmp_path: Path) -> None:
     here.main.write_text("/a", "one")
     program = """
-import alknet_fs, sys, time
+import alknet_fs, sys, threading, time
+
+# Says when the main thread stands still in a call.
+def say_when_it_waits():
+    main, stands, last = threading.main_thread().ident, 0, None
+    while stands < 20:
+        time.sleep(0.01)
+        frame = sys._current_frames()[main]
+        place = "alknet_fs" in frame.f_code.co_filename and (frame.f_code, frame.f_lasti)
+        stands, last = stands + 1 if place and place == last else 0, place
+    print("waits", flush=True)
+
 store = alknet_fs.create(sys.argv[1])
 node = store.node(loopback=True)
 bucket = store.join(sys.argv[2])
@@ -395,10 +407,12 @@ print("there", flush=True)
 while node.status().peers[0].connected: time.sleep(0.01)
 print("away", flush=True)
 try:
+    threading.Thread(target=say_when_it_waits).start()
     bucket.branch().fetching(timeout=600).read_text("/a")
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 try:
+    threading.Thread(target=say_when_it_waits).start()
     store.wait_until_synced(600)
 except KeyboardInterrupt:
     print("again", flush=True)
@@ -412,10 +426,22 @@ node.stop()
         here.store.close()
         assert process.stdout.readline() == "away\n"
         for said in ("interrupted\n", "again\n"):
-            time.sleep(0.5)
+            assert process.stdout.readline() == "waits\n"
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == said
         assert process.wait(timeout=LONGEST) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in use can be replaced on POSIX")
+def test_a_node_that_cannot_go_on(tmp_path: Path) -> None:
+    with alknet_fs.create(tmp_path / "store") as store, store.node(loopback=True) as node:
+        assert node.running
+        shutil.copy(tmp_path / "store" / "store.db", tmp_path / "copy")
+        (tmp_path / "copy").replace(tmp_path / "store" / "store.db")
+        until(lambda: not node.running)
+        with pytest.raises(alknet_fs.AlkError, match=r"store\.db was replaced"):
+            node.status()
+        assert "stopped" in repr(node)
 
 
 def test_conflicts(here: Side, there: Side, tmp_path: Path) -> None:

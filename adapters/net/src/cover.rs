@@ -206,11 +206,16 @@ impl Terms {
         let named = self.named.entry(scope).or_default();
         self.entries += entries.saturating_sub(*named);
         *named = entries.max(*named);
-        if self.named.len() > SCOPES_MAX || self.entries > ENTRIES_MAX {
-            let why = "the peer speaks of more branches than a bucket may have";
-            return Err(Error::with_detail(ErrorKind::TooLarge, why));
-        }
-        Ok(())
+        let (of, most) = match () {
+            () if self.named.len() > SCOPES_MAX => ("branches", SCOPES_MAX),
+            () if self.entries > ENTRIES_MAX => ("writers in all branches together", ENTRIES_MAX),
+            () => return Ok(()),
+        };
+        let why = format!(
+            "the peer speaks of more than {most} {of}, which are too many for one bucket: delete \
+             branches, or share single ones instead of all"
+        );
+        Err(Error::with_detail(ErrorKind::TooLarge, why))
     }
 
     fn note(&mut self, scope: Scope, knows: &VersionVector) {
@@ -391,7 +396,10 @@ mod tests {
             // The same again is nothing more.
             terms.hear(speaks(scope(0), 1), &bucket).unwrap();
             let more = terms.hear(speaks(scope(SCOPES_MAX), 1), &bucket);
-            assert_eq!(more.unwrap_err().kind(), ErrorKind::TooLarge, "{what}");
+            let refused = more.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::TooLarge, "{what}");
+            let said = refused.to_string();
+            assert!(said.contains("more than 16384 branches"), "{said}");
         }
     }
 
@@ -406,7 +414,10 @@ mod tests {
             }
             terms.hear(speaks(scope(0), each), &bucket).unwrap();
             let more = terms.hear(speaks(scope(0), each + 1), &bucket);
-            assert_eq!(more.unwrap_err().kind(), ErrorKind::TooLarge, "{what}");
+            let refused = more.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::TooLarge, "{what}");
+            let said = refused.to_string();
+            assert!(said.contains("more than 1048576 writers"), "{said}");
         }
     }
 }

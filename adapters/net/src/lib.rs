@@ -22,7 +22,7 @@ mod wire;
 
 pub use grant::{Access, BucketUid, Grant, GrantId, Key, Refusal, Secret};
 pub use members::Member;
-pub use net::{Bind, Net, NetOptions, Relays, reserve};
+pub use net::{Bind, Ending, Net, NetOptions, Relays, reserve};
 pub use records::{Joined, Known, Offer, Records, secret_key, share};
 pub use replicas::Replicas;
 pub use status::{Behind, Lacks, Link, Status};

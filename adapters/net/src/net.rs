@@ -155,6 +155,24 @@ pub struct Net {
     inner: Arc<Inner>,
     router: Router,
     watcher: Option<thread::JoinHandle<()>>,
+    ending: Ending,
+}
+
+/// Tells whether a node ended by itself.
+#[derive(Debug, Clone)]
+pub struct Ending(watch::Receiver<Option<Arc<Error>>>);
+
+impl Ending {
+    /// Returns why the node works no longer; nothing while it does.
+    pub fn why(&self) -> Option<Error> {
+        if let Some(e) = &*self.0.borrow() {
+            let detail = format!("the node ended: {e}");
+            return Some(Error::with_detail(e.kind(), detail));
+        }
+        // Who says it is gone, and has not said anything.
+        let failed = || Error::with_detail(ErrorKind::Io, "the node ended: a thread of it failed");
+        self.0.has_changed().is_err().then(failed)
+    }
 }
 
 /// Names a conversation: with whom, about what, and who gave the grant.
@@ -368,9 +386,15 @@ impl Net {
         }
         let router = router.spawn();
         let watched = Arc::clone(&inner);
+        let (ended, ending) = watch::channel(None);
         let watcher = thread::Builder::new()
             .name("alkfs-sync-commits".to_owned())
-            .spawn(move || watched.watch())?;
+            .spawn(move || {
+                // However it ends, nothing goes on without it.
+                let _stop = watched.stop.clone().drop_guard();
+                let ending = watched.watch().err().unwrap_or_else(stopped);
+                ended.send_replace(Some(Arc::new(ending)));
+            })?;
         if options.mdns {
             inner.spawn(Arc::clone(&inner).look_around());
         }
@@ -384,6 +408,7 @@ impl Net {
             inner,
             router,
             watcher: Some(watcher),
+            ending: Ending(ending),
         })
     }
 
@@ -401,6 +426,11 @@ impl Net {
     /// that is not `fresh`, with what the conversations know of it.
     pub async fn status(&self, fresh: bool) -> Status {
         self.inner.status(fresh).await
+    }
+
+    /// Returns what tells whether the node ended by itself.
+    pub fn ending(&self) -> Ending {
+        self.ending.clone()
     }
 
     /// Returns what changes whenever a conversation with a peer begins.
@@ -530,11 +560,16 @@ async fn bind(
         };
         match bound {
             Ok(endpoint) => return Ok(endpoint),
-            Err(e) => failed = Some((port, e)),
+            Err(e) => failed = Some(e),
         }
     }
-    let (port, why) = failed.unwrap_or_default();
-    let detail = format!("the node cannot listen on port {port}");
+    let why = failed.unwrap_or_default();
+    let detail = match options.port {
+        Some(port) => format!(
+            "the node cannot listen on UDP port {port}: choose another port, or stop what uses it"
+        ),
+        None => "the node cannot listen on any UDP port".to_owned(),
+    };
     Err(Error::with_detail(ErrorKind::Io, detail).source(why))
 }
 
@@ -735,7 +770,10 @@ impl Inner {
     }
 
     /// Follows the commits of all processes. Ends when the node stops.
-    fn watch(&self) {
+    ///
+    /// # Errors
+    /// Where commits are not noticed any more.
+    fn watch(&self) -> Result<()> {
         let mut seen = 0;
         let mut stored = None;
         let mut rest = Rest::new(4, 128, WATCHING);
@@ -745,8 +783,7 @@ impl Inner {
                 Ok(count) => seen = count,
                 Err(e) => {
                     tracing::error!("commits are not noticed any more: {e}");
-                    self.stop.cancel();
-                    return;
+                    return Err(e);
                 }
             }
             let begun = Instant::now();
@@ -761,6 +798,7 @@ impl Inner {
                 now.is_ok_and(|now| now != seen)
             });
         }
+        Ok(())
     }
 
     fn reread(&self, stored: &mut Option<Vec<u8>>) -> Result<()> {
@@ -1845,6 +1883,10 @@ impl Drop for Closed<'_> {
         }
         stir(&self.inner.stirred);
     }
+}
+
+fn stopped() -> Error {
+    Error::with_detail(ErrorKind::Io, "its endpoint was closed")
 }
 
 fn deleted() -> Error {

@@ -259,7 +259,9 @@ impl NodeHandle {
 
     #[napi]
     pub fn running(&self) -> bool {
-        self.node.get().is_ok_and(|node| node.lock().is_some())
+        let works = |node: &Arc<Node>| node.ended().is_none();
+        let node = self.node.get();
+        node.is_ok_and(|node| node.lock().as_ref().is_some_and(works))
     }
 
     #[napi]

@@ -285,7 +285,10 @@ impl Node {
 
     #[getter]
     fn running(&self, py: Python<'_>) -> bool {
-        let node = self.node.run(py, |node| Ok(lock(node).is_some()));
+        let works = |node: &Arc<CoreNode>| node.ended().is_none();
+        let node = self
+            .node
+            .run(py, |node| Ok(lock(node).as_ref().is_some_and(works)));
         node.unwrap_or(false)
     }
 

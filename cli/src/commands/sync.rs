@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use alknet_fs::node::{
     Access, Behind, Bind, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node, NodeOptions,
@@ -85,7 +85,7 @@ pub(crate) fn share(app: &App, args: &Share) -> Result<()> {
 #[derive(Serialize)]
 struct JoinRecord<'a> {
     op: &'static str,
-    bucket: String,
+    bucket: &'a str,
     peer: String,
     access: Access,
     branches: &'a [String],
@@ -121,13 +121,22 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
         joined => joined?.name()?,
     };
     let running = store.sync_status()?.running.is_some();
-    let link = match running {
-        true => first_answer(app, &ticket, &bucket, args.wait)?,
-        false => None,
-    };
+    let (task, bar) = app.out.follow(app.task(), "join", Unit::Files);
+    let answer = store.wait_until_admitted(&ticket, args.wait, &task);
+    drop(bar);
+    let name = printable(&bucket);
+    let link = answer.map_err(|e| {
+        if e.kind() != ErrorKind::PermissionDenied {
+            return Failure::from(e);
+        }
+        let hint = format!(
+            "the bucket {name} is here, and gets nothing: join again with a new ticket, or `alkfs sync leave {name}`"
+        );
+        Failure::with_hint(e, hint)
+    })?;
     let peer = ticket.addr.id.to_string();
-    let connected = link.as_ref().is_some_and(|link| link.connected);
-    let trouble = link.as_ref().and_then(|link| link.trouble.as_deref());
+    let connected = running && link.connected;
+    let trouble = link.trouble.as_deref().filter(|_| running && !connected);
     let record = JoinRecord {
         op: "join",
         peer: peer.clone(),
@@ -135,18 +144,9 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
         branches: &ticket.branches,
         running,
         connected,
-        trouble: trouble.filter(|_| !connected),
-        bucket,
+        trouble,
+        bucket: &bucket,
     };
-    let name = printable(&record.bucket);
-    if let Some(refused) = link.as_ref().filter(|link| link.refused) {
-        let why = refused.trouble.as_deref().unwrap_or_default();
-        let error = Error::with_detail(ErrorKind::PermissionDenied, why).op("join");
-        let hint = format!(
-            "the bucket {name} is here, and gets nothing: join again with a new ticket, or `alkfs sync leave {name}`"
-        );
-        return Err(Failure::with_hint(error.path(&record.bucket), hint));
-    }
     let from = match connected {
         true => format!(", connected to {}", short(&peer)),
         false => String::new(),
@@ -164,32 +164,6 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Waits until the node that gave a ticket lets this one in, or says that it does not.
-fn first_answer(
-    app: &App,
-    ticket: &Ticket,
-    bucket: &str,
-    wait: Duration,
-) -> Result<Option<PeerStatus>> {
-    let store = app.store()?;
-    let peer = ticket.addr.id.to_string();
-    let (_, _bar) = app.out.follow(app.task(), "join", Unit::Files);
-    let begun = Instant::now();
-    let is_it = |link: &PeerStatus| {
-        !link.shared && link.peer == peer && link.bucket.as_deref() == Some(bucket)
-    };
-    loop {
-        let mut links = store.sync_status()?.peers.into_iter();
-        let link = links.find(is_it);
-        let is_answer = |link: &PeerStatus| link.connected || link.refused;
-        if link.as_ref().is_some_and(is_answer) || begun.elapsed() >= wait {
-            return Ok(link);
-        }
-        app.cancel().check()?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[derive(Serialize)]
@@ -468,14 +442,15 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
     match command {
         SyncCommand::Status { wait } => status(app, wait),
         SyncCommand::Leave { name } => {
-            app.store()?.leave(&name)?;
+            let name = name.as_deref().unwrap_or_else(|| app.bucket_name());
+            app.store()?.leave(name)?;
             let record = Done {
                 op: "leave",
                 peer: None,
-                name: Some(&name),
+                name: Some(name),
                 grants: None,
             };
-            let line = format!("left {}: the bucket stays, on its own", printable(&name));
+            let line = format!("left {}: the bucket stays, on its own", printable(name));
             Ok(app.out.done(&record, line)?)
         }
     }
@@ -483,18 +458,20 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
 
 fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     let store = app.store()?;
-    let status = match wait {
-        None => store.sync_status()?,
-        Some(wait) => {
-            let (task, _bar) = app.out.follow(app.task(), "sync", Unit::Files);
-            let records = store.sync_status()?;
-            match records.peers.is_empty() && records.running.is_none() {
-                // Nobody can come.
-                true => records,
-                false => store.wait_until_synced(None, wait, &task)?,
-            }
-        }
-    };
+    let bucket = app.global.bucket.as_deref();
+    let mut status = store.sync_status()?;
+    if let Some(name) = bucket {
+        store.bucket(name)?;
+        let peers = &mut status.peers;
+        peers.retain(|peer| peer.bucket.as_deref() == Some(name));
+    }
+    // Without a node, and anybody that it could meet, nobody can come.
+    if let Some(wait) = wait
+        && !(status.peers.is_empty() && status.running.is_none())
+    {
+        let (task, _bar) = app.out.follow(app.task(), "sync", Unit::Files);
+        status = store.wait_until_synced(bucket, wait, &task)?;
+    }
     let heads = [
         "peer",
         "bucket",
@@ -656,11 +633,17 @@ pub(crate) fn node(app: &App, args: &RunNode) -> Result<()> {
     let line = format!("the node {} runs; Ctrl-C stops it", short(node.id()));
     app.out.done(&record, line)?;
     app.out.flush()?;
-    while !cancel.is_cancelled() {
+    // Whoever started it may start it again.
+    let mut ended = node.ended();
+    while !cancel.is_cancelled() && ended.is_none() {
         std::thread::sleep(Duration::from_millis(100));
+        ended = node.ended();
     }
     node.stop();
-    Ok(())
+    match ended {
+        Some(e) => Err(e.op("node").into()),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Hosts in network namespaces of this machine, and a network between them that may be as bad as it
 //! gets: each packet passes through this process.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -36,6 +37,8 @@ pub(crate) struct Network {
     weather: Arc<Mutex<Weather>>,
     delivered: Arc<Vec<AtomicU64>>,
     sent: Arc<Vec<AtomicU64>>,
+    lost: Arc<AtomicU64>,
+    targets: Arc<Vec<Mutex<BTreeSet<IpAddr>>>>,
 }
 
 /// A network namespace; gone when it is dropped.
@@ -50,7 +53,7 @@ impl Drop for Namespace {
 /// Says that a test is skipped, which fails where `ALKFS_TEST_NAMESPACES` is `require`: `cargo xtask test`
 /// sets that for root.
 #[track_caller]
-pub(crate) fn skip(why: &str) {
+fn skip(why: &str) {
     let asked = std::env::var_os("ALKFS_TEST_NAMESPACES");
     assert!(asked.is_none_or(|asked| asked != "require"), "{why}");
     eprintln!("skipped: {why}");
@@ -105,6 +108,8 @@ impl Network {
             weather: Arc::default(),
             delivered: Arc::new((0..count).map(|_| AtomicU64::new(0)).collect()),
             sent: Arc::new((0..count).map(|_| AtomicU64::new(0)).collect()),
+            lost: Arc::default(),
+            targets: Arc::new((0..count).map(|_| Mutex::default()).collect()),
         };
         let devices = Arc::new(devices);
         let (late, queue) = channel();
@@ -116,6 +121,8 @@ impl Network {
                 weather: Arc::clone(&network.weather),
                 delivered: Arc::clone(&network.delivered),
                 sent: Arc::clone(&network.sent),
+                lost: Arc::clone(&network.lost),
+                targets: Arc::clone(&network.targets),
                 late: late.clone(),
             };
             thread::spawn(move || switch.carry(host));
@@ -210,9 +217,24 @@ impl Network {
     pub(crate) fn sent(&self, host: usize) -> u64 {
         self.sent[host].load(Ordering::Relaxed)
     }
+
+    /// Returns where to a host sent any of these.
+    pub(crate) fn targets(&self, host: usize) -> BTreeSet<IpAddr> {
+        self.targets[host].lock().unwrap().clone()
+    }
+
+    /// Returns how many packets were lost, cuts aside.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Returns the names of the hosts' namespaces.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(|host| &*host.0)
+    }
 }
 
-fn addr(host: usize) -> Ipv4Addr {
+pub(crate) fn addr(host: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, host as u8 + 1)
 }
 
@@ -258,11 +280,22 @@ fn is_of_a_program(packet: &[u8]) -> bool {
     matches!(protocol, Some(6 | 17))
 }
 
+/// Returns where a packet is to go.
+fn target(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(packet.get(16..)?.first_chunk::<4>().copied()?.into()),
+        6 => Some(packet.get(24..)?.first_chunk::<16>().copied()?.into()),
+        _ => None,
+    }
+}
+
 struct Switch {
     devices: Arc<Vec<Tun>>,
     weather: Arc<Mutex<Weather>>,
     delivered: Arc<Vec<AtomicU64>>,
     sent: Arc<Vec<AtomicU64>>,
+    lost: Arc<AtomicU64>,
+    targets: Arc<Vec<Mutex<BTreeSet<IpAddr>>>>,
     late: Sender<(Instant, usize, Vec<u8>)>,
 }
 
@@ -273,15 +306,13 @@ impl Switch {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(len) = self.devices[from].recv(&mut buffer) {
             let packet = &buffer[..len];
+            let to = target(packet);
             if is_of_a_program(packet) {
                 self.sent[from].fetch_add(1, Ordering::Relaxed);
+                self.targets[from].lock().unwrap().extend(to);
             }
-            // The destination, where it is of the fourth version.
-            let to: Ipv4Addr = match packet.first_chunk::<20>() {
-                Some(header) if header[0] >> 4 == 4 => {
-                    [header[16], header[17], header[18], header[19]].into()
-                }
-                _ => continue,
+            let Some(IpAddr::V4(to)) = to else {
+                continue;
             };
             for other in 0..self.devices.len() {
                 if to == addr(other) || to.is_multicast() && other != from {
@@ -294,7 +325,11 @@ impl Switch {
     fn pass(&self, from: usize, to: usize, packet: &[u8], random: &mut fastrand::Rng) {
         let weather = self.weather.lock().unwrap().clone();
         let is_cut = |(a, b): &(usize, usize)| (*a, *b) == (from, to) || (*b, *a) == (from, to);
-        if weather.cuts.iter().any(is_cut) || random.u8(0..100) < weather.loss {
+        if weather.cuts.iter().any(is_cut) {
+            return;
+        }
+        if random.u8(0..100) < weather.loss {
+            self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         if weather.delay.is_zero() {

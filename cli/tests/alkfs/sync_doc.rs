@@ -4,11 +4,21 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 const PAGE: &str = include_str!("../../../docs/sync.md");
+
+/// How long a step may take.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// How the page calls the key of the laptop.
+const LAPTOP: &str = "5f1c08";
 
 /// A command of the page, and what it is to print.
 #[derive(Debug)]
@@ -44,6 +54,46 @@ struct World {
     /// What each host's commands begin with.
     prefixes: HashMap<&'static str, Vec<String>>,
     nodes: HashMap<&'static str, Child>,
+    /// The keys of those that ran, as far as the page writes them out.
+    keys: HashMap<&'static str, String>,
+}
+
+/// Kills a process that takes too long; and where it leads a group all of that, so that nobody keeps its
+/// output open.
+struct Limit(Option<(Sender<()>, thread::JoinHandle<()>)>);
+
+impl Limit {
+    fn new(process: &Child, time: Duration, is_group: bool) -> Self {
+        let (done, over) = channel();
+        let sign = if is_group { "-" } else { "" };
+        let who = format!("{sign}{}", process.id());
+        let watching = thread::spawn(move || {
+            if over.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", "--", &who]).status();
+            }
+        });
+        Self(Some((done, watching)))
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        if let Some((done, watching)) = self.0.take() {
+            drop(done);
+            let _ = watching.join();
+        }
+    }
+}
+
+/// Runs a command that is killed, with all that it started, where it takes too long.
+fn within(time: Duration, mut command: Command) -> Output {
+    let is_group = cfg!(unix);
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let process = pipes.stderr(Stdio::piped()).spawn().unwrap();
+    let _limit = Limit::new(&process, time, is_group);
+    process.wait_with_output().unwrap()
 }
 
 impl World {
@@ -52,6 +102,7 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             prefixes,
             nodes: HashMap::new(),
+            keys: HashMap::new(),
         }
     }
 
@@ -82,25 +133,36 @@ impl World {
             let mut node = node.stdout(Stdio::piped()).spawn().unwrap();
             let mut line = String::new();
             let stdout = node.stdout.take().unwrap();
+            let limit = Limit::new(&node, LONGEST, false);
             BufReader::new(stdout).read_line(&mut line).unwrap();
-            assert!(line.contains("\"node\""), "{step:?}: {line}");
+            drop(limit);
             self.nodes.insert(host, node);
+            let record: Value = serde_json::from_str(&line).unwrap_or_default();
+            let key = record["id"].as_str().unwrap_or_default();
+            assert_eq!(key.len(), 64, "{step:?}: {line}");
+            self.keys.insert(host, key[..LAPTOP.len()].to_owned());
             return;
         }
         if *command == "kill %1" {
             let mut node = self.nodes.remove(host).unwrap();
             let ended = Command::new("kill").arg(node.id().to_string()).status();
             assert!(ended.unwrap().success());
+            let _limit = Limit::new(&node, LONGEST, false);
             let status = node.wait().unwrap();
             assert!(status.success(), "a node that is told to end says {status}");
             return;
         }
-        let output = self.shell(host, command).output().unwrap();
+        let known = |text: &str| match self.keys.get("laptop") {
+            Some(key) => text.replace(LAPTOP, key),
+            None => text.to_owned(),
+        };
+        let output = within(LONGEST, self.shell(host, &known(command)));
+        let prints: Vec<_> = step.prints.iter().map(|line| known(line)).collect();
         let printed = String::from_utf8(output.stdout).unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{step:?}: {printed}{said}");
         assert!(
-            is_like(printed.trim_end(), &step.prints),
+            is_like(printed.trim_end(), &prints),
             "{step:?}: {printed}{said}"
         );
     }
@@ -116,7 +178,7 @@ impl Drop for World {
 }
 
 /// Tells whether a text is as the page says, where "..." stands for anything.
-fn is_like(text: &str, prints: &[&str]) -> bool {
+fn is_like(text: &str, prints: &[String]) -> bool {
     let wanted = prints.join("\n");
     let mut parts = wanted.split("...");
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
@@ -141,68 +203,58 @@ fn directories_act_out_the_page() {
     steps.iter().for_each(|step| world.run(step));
 }
 
-/// Network namespaces, connected by a bridge in the first; gone when it is dropped.
-#[cfg(target_os = "linux")]
-struct Namespaces([String; 4]);
-
-#[cfg(target_os = "linux")]
-impl Namespaces {
-    /// Returns nothing where the machine does not allow it.
-    fn new() -> Option<Self> {
-        let id = std::process::id();
-        let names = ["d", "l", "p", "t"].map(|host| format!("alkfs-{id}-{host}"));
-        let [d, l, p, t] = &names;
-        let ip = |args: &str| {
-            let status = Command::new("ip").args(args.split(' ')).output();
-            status.is_ok_and(|output| output.status.success())
-        };
-        if !ip(&format!("netns add {d}")) {
-            return None;
-        }
-        let namespaces = Self(names.clone());
-        let joined = |host: &str, number: u8| {
-            ip(&format!("netns add {host}"))
-                && ip(&format!("-n {host} link set lo up"))
-                && ip(&format!(
-                    "-n {host} link add eth0 type veth peer name port{number} netns {d}"
-                ))
-                && ip(&format!("-n {host} addr add 10.77.0.{number}/24 dev eth0"))
-                && ip(&format!("-n {host} link set eth0 up"))
-                && ip(&format!("-n {d} link set port{number} master bridge up"))
-        };
-        let made = ip(&format!("-n {d} link set lo up"))
-            && ip(&format!("-n {d} link add bridge type bridge"))
-            && ip(&format!("-n {d} addr add 10.77.0.1/24 dev bridge"))
-            && ip(&format!("-n {d} link set bridge up"))
-            && joined(l, 2)
-            && joined(p, 3)
-            && joined(t, 4);
-        made.then_some(namespaces)
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
-        }
-    }
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn network_namespaces_act_out_the_page() {
-    let Some(namespaces) = Namespaces::new() else {
-        crate::network::skip("network namespaces need root and the program ip");
+    let Some(network) = crate::network::Network::new(4) else {
         return;
     };
     let exec = |name: &str| ["ip", "netns", "exec", name].map(str::to_owned).to_vec();
     let hosts = ["desk", "laptop", "phone", "tablet"];
-    let prefixes = hosts
-        .into_iter()
-        .zip(namespaces.0.iter().map(|name| exec(name)));
-    let prefixes = prefixes.collect();
-    let mut world = World::new(prefixes);
+    let prefixes = hosts.into_iter().zip(network.namespaces().map(exec));
+    let mut world = World::new(prefixes.collect());
     steps().iter().for_each(|step| world.run(step));
+}
+
+#[test]
+fn a_step_that_does_not_end_is_ended() {
+    let world = World::new(HashMap::new());
+    let begun = Instant::now();
+    let shell = world.shell("desk", "echo begun; until false; do sleep 0.1; done");
+    let output = within(Duration::from_millis(500), shell);
+    assert!(!output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"begun\n");
+    assert!(begun.elapsed() < LONGEST);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn systemd_takes_the_service_of_the_page() {
+    let version = Command::new("systemd-analyze").arg("--version").output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no systemd-analyze");
+        return;
+    }
+    let unit = PAGE.split("```ini\n").nth(1).unwrap();
+    let unit = unit.split("```").next().unwrap();
+    // Whatever home there is, the program is there.
+    let program = format!("ExecStart={}", env!("CARGO_BIN_EXE_alkfs"));
+    assert!(
+        unit.contains("ExecStart=%h/.cargo/bin/alkfs node"),
+        "{unit}"
+    );
+    let unit = unit.replace("ExecStart=%h/.cargo/bin/alkfs", &program);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("alkfs.service");
+    std::fs::write(&file, unit).unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["--user", "--man=no", "--recursive-errors=no", "verify"]);
+    verify.arg(&file).env("XDG_RUNTIME_DIR", dir.path());
+    let output = within(LONGEST, verify);
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("Failed to initialize manager") {
+        eprintln!("skipped: {said}");
+        return;
+    }
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use alknet_fs_blobs::BlobStore;
 use alknet_fs_blobs::wire::{self, ContentProtocol, GuardedBlobs};
 use alknet_fs_core::{Error, ErrorKind, Result};
-use alknet_fs_net::{Net, NetOptions, secret_key};
+use alknet_fs_net::{Ending, Net, NetOptions, secret_key};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -123,6 +123,7 @@ pub struct Node {
 struct Running {
     runtime: Runtime,
     net: Arc<Mutex<Option<Net>>>,
+    ending: Ending,
     id: String,
     service: Option<Arc<ContentService>>,
     /// Counts what is missing.
@@ -181,12 +182,12 @@ impl Node {
                 runtime.shutdown_background();
                 return Err(match failed {
                     Some(Err(e)) => e,
-                    _ => Error::with_detail(ErrorKind::Io, "the node did not start"),
+                    _ => late("the node did not start"),
                 });
             }
         };
         let id = net.endpoint().id().to_string();
-        let endpoint = net.endpoint().clone();
+        let (endpoint, ending) = (net.endpoint().clone(), net.ending());
         let (mut arrivals, stirs) = (net.arrivals(), net.stirs());
         let net = Arc::new(Mutex::new(Some(net)));
         let source = Source::new(
@@ -201,6 +202,7 @@ impl Node {
             running: Some(Running {
                 runtime,
                 net,
+                ending,
                 id,
                 service: None,
                 counting: None,
@@ -243,12 +245,22 @@ impl Node {
         self.running.as_ref().map_or("", |running| &running.id)
     }
 
+    /// Returns why the node ended by itself, such as that its store was replaced: nothing comes or goes
+    /// then, until it is stopped and another one is started. Returns nothing while it works, and once it
+    /// was stopped.
+    pub fn ended(&self) -> Option<Error> {
+        self.running.as_ref()?.ending.why()
+    }
+
     /// Tells how it stands with each peer and bucket at this moment. [`Store::sync_status`] tells what
     /// any process may know of it, up to a second later.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store; where the node [ended](Self::ended) by itself, why.
     pub fn status(&self) -> Result<SyncStatus> {
+        if let Some(e) = self.ended() {
+            return Err(e);
+        }
         let status = self.running.as_ref().and_then(|running| {
             let net = Arc::clone(&running.net);
             on(&running.runtime, async move {
@@ -322,6 +334,14 @@ const COUNTED: Duration = Duration::from_millis(500);
 
 /// How long anything may take that somebody waits for at the node's threads.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// The error of what took longer than that.
+fn late(what: &str) -> Error {
+    let seconds = LONGEST.as_secs();
+    let detail =
+        format!("{what} within {seconds} seconds: the log says how far it came; try again");
+    Error::with_detail(ErrorKind::Io, detail)
+}
 
 /// Runs a future on a runtime from a thread that may belong to another one.
 fn on<R: Send + 'static>(

@@ -11,6 +11,7 @@ use alknet_fs_net::{
     Ticket, reserve, secret_key,
 };
 
+use super::late;
 use super::tally::{is_current, missing_here};
 use crate::bucket::Bucket;
 use crate::progress::{Progress, Task};
@@ -361,7 +362,8 @@ impl Store {
             reserve(tree, own, &NetOptions::default()).await
         });
         runtime.shutdown_background();
-        reserved.unwrap_or_else(|| Err(ErrorKind::Io.into()))?;
+        reserved
+            .unwrap_or_else(|| Err(late("where this node can be reached was not found out")))?;
         Ok(load()?.addr(id).unwrap_or_else(|| id.into()))
     }
 
@@ -433,6 +435,53 @@ impl Store {
             records.join(bucket, ticket, now())?;
             Ok(bucket)
         })
+    }
+
+    /// Waits until the node that gave a ticket lets this store's node in, or a time has passed; not at all
+    /// where no node runs here. Returns how it stands with that one then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] where it does not let this one in, with what it says;
+    /// [`ErrorKind::NotFound`] where the ticket was not [joined](Self::join); [`ErrorKind::Cancelled`].
+    pub fn wait_until_admitted(
+        &self,
+        ticket: &Ticket,
+        timeout: Duration,
+        task: &Task,
+    ) -> Result<PeerStatus> {
+        let wait = || {
+            let giver = ticket.addr.id.to_string();
+            let deadline = Instant::now().checked_add(timeout);
+            let mut seen = 0;
+            loop {
+                let records = Records::load(&*self.inner.tree.read()?)?;
+                let bucket = records
+                    .bucket(ticket.bucket)
+                    .map(|id| self.bucket_handle(id));
+                let name = bucket.map(|bucket| bucket.name()).transpose()?;
+                let status = self.sync_status()?;
+                let mut peers = status.peers.into_iter();
+                let link = peers.find(|peer| {
+                    !peer.shared && !peer.member && peer.peer == giver && peer.bucket == name
+                });
+                let unknown = || Error::with_detail(ErrorKind::NotFound, "that was not joined");
+                let link = link.ok_or_else(unknown)?;
+                if status.running.is_none() {
+                    return Ok(link);
+                }
+                if link.refused {
+                    let why = link.trouble.unwrap_or_default();
+                    return Err(Error::with_detail(ErrorKind::PermissionDenied, why));
+                }
+                let is_over = deadline.is_some_and(|at| Instant::now() >= at);
+                if link.connected || is_over {
+                    return Ok(link);
+                }
+                task.step(Progress::default())?;
+                seen = self.inner.tree.wait_for_commit(seen, POLL)?;
+            }
+        };
+        wait().map_err(|e: Error| e.op("join").path(&ticket.name))
     }
 
     /// Ends what was joined of a bucket. The bucket stays as it is.

@@ -52,7 +52,11 @@ class Node:
 
     @property
     def running(self) -> bool:
-        """Whether it was neither stopped nor its store closed."""
+        """Whether it was neither stopped nor its store closed, and did not end by itself.
+
+        It ends by itself where it cannot go on, such as after its store was replaced; ``status()``
+        says why, and ``stop()`` makes room for another one.
+        """
         return self._native.running
 
     def status(self) -> _native.SyncStatus:

@@ -1057,7 +1057,7 @@ class Node:
 
     @property
     def running(self) -> bool:
-        """Whether it was neither stopped nor its store closed."""
+        """Whether it was neither stopped nor its store closed, and did not end by itself."""
         return self._sync.running
 
     status = _awaits(_node.Node.status)
