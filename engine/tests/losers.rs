@@ -173,3 +173,64 @@ fn what_lost_at_a_pinned_path_comes_and_stays() {
     assert!(fetched.contents > 0 && fetched.failed.is_empty());
     assert!(a.has_loser("/f"));
 }
+
+#[test]
+fn what_lost_is_listed_and_read_on_both_sides_and_decided_for_both() {
+    let [mut a, b] = pair(&ShareOptions::new());
+    for side in [&a, &b] {
+        let eager = ContentPolicy::Eager;
+        side.bucket.set_content_policy(eager).unwrap();
+    }
+    let paths = ["/changed", "/kept", "/twice"];
+    for path in paths {
+        a.write(path, "before");
+        b.shows(path, b"before");
+    }
+    a.stop();
+    for path in paths {
+        b.write_first(path, format!("{path} of b"));
+        a.write(path, format!("{path} of a"));
+    }
+    a.start();
+    for (side, wins) in [(&a, true), (&b, false)] {
+        for path in paths {
+            until(path, || side.has_loser(path));
+            let conflict = side.conflict(path).unwrap();
+            let written = [&conflict.shown, &conflict.others[0]].map(|side| &side.written);
+            let here = written.map(|written| written.as_ref().unwrap().here);
+            assert_eq!(here, [wins, !wins]);
+            let lost = conflict.others[0].entry.as_ref().unwrap().hash().unwrap();
+            let view = side.main().view().unwrap();
+            let read = view.open_content(&lost).unwrap().into_bytes().unwrap();
+            assert_eq!(read, format!("{path} of b").as_bytes());
+        }
+    }
+    let listed = [&a, &b].map(|side| {
+        let conflicts = side.bucket.conflicts().unwrap().into_iter();
+        let told = conflicts.map(|conflict| {
+            let sides = [vec![conflict.shown], conflict.others].concat();
+            let what = sides.into_iter().map(|side| {
+                let written = side.written.unwrap();
+                (side.entry.unwrap().hash(), written.at, written.replica)
+            });
+            (conflict.path, what.collect::<Vec<_>>())
+        });
+        told.collect::<Vec<_>>()
+    });
+    assert_eq!(listed[0].len(), paths.len());
+    assert_eq!(listed[0], listed[1]);
+
+    a.main().resolve("/changed", Keep::Loser(0)).unwrap();
+    b.main().resolve("/kept", Keep::Winner).unwrap();
+    let beside = b.main().resolve("/twice", Keep::Both).unwrap().beside;
+    let beside = beside[0].as_str();
+    for side in [&a, &b] {
+        until("all are decided", || {
+            side.bucket.conflicts().unwrap().is_empty()
+        });
+        side.shows("/changed", b"/changed of b");
+        side.shows("/kept", b"/kept of a");
+        side.shows("/twice", b"/twice of a");
+        side.shows(beside, b"/twice of b");
+    }
+}
