@@ -1,48 +1,17 @@
 //! What nodes say of the contents that they lack.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::time::{Duration, Instant};
 
-use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, PeerStatus, ShareOptions};
-use alknet_fs::{Bucket, Store, Task};
-use tempfile::TempDir;
-
-struct Side {
-    store: Store,
-    node: Option<Node>,
-    bucket: Bucket,
-    _dir: TempDir,
-}
+use alknet_fs::Task;
+use alknet_fs::node::{PeerStatus, ShareOptions};
+use common::{Side, pair, until};
 
 impl Side {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(dir.path().join("store")).unwrap();
-        let mut side = Self {
-            node: None,
-            bucket: store.bucket("default").unwrap(),
-            store,
-            _dir: dir,
-        };
-        side.start();
-        side
-    }
-
-    fn start(&mut self) {
-        let options = NodeOptions::new().bind(Bind::Loopback);
-        self.node = Some(Node::start(&self.store, &options).unwrap());
-    }
-
-    fn stop(&mut self) {
-        self.node.take().unwrap().stop();
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        self.bucket.main().unwrap().write(path, text).unwrap();
-    }
-
     fn read(&self, path: &str) -> Option<Vec<u8>> {
-        self.bucket.main().unwrap().read(path).ok()
+        self.main().read(path).ok()
     }
 
     /// What any process may know.
@@ -55,12 +24,11 @@ impl Side {
     /// Waits until it is known how many contents are missing here, and there.
     #[track_caller]
     fn lacks(&self, here: (u64, u64), there: (u64, u64)) {
-        let deadline = Instant::now() + Duration::from_secs(40);
         // Who was never let in is nobody's peer.
-        while self.store.sync_status().unwrap().peers.is_empty() {
-            assert!(Instant::now() < deadline, "nobody comes");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until("somebody comes", || {
+            !self.store.sync_status().unwrap().peers.is_empty()
+        });
+        let deadline = Instant::now() + Duration::from_secs(40);
         loop {
             let status = self.status();
             let (of, at) = (status.contents_here, status.contents_there);
@@ -84,14 +52,6 @@ impl Side {
     }
 }
 
-fn pair(options: &ShareOptions) -> [Side; 2] {
-    let (a, mut b) = (Side::new(), Side::new());
-    let ticket = a.store.share("default", options).unwrap();
-    let named = JoinOptions::new().name("joined");
-    b.bucket = b.store.join(&ticket, &named).unwrap();
-    [a, b]
-}
-
 #[test]
 fn who_lacks_what_follows_each_change() {
     let [a, b] = pair(&ShareOptions::new());
@@ -106,8 +66,8 @@ fn who_lacks_what_follows_each_change() {
     assert_eq!(b.read("/two").unwrap(), b"22");
     a.lacks((0, 0), (2, 4));
     // What was never fetched and is named no more is lacked by nobody; what has a copy is.
-    a.bucket.main().unwrap().remove("/one").unwrap();
-    a.bucket.main().unwrap().remove("/three").unwrap();
+    a.main().remove("/one").unwrap();
+    a.main().remove("/three").unwrap();
     b.lacks((1, 3), (0, 0));
     a.lacks((0, 0), (1, 3));
     a.write("/copy", "4444");
@@ -118,7 +78,7 @@ fn who_lacks_what_follows_each_change() {
     b.synced();
     // Nobody says so of what was written only just now.
     for n in 0..20 {
-        a.write(&format!("/{n}"), &format!("new {n}"));
+        a.write(&format!("/{n}"), format!("new {n}"));
         assert!(!a.status().synced, "{:#?}", a.status());
     }
     b.lacks((20, 110), (0, 0));
@@ -131,11 +91,9 @@ fn what_was_evicted_is_lacked_again() {
     b.lacks((1, 7), (0, 0));
     assert_eq!(b.read("/f").unwrap(), b"content");
     a.synced();
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while b.store.evict(0, &Task::new()).unwrap().contents == 0 {
-        assert!(Instant::now() < deadline, "it stays");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("it goes", || {
+        b.store.evict(0, &Task::new()).unwrap().contents > 0
+    });
     a.lacks((0, 0), (1, 7));
     b.lacks((1, 7), (0, 0));
     assert_eq!(b.read("/f").unwrap(), b"content");
@@ -183,17 +141,12 @@ fn a_node_that_comes_back_says_the_same_and_what_changed_meanwhile() {
 fn a_peer_with_a_branch_says_what_it_lacks_of_that() {
     let a = Side::new();
     a.write("/inherited", "all see it");
-    let main = a.bucket.main().unwrap();
+    let main = a.main();
     let draft = main.fork("draft").unwrap();
     let other = main.fork("other").unwrap();
     draft.write("/of-draft", "draft").unwrap();
     other.write("/of-other", "not for b").unwrap();
-    let mut b = Side::new();
-    let ticket = a
-        .store
-        .share("default", &ShareOptions::new().branch("draft"));
-    let named = JoinOptions::new().name("joined");
-    b.bucket = b.store.join(&ticket.unwrap(), &named).unwrap();
+    let b = a.joined(&ShareOptions::new().branch("draft"));
     a.lacks((0, 0), (2, 15));
     b.lacks((2, 15), (0, 0));
     let draft = b.bucket.branch("draft").unwrap();

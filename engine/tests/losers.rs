@@ -1,72 +1,15 @@
 //! What lost in a conflict: its content is kept, fetched and served like those of entries.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+mod common;
 
-use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, ShareOptions};
-use alknet_fs::{
-    Branch, Bucket, Conflict, ContentPolicy, ErrorKind, GcOptions, Hash, Keep, Store, Task,
-};
-use tempfile::TempDir;
+use std::time::Duration;
 
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-struct Side {
-    store: Store,
-    node: Option<Node>,
-    bucket: Bucket,
-    _dir: TempDir,
-}
+use alknet_fs::node::ShareOptions;
+use alknet_fs::{Conflict, ContentPolicy, ErrorKind, GcOptions, Hash, Keep, Task};
+use common::{Side, pair, until};
 
 impl Side {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(dir.path().join("store")).unwrap();
-        let bucket = store.bucket("default").unwrap();
-        let mut side = Self {
-            store,
-            node: None,
-            bucket,
-            _dir: dir,
-        };
-        side.start();
-        side
-    }
-
-    fn start(&mut self) {
-        let options = NodeOptions::new().bind(Bind::Loopback);
-        self.node = Some(Node::start(&self.store, &options).unwrap());
-    }
-
-    fn stop(&mut self) {
-        self.node.take().unwrap().stop();
-    }
-
-    /// Makes a store that has joined this one's bucket.
-    fn joined(&self) -> Self {
-        let name = self.bucket.name().unwrap();
-        let ticket = self.store.share(&name, &ShareOptions::new()).unwrap();
-        let mut side = Self::new();
-        let named = JoinOptions::new().name("joined");
-        side.bucket = side.store.join(&ticket, &named).unwrap();
-        side
-    }
-
-    fn main(&self) -> Branch {
-        self.bucket.main().unwrap()
-    }
-
-    fn write(&self, path: &str, bytes: &[u8]) {
-        self.main().write(path, bytes).unwrap();
-    }
-
     fn shows(&self, path: &str, bytes: &[u8]) {
         until(path, || self.main().read(path).is_ok_and(|b| b == bytes));
     }
@@ -83,7 +26,7 @@ impl Side {
     }
 
     /// Writes what loses against all that is written later.
-    fn write_first(&self, path: &str, bytes: &[u8]) {
+    fn write_first(&self, path: &str, bytes: impl AsRef<[u8]>) {
         self.write(path, bytes);
         // What was committed before the question is noted, with the time.
         self.node.as_ref().unwrap().status().unwrap();
@@ -103,8 +46,7 @@ fn random(len: usize) -> Vec<u8> {
 
 #[test]
 fn an_eager_node_holds_what_lost_when_the_other_is_gone() {
-    let mut a = Side::new();
-    let mut b = a.joined();
+    let [mut a, mut b] = pair(&ShareOptions::new());
     a.bucket.set_content_policy(ContentPolicy::Eager).unwrap();
     let large = random(1 << 20);
     let changed = |at: usize| {
@@ -118,9 +60,9 @@ fn an_eager_node_holds_what_lost_when_the_other_is_gone() {
     b.shows("/large", &large);
     a.stop();
     b.write_first("/small", b"of b");
-    b.write_first("/large", &changed(700_000));
+    b.write_first("/large", changed(700_000));
     a.write("/small", b"of a");
-    a.write("/large", &changed(300_000));
+    a.write("/large", changed(300_000));
     a.start();
     for path in ["/small", "/large"] {
         until(path, || a.has_loser(path));
@@ -143,9 +85,9 @@ fn an_eager_node_holds_what_lost_when_the_other_is_gone() {
 #[test]
 fn what_lost_is_passed_on_by_who_fetched_it() {
     let mut b = Side::new();
-    let mut c = b.joined();
+    let mut c = b.joined(&ShareOptions::new());
     c.bucket.set_content_policy(ContentPolicy::Eager).unwrap();
-    let a = c.joined();
+    let a = c.joined(&ShareOptions::new());
     a.write("/f", b"before");
     b.shows("/f", b"before");
     c.stop();
@@ -169,8 +111,8 @@ fn what_lost_is_passed_on_by_who_fetched_it() {
 #[test]
 fn what_shows_stays_where_the_content_of_a_loser_cannot_be_had() {
     let mut b = Side::new();
-    let c = b.joined();
-    let mut a = c.joined();
+    let c = b.joined(&ShareOptions::new());
+    let mut a = c.joined(&ShareOptions::new());
     a.write("/other", b"before");
     until("a and b meet", || b.main().stat("/other").is_ok());
     a.stop();
@@ -204,8 +146,7 @@ fn what_shows_stays_where_the_content_of_a_loser_cannot_be_had() {
 
 #[test]
 fn what_lost_at_a_pinned_path_comes_and_stays() {
-    let mut a = Side::new();
-    let b = a.joined();
+    let [mut a, b] = pair(&ShareOptions::new());
     a.bucket.pin("/kept").unwrap();
     a.main().mkdir("/kept").unwrap();
     a.write("/other", b"before");
@@ -231,4 +172,65 @@ fn what_lost_at_a_pinned_path_comes_and_stays() {
     let fetched = a.bucket.fetch(&Task::new()).unwrap();
     assert!(fetched.contents > 0 && fetched.failed.is_empty());
     assert!(a.has_loser("/f"));
+}
+
+#[test]
+fn what_lost_is_listed_and_read_on_both_sides_and_decided_for_both() {
+    let [mut a, b] = pair(&ShareOptions::new());
+    for side in [&a, &b] {
+        let eager = ContentPolicy::Eager;
+        side.bucket.set_content_policy(eager).unwrap();
+    }
+    let paths = ["/changed", "/kept", "/twice"];
+    for path in paths {
+        a.write(path, "before");
+        b.shows(path, b"before");
+    }
+    a.stop();
+    for path in paths {
+        b.write_first(path, format!("{path} of b"));
+        a.write(path, format!("{path} of a"));
+    }
+    a.start();
+    for (side, wins) in [(&a, true), (&b, false)] {
+        for path in paths {
+            until(path, || side.has_loser(path));
+            let conflict = side.conflict(path).unwrap();
+            let written = [&conflict.shown, &conflict.others[0]].map(|side| &side.written);
+            let here = written.map(|written| written.as_ref().unwrap().here);
+            assert_eq!(here, [wins, !wins]);
+            let lost = conflict.others[0].entry.as_ref().unwrap().hash().unwrap();
+            let view = side.main().view().unwrap();
+            let read = view.open_content(&lost).unwrap().into_bytes().unwrap();
+            assert_eq!(read, format!("{path} of b").as_bytes());
+        }
+    }
+    let listed = [&a, &b].map(|side| {
+        let conflicts = side.bucket.conflicts().unwrap().into_iter();
+        let told = conflicts.map(|conflict| {
+            let sides = [vec![conflict.shown], conflict.others].concat();
+            let what = sides.into_iter().map(|side| {
+                let written = side.written.unwrap();
+                (side.entry.unwrap().hash(), written.at, written.replica)
+            });
+            (conflict.path, what.collect::<Vec<_>>())
+        });
+        told.collect::<Vec<_>>()
+    });
+    assert_eq!(listed[0].len(), paths.len());
+    assert_eq!(listed[0], listed[1]);
+
+    a.main().resolve("/changed", Keep::Loser(0)).unwrap();
+    b.main().resolve("/kept", Keep::Winner).unwrap();
+    let beside = b.main().resolve("/twice", Keep::Both).unwrap().beside;
+    let beside = beside[0].as_str();
+    for side in [&a, &b] {
+        until("all are decided", || {
+            side.bucket.conflicts().unwrap().is_empty()
+        });
+        side.shows("/changed", b"/changed of b");
+        side.shows("/kept", b"/kept of a");
+        side.shows("/twice", b"/twice of a");
+        side.shows(beside, b"/twice of b");
+    }
 }

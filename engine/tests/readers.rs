@@ -2,62 +2,25 @@
 //! both protocols that a node serves contents by.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+mod common;
 
-use alknet_fs::node::{Bind, JoinOptions, Node, NodeOptions, ShareOptions};
-use alknet_fs::{Branch, Bucket, ContentPolicy, Hash, Store, TreeRef};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use alknet_fs::node::ShareOptions;
+use alknet_fs::{Branch, ContentPolicy, Hash, TreeRef};
 use alknet_fs_blobs::BlobStore;
 use alknet_fs_blobs::wire::{ALPN, Fetcher, GuardedBlobs, Outcome, Want};
 use alknet_fs_content::{Config, Contents};
 use alknet_fs_net::{EndpointAddr, SecretKey, secret_key};
 use alknet_fs_sqlite::{Options, SqliteStore};
+use common::{Side, pair, until};
 use iroh::Endpoint;
 use iroh::endpoint::presets;
 use iroh_blobs::get::request::get_blob;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-struct Side {
-    store: Store,
-    node: Option<Node>,
-    /// The bucket that is shared.
-    bucket: Bucket,
-    _dir: TempDir,
-}
-
 impl Side {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(dir.path().join("store")).unwrap();
-        let mut side = Self {
-            bucket: store.bucket("default").unwrap(),
-            store,
-            node: None,
-            _dir: dir,
-        };
-        side.start();
-        side
-    }
-
-    fn start(&mut self) {
-        let options = NodeOptions::new().bind(Bind::Loopback);
-        self.node = Some(Node::start(&self.store, &options).unwrap());
-    }
-
-    fn stop(&mut self) {
-        self.node.take().unwrap().stop();
-    }
-
     fn id(&self) -> String {
         self.key().public().to_string()
     }
@@ -70,20 +33,6 @@ impl Side {
     /// Where the node can be reached.
     fn addr(&self) -> EndpointAddr {
         self.share(&ShareOptions::new()).addr
-    }
-
-    fn share(&self, options: &ShareOptions) -> alknet_fs::node::Ticket {
-        self.store
-            .share(&self.bucket.name().unwrap(), options)
-            .unwrap()
-    }
-
-    /// Makes a store that has joined this one's bucket.
-    fn joined(&self, options: &ShareOptions) -> Self {
-        let mut side = Self::new();
-        let named = JoinOptions::new().name("joined");
-        side.bucket = side.store.join(&self.share(options), &named).unwrap();
-        side
     }
 
     fn branch(&self, name: &str) -> Branch {
@@ -215,7 +164,7 @@ fn a_grant_of_a_branch_covers_its_contents_and_no_others() {
     a.bucket.set_content_policy(ContentPolicy::Eager).unwrap();
     let large = |name| content(name, 300_000);
     let (shown, hidden) = (a.fork("shown"), a.fork("hidden"));
-    a.branch("main").write("/inherited", b"in main").unwrap();
+    a.write("/inherited", b"in main");
     shown.write("/small", b"shown").unwrap();
     shown.write("/large", large("shown")).unwrap();
     shown.write("/gone", b"replaced since").unwrap();
@@ -302,10 +251,9 @@ fn a_grant_of_a_branch_covers_its_contents_and_no_others() {
 
 #[test]
 fn a_grant_that_expires_covers_nothing_any_more() {
-    let a = Side::new();
-    a.branch("main").write("/f", b"for a while").unwrap();
     let lasts = Duration::from_secs(12);
-    let mut b = a.joined(&ShareOptions::new().expires_in(lasts));
+    let [a, mut b] = pair(&ShareOptions::new().expires_in(lasts));
+    a.write("/f", b"for a while");
     let ended = SystemTime::now() + lasts;
     b.has("main", "/f");
     b.stop();
@@ -318,7 +266,7 @@ fn a_grant_that_expires_covers_nothing_any_more() {
 #[test]
 fn members_read_the_bucket_until_they_are_let_out() {
     let mut a = Side::new();
-    a.branch("main").write("/f", b"of a").unwrap();
+    a.write("/f", b"of a");
     let private = a.store.create_bucket("private").unwrap().main().unwrap();
     private.write("/f", b"private of a").unwrap();
     let mut b = a.joined(&ShareOptions::new());
@@ -338,8 +286,8 @@ fn members_read_the_bucket_until_they_are_let_out() {
     assert!(!asker.is_given(&to_a, b"private of a"));
 
     // Whom b let in, b lets out, and a hears of it.
-    b.branch("main").write("/g", b"of b").unwrap();
-    b.branch("main").read("/f").unwrap();
+    b.write("/g", b"of b");
+    b.main().read("/f").unwrap();
     assert!(asker.is_given(&to_b, b"of b"));
     assert!(!asker.is_given(&to_b, b"private of b"));
     b.store.revoke_peer(&c.id()).unwrap();

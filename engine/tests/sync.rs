@@ -1,6 +1,8 @@
 //! Nodes of stores on this machine: what is written on one is read on the others.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,44 +13,14 @@ use alknet_fs::node::{
     Access, Bind, JoinOptions, Node, NodeOptions, RelayUrl, Relays, ShareOptions, SyncStatus,
 };
 use alknet_fs::{
-    Bucket, Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Store,
-    Task, TreeRef, WatchOptions,
+    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Store, Task,
+    TreeRef, WatchOptions,
 };
-use tempfile::TempDir;
-
-fn node(store: &Store) -> Node {
-    Node::start(store, &NodeOptions::new().bind(Bind::Loopback)).unwrap()
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-struct Side {
-    store: Store,
-    node: Node,
-    bucket: Bucket,
-    _dir: TempDir,
-}
+use common::{Side, node, pair, until};
 
 impl Side {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(dir.path().join("store")).unwrap();
-        Self {
-            node: node(&store),
-            bucket: store.bucket("default").unwrap(),
-            store,
-            _dir: dir,
-        }
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        self.bucket.main().unwrap().write(path, text).unwrap();
+    fn node(&self) -> &Node {
+        self.node.as_ref().unwrap()
     }
 
     fn has(&self, branch: &str, path: &str) -> bool {
@@ -66,7 +38,7 @@ impl Side {
                 Ok(bytes) => last = String::from_utf8_lossy(&bytes).into_owned(),
                 Err(e) => last = e.to_string(),
             }
-            let status = self.node.status().map(|status| status.peers);
+            let status = self.node().status().map(|status| status.peers);
             assert!(Instant::now() < deadline, "{path}: {last}; {status:#?}");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -74,24 +46,15 @@ impl Side {
 
     fn synced(&self) {
         until("synced", || {
-            let status = self.node.status().unwrap();
+            let status = self.node().status().unwrap();
             !status.peers.is_empty() && status.peers.iter().all(|peer| peer.synced)
         });
     }
 }
 
-/// Two nodes, of which the second joined the first's bucket.
-fn pair() -> [Side; 2] {
-    let (a, mut b) = (Side::new(), Side::new());
-    let ticket = a.store.share("default", &ShareOptions::new()).unwrap();
-    let named = JoinOptions::new().name("joined");
-    b.bucket = b.store.join(&ticket, &named).unwrap();
-    [a, b]
-}
-
 #[test]
 fn sync_node_a_write_visible_on_node_b() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     a.write("/hello.txt", "hello");
     b.reads("main", "/hello.txt", "hello");
     b.write("/answer.txt", "and back");
@@ -102,7 +65,7 @@ fn sync_node_a_write_visible_on_node_b() {
 
 #[test]
 fn sync_concurrent_writes_different_paths_converge() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     for n in 0..20 {
         a.write(&format!("/a{n}"), "of a");
         b.write(&format!("/b{n}"), "of b");
@@ -117,19 +80,15 @@ fn sync_concurrent_writes_different_paths_converge() {
 
 #[test]
 fn sync_concurrent_writes_same_path_lww() {
-    let [a, mut b] = pair();
+    let [a, mut b] = pair(&ShareOptions::new());
     a.write("/both", "first");
     b.reads("main", "/both", "first");
     b.synced();
     // Neither knows of the other's.
-    b.node.stop();
+    b.stop();
     a.write("/both", "of a");
-    b.bucket
-        .main()
-        .unwrap()
-        .write("/both", "of b, later")
-        .unwrap();
-    b.node = node(&b.store);
+    b.write("/both", "of b, later");
+    b.start();
     for side in [&a, &b] {
         side.reads("main", "/both", "of b, later");
     }
@@ -137,7 +96,7 @@ fn sync_concurrent_writes_same_path_lww() {
 
 #[test]
 fn sync_branch_inheritance_across_nodes() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     a.write("/base", "base");
     let main = "main".parse::<TreeRef>().unwrap();
     a.bucket.fork(&main, "child").unwrap();
@@ -160,24 +119,24 @@ fn sync_branch_inheritance_across_nodes() {
 
 #[test]
 fn content_separate_from_metadata_sync() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     let text = "not small".repeat(50_000);
     a.write("/large", &text);
     until("the entry", || b.has("main", "/large"));
-    let entry = b.bucket.main().unwrap().stat("/large").unwrap();
+    let entry = b.main().stat("/large").unwrap();
     assert_eq!(entry.size(), text.len() as u64);
     // The entry is here and the content is not.
     let impatient = Fetching::new().timeout(Duration::ZERO);
-    let main = b.bucket.main().unwrap();
+    let main = b.main();
     let error = main.fetching(&impatient).read("/large").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
     until("what is missing is told of", || {
-        let status = b.node.status().unwrap();
+        let status = b.node().status().unwrap();
         let peer = &status.peers[0];
         peer.in_step && peer.contents_here.contents == 1 && !peer.synced
     });
     until("what is missing there is told of", || {
-        let status = a.node.status().unwrap();
+        let status = a.node().status().unwrap();
         let there = status.peers[0].contents_there;
         there.is_some_and(|there| there.bytes == text.len() as u64)
     });
@@ -220,7 +179,7 @@ fn two_nodes_that_never_met_create_the_same_branch_and_see_both() {
 
 #[test]
 fn one_process_runs_the_node_and_all_may_see_and_change() {
-    let [a, b] = pair();
+    let [mut a, b] = pair(&ShareOptions::new());
     let other = Store::open(a.store.path().unwrap()).unwrap();
     let error = Node::start(&other, &NodeOptions::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked);
@@ -235,8 +194,8 @@ fn one_process_runs_the_node_and_all_may_see_and_change() {
     });
     let peers = other.peers().unwrap();
     assert_eq!((peers.len(), peers[0].grants.len()), (1, 1));
-    assert_eq!(peers[0].id, b.node.id());
-    other.name_peer(&b.node.id()[..8], "laptop").unwrap();
+    assert_eq!(peers[0].id, b.node().id());
+    other.name_peer(&b.node().id()[..8], "laptop").unwrap();
     assert_eq!(other.peers().unwrap()[0].name.as_deref(), Some("laptop"));
     assert_eq!(
         other.name_peer("nobody", "x").unwrap_err().kind(),
@@ -250,7 +209,7 @@ fn one_process_runs_the_node_and_all_may_see_and_change() {
         !peer.connected && trouble.contains("revoked")
     });
     a.write("/later", "later");
-    a.node.stop();
+    a.stop();
     assert_eq!(other.sync_status().unwrap().running, None);
     assert!(!b.has("main", "/later"));
 }
@@ -377,8 +336,7 @@ fn a_peer_that_runs_elsewhere_after_it_was_killed_gives_contents() {
     main.write("/before", "before").unwrap();
     let mut b = Side::new();
     let ticket = store.share("default", &ShareOptions::new()).unwrap();
-    let named = JoinOptions::new().name("x");
-    b.bucket = b.store.join(&ticket, &named).unwrap();
+    b.join(&ticket);
     b.reads("main", "/before", "before");
     running.kill().unwrap();
     running.wait().unwrap();
@@ -402,10 +360,7 @@ fn a_node_that_is_killed_comes_back_while_others_use_its_store() {
     main.write("/before", "before").unwrap();
     let mut b = Side::new();
     let ticket = store.share("default", &ShareOptions::new()).unwrap();
-    b.bucket = b
-        .store
-        .join(&ticket, &JoinOptions::new().name("x"))
-        .unwrap();
+    b.join(&ticket);
     b.reads("main", "/before", "before");
     for n in 0..50 {
         main.write(format!("/{n}"), format!("{n}")).unwrap();
@@ -431,18 +386,14 @@ fn a_node_that_is_killed_comes_back_while_others_use_its_store() {
 
 #[test]
 fn two_that_joined_from_one_go_on_without_it() {
-    let (a, mut b, mut c) = (Side::new(), Side::new(), Side::new());
-    for side in [&mut b, &mut c] {
-        let ticket = a.store.share("default", &ShareOptions::new()).unwrap();
-        let named = JoinOptions::new().name("joined");
-        side.bucket = side.store.join(&ticket, &named).unwrap();
-    }
-    let a_id = a.node.id().to_owned();
+    let [mut a, mut b] = pair(&ShareOptions::new());
+    let c = a.joined(&ShareOptions::new());
+    let a_id = a.node().id().to_owned();
     for (side, other) in [(&b, &c), (&c, &b)] {
         side.store.name_peer(&a_id, "hub").unwrap();
         until("each knows of the other", || {
             let peers = side.store.peers().unwrap();
-            let peer = peers.iter().find(|peer| peer.id == other.node.id());
+            let peer = peers.iter().find(|peer| peer.id == other.node().id());
             peer.is_some_and(|peer| {
                 let [member] = &peer.member[..] else {
                     return false;
@@ -464,22 +415,25 @@ fn two_that_joined_from_one_go_on_without_it() {
     // Of that the hub has the name only: who has it is asked all the same.
     c.write("/by-another", "never at the hub");
     b.reads("main", "/by-another", "never at the hub");
-    assert_eq!(a.node.status().unwrap().peers[0].contents_here.contents, 1);
+    assert_eq!(
+        a.node().status().unwrap().peers[0].contents_here.contents,
+        1
+    );
     a.write("/hubs", "only there");
     until("its name is known", || {
         b.has("main", "/hubs") && c.has("main", "/hubs")
     });
-    a.node.stop();
+    a.stop();
     b.write("/f", "of b");
     c.reads("main", "/f", "of b");
     c.write("/g", "of c");
     b.reads("main", "/g", "of c");
-    c.store.name_peer(b.node.id(), "b").unwrap();
+    c.store.name_peer(b.node().id(), "b").unwrap();
     until("other processes see it", || {
         let status = c.store.sync_status().unwrap();
         let with_b = status.peers.iter().find(|peer| peer.member);
         with_b.is_some_and(|with_b| {
-            assert_eq!(with_b.peer, b.node.id());
+            assert_eq!(with_b.peer, b.node().id());
             assert_eq!(with_b.name.as_deref(), Some("b"));
             assert!(with_b.connected && !with_b.shared && with_b.trouble.is_none());
             // Both read only what they wanted: the hub's file is missing on either side.
@@ -491,23 +445,23 @@ fn two_that_joined_from_one_go_on_without_it() {
         })
     });
     // Whether the bucket is synced, the hub says, not what members do.
-    assert!(!c.node.status().unwrap().is_synced());
+    assert!(!c.node().status().unwrap().is_synced());
     // Of a content that only the hub has, it is said that b was asked.
-    let main = c.bucket.main().unwrap();
+    let main = c.main();
     let short = Fetching::new().timeout(Duration::from_secs(5));
     let error = main.fetching(&short).read("/hubs").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
     assert_eq!(error.asked(), ["b"]);
-    b.node.stop();
+    b.stop();
     until("b is away", || {
-        let status = c.node.status().unwrap();
+        let status = c.node().status().unwrap();
         status.peers.iter().all(|peer| !peer.member)
     });
 }
 
 #[test]
 fn what_a_peer_keeps_makes_room_here_and_comes_back() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     a.write("/f", "shared");
     b.reads("main", "/f", "shared");
     b.write("/own", "here only");
@@ -515,7 +469,7 @@ fn what_a_peer_keeps_makes_room_here_and_comes_back() {
     let evicted = || b.store.evict(0, &task).unwrap();
     until("it goes", || evicted().contents > 0);
     let here = b.store.stats().unwrap();
-    let view = b.bucket.main().unwrap().view().unwrap();
+    let view = b.main().view().unwrap();
     assert_eq!(view.content_form("/f").unwrap(), None, "{here:?}");
     // Who has promised to keep it does, though the other has none now.
     assert_eq!(a.store.evict(0, &task).unwrap().contents, 0);
@@ -526,11 +480,8 @@ fn what_a_peer_keeps_makes_room_here_and_comes_back() {
 
 #[test]
 fn events_say_which_peer() {
-    let [a, b] = pair();
-    let mut c = Side::new();
-    let ticket = b.store.share("joined", &ShareOptions::new()).unwrap();
-    let named = JoinOptions::new().name("passed on");
-    c.bucket = c.store.join(&ticket, &named).unwrap();
+    let [a, b] = pair(&ShareOptions::new());
+    let mut c = b.joined(&ShareOptions::new());
     let log = |side: &Side, path: &str| {
         let all = EventFilter::all().globs([path]).unwrap();
         side.bucket.log(&all, 1).unwrap().pop()
@@ -540,12 +491,12 @@ fn events_say_which_peer() {
         log(side, path).unwrap()
     };
     // Both come to the third at once, by way of the second.
-    c.node.stop();
+    c.stop();
     a.write("/first", "x");
     b.write("/second", "x");
     found(&a, "second");
     found(&b, "first");
-    c.node = node(&c.store);
+    c.start();
 
     let peer = |id: &str, name: Option<&str>| {
         Some(EventPeer {
@@ -554,17 +505,20 @@ fn events_say_which_peer() {
         })
     };
     assert_eq!(found(&a, "first").peer, None);
-    assert_eq!(found(&a, "second").peer, peer(b.node.id(), None));
-    assert_eq!(found(&b, "first").peer, peer(a.node.id(), None));
+    assert_eq!(found(&a, "second").peer, peer(b.node().id(), None));
+    assert_eq!(found(&b, "first").peer, peer(a.node().id(), None));
     assert_eq!(found(&b, "second").peer, None);
-    assert_eq!(found(&c, "second").peer, peer(b.node.id(), None));
+    assert_eq!(found(&c, "second").peer, peer(b.node().id(), None));
     let passed_on = found(&c, "first");
     assert_eq!(passed_on.peer, None);
     assert_eq!(passed_on.author, found(&b, "first").author);
     assert_ne!(passed_on.author, found(&c, "second").author);
 
-    a.store.name_peer(&b.node.id()[..10], "laptop").unwrap();
-    assert_eq!(found(&a, "second").peer, peer(b.node.id(), Some("laptop")));
+    a.store.name_peer(&b.node().id()[..10], "laptop").unwrap();
+    assert_eq!(
+        found(&a, "second").peer,
+        peer(b.node().id(), Some("laptop"))
+    );
     let all = WatchOptions {
         bucket: Some("default".to_owned()),
         after: Some(Cursor::START),
@@ -580,7 +534,7 @@ fn events_say_which_peer() {
 
 #[test]
 fn synced_is_said_of_what_was_written_before() {
-    let [a, b] = pair();
+    let [a, mut b] = pair(&ShareOptions::new());
     for side in [&a, &b] {
         let policy = ContentPolicy::Eager;
         side.bucket.set_content_policy(policy).unwrap();
@@ -589,18 +543,18 @@ fn synced_is_said_of_what_was_written_before() {
     for n in 0..3 {
         let (path, text) = (format!("/{n}"), format!("text {n}"));
         let here = Fetching::new().timeout(Duration::ZERO);
-        let main = b.bucket.main().unwrap().fetching(&here);
+        let main = b.main().fetching(&here);
         let there = || main.read(&path).is_ok_and(|bytes| bytes == text.as_bytes());
         a.write(&path, &text);
         // Not what was so before.
         assert!(!a.store.sync_status().unwrap().is_synced() || there());
-        assert!(!a.node.status().unwrap().is_synced() || there());
+        assert!(!a.node().status().unwrap().is_synced() || there());
         let status = a
             .store
             .wait_until_synced(Some("default"), wait, &Task::new());
         assert!(status.unwrap().is_synced() && there());
     }
-    b.node.stop();
+    b.stop();
     a.write("/later", "x");
     let soon = Duration::from_millis(300);
     let status = a.store.wait_until_synced(None, soon, &Task::new()).unwrap();
@@ -614,7 +568,7 @@ fn synced_is_said_of_what_was_written_before() {
 
 #[test]
 fn who_waits_is_told_what_is_lacking() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     for n in 0..5 {
         a.write(&format!("/{n}"), &format!("text {n}"));
     }
@@ -643,11 +597,11 @@ fn who_waits_is_told_what_is_lacking() {
 
 #[test]
 fn who_waits_is_asked_whether_to_go_on() {
-    let [a, b] = pair();
+    let [a, b] = pair(&ShareOptions::new());
     a.write("/a", "x");
     until("the name", || b.has("main", "/a"));
     let never = Fetching::new().while_waiting(|| Err(ErrorKind::Cancelled.into()));
-    let main = b.bucket.main().unwrap();
+    let main = b.main();
     assert!(main.fetching(&never).read("/a").unwrap_err().is_cancelled());
     let quick = Fetching::new().timeout(Duration::ZERO);
     let error = main.fetching(&quick).read("/a").unwrap_err();
