@@ -14,7 +14,6 @@ pub mod error;
 pub mod event;
 pub mod memory;
 pub mod path;
-pub mod quota;
 pub mod rest;
 pub mod session;
 pub mod store;

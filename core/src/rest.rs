@@ -1,6 +1,5 @@
 //! How long whoever follows commits leaves those alone who write.
 
-use std::thread;
 use std::time::Duration;
 
 /// The pauses between looks at what was committed. A look at a single commit is not late; looks at
@@ -25,13 +24,18 @@ impl Rest {
         }
     }
 
-    /// Sleeps after a look that took so long. `committed` says whether somebody committed since: it is
+    /// Pauses after a look that took so long. `committed` says whether somebody committed since: it is
     /// asked after the shortest pause, as whoever commits now and then would be found after a long one, too.
-    pub fn pause(&mut self, took: Duration, committed: impl FnOnce() -> bool) {
+    pub fn pause(
+        &mut self,
+        took: Duration,
+        sleep: impl Fn(Duration),
+        committed: impl FnOnce() -> bool,
+    ) {
         let glance = self.glance(took);
-        thread::sleep(glance);
+        sleep(glance);
         let pressed = committed();
-        thread::sleep(self.after(took, pressed).saturating_sub(glance));
+        sleep(self.after(took, pressed).saturating_sub(glance));
     }
 
     fn glance(&self, took: Duration) -> Duration {

@@ -13,6 +13,7 @@ mod gossip;
 mod grant;
 mod members;
 mod net;
+mod quota;
 mod records;
 mod replicas;
 mod status;

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alknet_fs_core::quota::Quota;
 use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
@@ -39,6 +38,7 @@ use crate::driver::{
 };
 use crate::gossip::Gate;
 use crate::grant::{Access, BucketUid, Grant, GrantId, Refusal, Secret, admit};
+use crate::quota::Quota;
 use crate::records::{Joined, Known, Records};
 use crate::replicas::Replicas;
 use crate::status::{Behind, Lacks, Link, Status};
@@ -793,7 +793,7 @@ impl Inner {
             self.drivers
                 .lock()
                 .retain(|_, (driver, _)| driver.committed());
-            rest.pause(begun.elapsed(), || {
+            rest.pause(begun.elapsed(), thread::sleep, || {
                 let now = self.store.wait_for_commit(seen, Duration::ZERO);
                 now.is_ok_and(|now| now != seen)
             });

@@ -293,7 +293,7 @@ impl Shared {
                 Err(_) => tracing::error!("a fetch panicked, and is tried again later"),
                 Ok(Err(error)) => tracing::warn!(%error, "contents cannot be fetched at this time"),
             }
-            rest.pause(begun.elapsed(), || {
+            rest.pause(begun.elapsed(), thread::sleep, || {
                 let now = self.inner.tree.wait_for_commit(seen, Duration::ZERO);
                 now.is_ok_and(|now| now != seen)
             });

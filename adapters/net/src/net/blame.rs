@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::Instant;
 
-use alknet_fs_core::quota::Quota;
 use iroh::EndpointId;
 use parking_lot::Mutex;
 
 use super::Inner;
+use crate::quota::Quota;
 
 /// How many lines a peer gets at once, and each second from then on.
 const OF_ONE: (u32, f64) = (8, 1.0 / 30.0);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alknet_fs_core::quota::Quota;
 use alknet_fs_core::{Result, Timestamp};
 use iroh::{EndpointId, RelayMode, RelayUrl};
 use parking_lot::Mutex;
@@ -17,6 +16,7 @@ use super::{
 use crate::cover::Role;
 use crate::grant::{Access, BucketUid, Refusal, random};
 use crate::members::{Member, Statement, Statements};
+use crate::quota::Quota;
 use crate::records::Records;
 use crate::ticket::Addrs;
 use crate::time::{now, until};

@@ -5,7 +5,7 @@ use std::time::Instant;
 /// A token bucket: something may be done so many times at once, and so many times each second from
 /// then on.
 #[derive(Debug, Clone)]
-pub struct Quota {
+pub(crate) struct Quota {
     most: f64,
     each_second: f64,
     left: f64,
@@ -15,7 +15,7 @@ pub struct Quota {
 
 impl Quota {
     /// Makes one of which nothing is used.
-    pub const fn new(most: u32, each_second: f64) -> Self {
+    pub(crate) const fn new(most: u32, each_second: f64) -> Self {
         Self {
             most: most as f64,
             each_second,
@@ -25,7 +25,7 @@ impl Quota {
     }
 
     /// Uses one time. Returns whether there was one left.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         self.refill(now);
         let is_left = self.left >= 1.0;
         if is_left {
@@ -35,7 +35,7 @@ impl Quota {
     }
 
     /// Tells whether it is like one of which nothing is used.
-    pub fn is_full(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.left >= self.most
     }
