@@ -641,8 +641,8 @@ async fn who_has_one_branch_gets_and_changes_no_other() {
         let of_it = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
         of_it(&hidden.0) || of_it(b"secret")
     };
-    let answer = stranger.say(&hello(1, &[1], ticket.bucket, Some(&ticket)));
-    let answer = answer.await.unwrap();
+    let hello = hello(1, &[1], ticket.bucket, Some(&ticket));
+    let answer = stranger.say(&hello).await.unwrap();
     assert!(answer.windows(16).any(|part| part == shown.0) && !tells(&answer));
 
     // It asks for all that it can think of.
