@@ -615,23 +615,26 @@ fn who_waits_is_asked_whether_to_go_on() {
 #[cfg(unix)]
 #[test]
 fn a_node_whose_store_was_replaced_says_that_it_ended() {
-    let side = Side::new();
-    assert!(side.node.ended().is_none());
+    let mut side = Side::new();
+    assert!(side.node().ended().is_none());
     let dir = side._dir.path();
     std::fs::copy(dir.join("store/store.db"), dir.join("copy")).unwrap();
     std::fs::rename(dir.join("copy"), dir.join("store/store.db")).unwrap();
-    until("it ends", || side.node.ended().is_some());
-    for error in [side.node.ended().unwrap(), side.node.status().unwrap_err()] {
+    until("it ends", || side.node().ended().is_some());
+    for error in [
+        side.node().ended().unwrap(),
+        side.node().status().unwrap_err(),
+    ] {
         let said = error.to_string();
         assert!(said.contains("the node ended"), "{said}");
         assert!(said.contains("store.db was replaced"), "{said}");
     }
-    side.node.stop();
+    side.stop();
 }
 
 #[test]
 fn who_joins_waits_until_the_other_lets_it_in_or_says_that_it_does_not() {
-    let [here, there] = [Side::new(), Side::new()];
+    let [mut here, there] = [Side::new(), Side::new()];
     let ticket = here.store.share("default", &ShareOptions::new()).unwrap();
     let wait = |store: &Store, seconds: u64| {
         let time = Duration::from_secs(seconds);
@@ -644,8 +647,8 @@ fn who_joins_waits_until_the_other_lets_it_in_or_says_that_it_does_not() {
 
     let cancel = Cancel::new();
     cancel.cancel();
-    let late = Side::new();
-    here.node.stop();
+    let mut late = Side::new();
+    here.stop();
     late.store.join(&ticket, &options).unwrap();
     let task = Task::new().cancel_with(&cancel);
     let waited = late
@@ -662,6 +665,6 @@ fn who_joins_waits_until_the_other_lets_it_in_or_says_that_it_does_not() {
         "{refused}"
     );
     // Nobody can answer where no node runs.
-    late.node.stop();
+    late.stop();
     assert!(!wait(&late.store, 600).unwrap().connected);
 }

@@ -317,8 +317,8 @@ impl Bucket {
             .or_insert_with(|| Branch::new(bucket, scope, replica, history))
     }
 
-    /// Changes documents and rows in a transaction. Where that or its commit fails, memory is as it was,
-    /// and what the store has is read again before the next change.
+    /// Changes documents and rows in a transaction. Where that or its commit fails, what the store has is
+    /// read again: at once, or before the next change.
     fn change<R>(
         &mut self,
         mut txn: Box<dyn WriteTxn>,
@@ -337,6 +337,10 @@ impl Bucket {
             (self.record, self.scopes, self.wanted) = (record, scopes, wanted);
             self.is_stale = true;
             self.forget();
+            // Where that fails too, it is read before the next change.
+            if let Ok(txn) = self.store.read() {
+                let _ = self.refresh(&*txn);
+            }
         }
         changed
     }
