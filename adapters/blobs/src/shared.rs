@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::Options;
 use crate::encode::Source;
 use crate::tags::Tags;
+use crate::wire::Refusals;
 
 /// Keeps a content for as long as somebody names it.
 pub(crate) const FOR_EVER: Timestamp = Timestamp(i64::MAX);
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     partials: Mutex<Partials>,
     observers: Mutex<HashMap<Hash, watch::Sender<()>>>,
     held: Mutex<Vec<Weak<Held>>>,
+    pub(crate) refusals: Refusals,
 }
 
 /// Contents that stay pinned for as long as this lives.
@@ -121,6 +123,7 @@ impl Shared {
             partials: Mutex::default(),
             observers: Mutex::default(),
             held: Mutex::default(),
+            refusals: Refusals::default(),
         });
         tokio::spawn(commit_all(Arc::downgrade(&shared), waiting));
         shared

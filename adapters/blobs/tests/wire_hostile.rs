@@ -4,10 +4,13 @@
 mod common;
 
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alknet_fs_blobs::wire::{ALPN, ContentProtocol, FetchOptions, Fetcher, Outcome, Want};
+use alknet_fs_blobs::wire::{
+    ALPN, ContentProtocol, FetchOptions, Fetcher, GuardedBlobs, Outcome, Want,
+};
 use alknet_fs_core::store::Store as _;
 use alknet_fs_core::{ErrorKind, Hash};
 use common::net::{addr, endpoint};
@@ -15,17 +18,20 @@ use common::{Node, Random, painted};
 use iroh::endpoint::{Connection, ReadError, RecvStream, SendStream, VarInt};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, EndpointId};
+use iroh_blobs::get::request::get_blob;
 use serde::Serialize;
 
 const MISSING: u8 = 0;
 const SMALL: u8 = 1;
 const LARGE: u8 = 2;
 const CHANGED: u8 = 3;
+const HAS_BITS: u8 = 4;
 const NODES: u8 = 5;
 const WANTS: u8 = 0;
 const HAS: u8 = 1;
 const ASK_NODES: u8 = 2;
 const RANGES: u8 = 3;
+const KEEP: u8 = 4;
 
 /// A frame with a message; the variants of both enums are numbered from 0.
 fn frame(variant: u8, fields: &impl Serialize) -> Vec<u8> {
@@ -514,4 +520,121 @@ async fn random_bytes_are_answered_or_refused() {
     }
     between.assert_recovers(want, &bytes).await;
     between.close().await;
+}
+
+/// What is logged.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns the lines of the log that name an asker.
+fn logged(asker: &Endpoint) -> Vec<String> {
+    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    let id = asker.id().to_string();
+    let lines = log.lines().filter(|line| line.contains(&id));
+    lines.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_what_it_may_not_read_is_logged_and_cannot_fill_the_log() {
+    let logging = tracing_subscriber::fmt().with_ansi(false);
+    let logging = logging.with_max_level(tracing::Level::WARN);
+    logging.with_writer(|| Log).init();
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::create(dir.path());
+    let [open, hidden] = [1, 2].map(|seed| painted(100_000, seed));
+    node.put(open.clone());
+    node.put(hidden.clone());
+    let [open, hidden, nowhere] = [&open[..], &hidden, b"nowhere"].map(Hash::of);
+    let access = move |_: EndpointId, hashes: &[Hash]| {
+        let may_read = hashes.iter().map(|hash| *hash == open);
+        Ok(may_read.collect())
+    };
+    let protocol = ContentProtocol::new(&node.blobs, Arc::new(access));
+    let theirs = GuardedBlobs::new(&node.blobs, Arc::new(access));
+    let router = Router::builder(endpoint().await)
+        .accept(ALPN, protocol)
+        .accept(GuardedBlobs::ALPN, theirs)
+        .spawn();
+    let to = addr(router.endpoint());
+    let questions = |hash: Hash| {
+        let hash = *hash.as_bytes();
+        let no = frame(HAS_BITS, &vec![0u8]);
+        let missing = Ok(frame(MISSING, &()));
+        [
+            (
+                frame(WANTS, &[(hash, None::<[u8; 32]>)].to_vec()),
+                missing.clone(),
+            ),
+            (frame(HAS, &vec![hash]), Ok(no.clone())),
+            (frame(KEEP, &vec![hash]), Ok(no)),
+            (frame(ASK_NODES, &(hash, 0u8, 0u64, 1u64)), missing),
+            (frame(RANGES, &(hash, vec![(0u64, 1u64)])), Err(1)),
+        ]
+    };
+
+    // What is not here, and what may be read, is asked for by anybody.
+    let honest = endpoint().await;
+    let conn = honest.connect(to.clone(), ALPN).await.unwrap();
+    for (question, answer) in questions(nowhere) {
+        assert_eq!(say(&conn, &question).await, answer);
+    }
+    for (question, answer) in questions(open) {
+        let is_kept = question[4] == KEEP;
+        assert_eq!(say(&conn, &question).await == answer, is_kept);
+    }
+    // Nor is what it says that it has.
+    let ask = (*open.as_bytes(), Some(*hidden.as_bytes()));
+    say(&conn, &frame(WANTS, &vec![ask])).await.unwrap();
+    assert_eq!(logged(&honest), [""; 0]);
+
+    for (question, answer) in questions(hidden) {
+        let hostile = endpoint().await;
+        let conn = hostile.connect(to.clone(), ALPN).await.unwrap();
+        for _ in 0..50 {
+            assert_eq!(say(&conn, &question).await, answer);
+        }
+        let lines = logged(&hostile);
+        let [line] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        for word in ["WARN", "may not read", "contents=1", "requests=1"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        hostile.close().await;
+    }
+    // One request for many contents is told of as one, and all protocols count.
+    let hostile = endpoint().await;
+    let conn = hostile.connect(to.clone(), ALPN).await.unwrap();
+    say(&conn, &frame(HAS, &vec![*hidden.as_bytes(); 1000]))
+        .await
+        .unwrap();
+    let blobs = hostile
+        .connect(to.clone(), GuardedBlobs::ALPN)
+        .await
+        .unwrap();
+    let hidden = iroh_blobs::Hash::from_bytes(*hidden.as_bytes());
+    assert!(get_blob(blobs.clone(), hidden).await.is_err());
+    let lines = logged(&hostile);
+    assert!(
+        matches!(&lines[..], [line] if line.contains("contents=1000")),
+        "{lines:?}"
+    );
+    let other = endpoint().await;
+    let blobs = other.connect(to, GuardedBlobs::ALPN).await.unwrap();
+    for _ in 0..50 {
+        assert!(get_blob(blobs.clone(), hidden).await.is_err());
+    }
+    assert_eq!(logged(&other).len(), 1);
+    router.shutdown().await.unwrap();
 }

@@ -13,7 +13,8 @@ use iroh_blobs::provider::events::{
 };
 use iroh_blobs::provider::handle_connection;
 
-use super::{Access, readable};
+use super::Access;
+use super::asker::request;
 use crate::BlobStore;
 use crate::actor::ours;
 use crate::shared::{Shared, to_io};
@@ -97,7 +98,7 @@ fn is_served(
     peer: EndpointId,
     hashes: &[Hash],
 ) -> Result<bool> {
-    if hashes.len() > MANY_MAX || readable(access, peer, hashes)?.contains(&false) {
+    if hashes.len() > MANY_MAX || request(shared, access, peer, hashes)?.contains(&false) {
         return Ok(false);
     }
     for hash in hashes {

@@ -5,6 +5,7 @@
 //! the verified ranges of iroh-blobs, and go on where they broke off. Where the asker has another
 //! version, only what differs comes. `docs/protocol.md` has the rest.
 
+mod asker;
 #[doc(hidden)]
 pub mod decoders;
 mod fetch;
@@ -17,6 +18,7 @@ use alknet_fs_core::{Hash, Result};
 use iroh::EndpointId;
 use iroh::endpoint::VarInt;
 
+pub(crate) use asker::Refusals;
 pub use fetch::{FetchOptions, Fetcher, Outcome, Progress, Want};
 pub use guard::GuardedBlobs;
 pub use serve::ContentProtocol;
@@ -39,7 +41,7 @@ pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
 /// Who may read what.
 ///
 /// Asked before anything is told of a content, on a thread that may block. What a peer may not read
-/// looks to it as what is not there.
+/// looks to it as what is not there; the log tells who asked for it, not more than once a minute.
 pub trait Access: Send + Sync + 'static {
     /// Tells of each content whether a peer may read it.
     ///
@@ -61,11 +63,4 @@ impl<F: Fn(EndpointId, &[Hash]) -> Result<Vec<bool>> + Send + Sync + 'static> Ac
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
         self(peer, hashes)
     }
-}
-
-/// Asks, and takes what is left out for a no.
-fn readable(access: &dyn Access, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
-    let mut readable = access.may_read(peer, hashes)?;
-    readable.resize(hashes.len(), false);
-    Ok(readable)
 }

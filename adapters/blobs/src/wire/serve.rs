@@ -18,8 +18,9 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use tokio::io::BufReader;
 use tokio::task::JoinSet;
 
+use super::asker::{readable, request};
 use super::frames::{self, Answer, Ask, Question, RANGES_MAX, Raw, Slice, bits, malformed, put};
-use super::{Access, INTERNAL, MALFORMED, MISSING, SMALL_MAX, TOO_SLOW, readable};
+use super::{Access, INTERNAL, MALFORMED, MISSING, SMALL_MAX, TOO_SLOW};
 use crate::BlobStore;
 use crate::encode::{Encoder, Source};
 use crate::shared::Shared;
@@ -165,7 +166,7 @@ impl Server {
                     let server = self.clone();
                     let answer = move |s: &Shared| match question {
                         Question::Has(hashes) => server.has(s, &hashes),
-                        Question::Keep(hashes) => server.keep(&hashes),
+                        Question::Keep(hashes) => server.keep(s, &hashes),
                         Question::Nodes {
                             hash,
                             level,
@@ -188,8 +189,8 @@ impl Server {
     /// Answers for each of the wants.
     async fn wants(&self, asks: Vec<Ask>, send: &mut SendStream) -> Served<()> {
         let server = self.clone();
-        let work = move |_: &Shared| {
-            let may_read = server.may_read(&asks)?;
+        let work = move |s: &Shared| {
+            let may_read = server.may_read(s, &asks)?;
             Ok::<_, Error>((server, asks, may_read))
         };
         let mut state = self.shared.run(work).await??;
@@ -209,12 +210,17 @@ impl Server {
         Ok(())
     }
 
+    fn request(&self, shared: &Shared, hashes: &[Hash]) -> Result<Vec<bool>> {
+        request(shared, &*self.access, self.peer, hashes)
+    }
+
     /// Returns whether the peer may read each content, and each base.
-    fn may_read(&self, asks: &[Ask]) -> Result<Vec<(bool, bool)>> {
+    fn may_read(&self, shared: &Shared, asks: &[Ask]) -> Result<Vec<(bool, bool)>> {
         let hashes: Vec<_> = asks.iter().map(|ask| Hash::from_bytes(ask.hash)).collect();
         let bases = asks.iter().filter_map(|ask| ask.base);
         let bases: Vec<_> = bases.map(Hash::from_bytes).collect();
-        let contents = readable(&*self.access, self.peer, &hashes)?;
+        let contents = self.request(shared, &hashes)?;
+        // A base is the asker's own, and nothing of it is sent.
         let mut bases = match &bases[..] {
             [] => Vec::new(),
             bases => readable(&*self.access, self.peer, bases)?,
@@ -259,7 +265,7 @@ impl Server {
 
     fn has(&self, shared: &Shared, hashes: &[Raw]) -> Result<Vec<u8>> {
         let hashes: Vec<_> = hashes.iter().copied().map(Hash::from_bytes).collect();
-        let mut has = readable(&*self.access, self.peer, &hashes)?;
+        let mut has = self.request(shared, &hashes)?;
         let txn = shared.store.read()?;
         for (hash, has) in hashes.iter().zip(&mut has) {
             *has = *has && (*hash == Hash::EMPTY || txn.has_content(hash)?);
@@ -269,9 +275,9 @@ impl Server {
         Ok(out)
     }
 
-    fn keep(&self, hashes: &[Raw]) -> Result<Vec<u8>> {
+    fn keep(&self, shared: &Shared, hashes: &[Raw]) -> Result<Vec<u8>> {
         let hashes: Vec<_> = hashes.iter().copied().map(Hash::from_bytes).collect();
-        let mut kept = readable(&*self.access, self.peer, &hashes)?;
+        let mut kept = self.request(shared, &hashes)?;
         let asked = hashes.iter().zip(&kept).filter(|(_, may)| **may);
         let asked: Vec<_> = asked.map(|(hash, _)| *hash).collect();
         let mut stays = self.access.keep(self.peer, &asked)?.into_iter();
@@ -310,7 +316,7 @@ impl Server {
     }
 
     fn readable_content(&self, shared: &Shared, hash: &Hash) -> Result<Option<ContentReader>> {
-        match &readable(&*self.access, self.peer, &[*hash])?[..] {
+        match &self.request(shared, &[*hash])?[..] {
             [true] => shared.open(hash),
             _ => Ok(None),
         }
@@ -329,17 +335,7 @@ impl Server {
             let Some(reader) = server.readable_content(s, &hash)? else {
                 return Ok(None);
             };
-            let mut ranges = ChunkRanges::empty();
-            for (first, count) in &groups {
-                let Some(end) = first
-                    .checked_add(*count)
-                    .filter(|end| *end <= u64::MAX / GROUP_LEN)
-                else {
-                    return Err(malformed("a range past every end"));
-                };
-                let (start, end) = (first * GROUP_CHUNKS, end * GROUP_CHUNKS);
-                ranges |= ChunkRanges::from(ChunkNum(start)..ChunkNum(end));
-            }
+            let ranges = chunk_ranges(&groups)?;
             let size = reader.size();
             Ok(Some((Encoder::new(Source::Whole(reader), &ranges), size)))
         };
@@ -373,6 +369,25 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Returns the chunks of some groups.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] where no content has such groups.
+pub(super) fn chunk_ranges(groups: &[(u64, u64)]) -> Result<ChunkRanges> {
+    let mut ranges = ChunkRanges::empty();
+    for (first, count) in groups {
+        let Some(end) = first
+            .checked_add(*count)
+            .filter(|end| *end <= u64::MAX / GROUP_LEN)
+        else {
+            return Err(malformed("a range past every end"));
+        };
+        let (start, end) = (first * GROUP_CHUNKS, end * GROUP_CHUNKS);
+        ranges |= ChunkRanges::from(ChunkNum(start)..ChunkNum(end));
+    }
+    Ok(ranges)
 }
 
 /// Tells an error that the peer made from others.
