@@ -1,6 +1,7 @@
 //! Nodes in a simulated network that delays, loses, repeats and reorders what they send, and falls
-//! apart and together again, with connections that break at any point. Time is virtual, and every
-//! run follows from its seed.
+//! apart and together again, with connections that break and nodes that crash at any point. Branches are
+//! made, deleted and made again, and snapshots taken of them. Time is virtual, and every run
+//! follows from its seed.
 //!
 //! `ALKFS_TEST_SEED` runs one seed; `ALKFS_TEST_SCALE` multiplies their number.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
@@ -11,15 +12,19 @@ use std::time::Duration;
 
 use alknet_fs_core::entry::{Attrs, Entry, Hash, Node, Timestamp};
 use alknet_fs_core::sync::{
-    Clock, Cut, Frame, Pace, Page, Peer, Projected, Registers, Removed, Replica, ReplicaId, Scope,
-    State, Taken, Value, VersionVector, Want, Write, affected, depth, needed, project,
+    About, AboutBranch, AboutSnapshot, AboutState, Clock, Cut, Frame, Key, Moment, Pace, Page,
+    Peer, Projected, Registers, Removed, Replica, ReplicaId, Scope, Stamp, State, Taken, Value,
+    VersionVector, Want, Write, affected, depth, is_there, needed, project,
 };
-use alknet_fs_core::{Result, TreePath};
+use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+/// Which cut it is: whose, and its number.
+type Dot = (ReplicaId, u64);
+
 /// A value, and which cut it came with.
-type Dotted = ((ReplicaId, u64), Value);
+type Dotted = (Dot, Value);
 
 /// A value that a register has or had, with its path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +49,10 @@ type Order = (u64, ReplicaId, u64);
 #[derive(Debug, Clone, Default)]
 struct Branch {
     registers: BTreeMap<TreePath, Vec<Dotted>>,
+    /// Those that are about the branch itself and its snapshots.
+    about: BTreeMap<String, Vec<(Dot, Vec<u8>)>>,
+    /// The moments that its snapshots show.
+    taken: BTreeSet<VersionVector>,
     vector: VersionVector,
     /// Those that are still kept.
     cuts: Vec<Cut>,
@@ -86,21 +95,30 @@ impl Registers for Branch {
 impl Branch {
     fn apply(&mut self, cut: &Cut) {
         let mut changed = Vec::new();
-        for (path, value) in changes(cut) {
-            let register = self.registers.entry(path.clone()).or_default();
-            register.retain(|((replica, number), _)| {
-                cut.seen.get(*replica) < *number && *replica != cut.replica
-            });
-            register.push(((cut.replica, cut.number), value));
-            changed.push(path);
-        }
-        for (path, value) in changes(cut) {
+        let dot = (cut.replica, cut.number);
+        let is_new =
+            |(replica, number): Dot| cut.seen.get(replica) < number && replica != cut.replica;
+        for (key, bytes) in changes(cut) {
+            match is_path(&key) {
+                true => {
+                    let path: TreePath = key.parse().unwrap();
+                    let register = self.registers.entry(path.clone()).or_default();
+                    register.retain(|(dot, _)| is_new(*dot));
+                    register.push((dot, Value::decode(&bytes).unwrap()));
+                    changed.push(path);
+                }
+                false => {
+                    let register = self.about.entry(key.clone()).or_default();
+                    register.retain(|(dot, _)| is_new(*dot));
+                    register.push((dot, bytes.clone()));
+                }
+            }
             self.past.push(Past {
                 replica: cut.replica,
                 number: cut.number,
                 seen: cut.seen.clone(),
-                path: path.to_string(),
-                value: value.encode(),
+                path: key,
+                value: bytes,
             });
         }
         self.past.sort_by_key(Past::order);
@@ -109,7 +127,30 @@ impl Branch {
         self.show(&changed);
     }
 
+    /// Returns what is said of the branch or a snapshot, what counts first.
+    fn said<T: AboutState>(&self, key: &str) -> Vec<About<T>> {
+        let values = self.about.get(key).into_iter().flatten();
+        About::resolve(
+            values
+                .map(|(_, bytes)| About::decode(bytes).unwrap())
+                .collect(),
+        )
+    }
+
+    fn is_there(&self) -> bool {
+        is_there(&self.said::<AboutBranch>(BRANCH), &self.vector)
+    }
+
     fn show(&mut self, changed: &[TreePath]) {
+        self.taken.clear();
+        for key in self.about.keys().filter(|key| *key != BRANCH) {
+            for about in self.said::<AboutSnapshot>(key) {
+                if let AboutSnapshot::Taken { at, .. } = about.state {
+                    self.taken
+                        .extend(at.cuts().map(|(_, vector)| vector.clone()));
+                }
+            }
+        }
         for path in affected(self, changed).unwrap() {
             if let Some(shown) = project(self, &path).unwrap() {
                 self.shown.insert(path, shown);
@@ -117,12 +158,12 @@ impl Branch {
         }
     }
 
-    /// Forgets some cuts, and the values that count neither now nor at some moments.
-    fn compact(&mut self, cuts: usize, moments: &BTreeSet<VersionVector>) {
+    /// Forgets some cuts, and the values that count neither now nor at the moments of snapshots.
+    fn compact(&mut self, cuts: usize) {
         for cut in self.cuts.drain(..cuts) {
             self.floor.see(cut.replica, cut.number);
         }
-        let kept = moments.iter().filter(|moment| self.can_show(moment));
+        let kept = self.taken.iter().filter(|moment| self.can_show(moment));
         let kept: BTreeSet<_> = kept.cloned().collect();
         let live: Vec<_> = kept.iter().collect();
         let mut past = Vec::new();
@@ -156,14 +197,8 @@ impl Branch {
     }
 
     /// Brings in values that somebody else kept, up to a vector.
-    fn absorb(
-        &mut self,
-        past: Vec<Past>,
-        upto: &VersionVector,
-        thinned: Thinned,
-        moments: &BTreeSet<VersionVector>,
-    ) {
-        let kept = moments.iter().filter(|moment| self.can_show(moment));
+    fn absorb(&mut self, past: Vec<Past>, upto: &VersionVector, thinned: Thinned) {
+        let kept = self.taken.iter().filter(|moment| self.can_show(moment));
         let kept: Vec<_> = kept.cloned().collect();
         // What is known here was not sent, and may have been left out here.
         if self.thinned.upto.is_empty() || upto.is_empty() {
@@ -180,14 +215,18 @@ impl Branch {
         self.vector.merge(upto);
         self.floor.merge(upto);
         self.registers.clear();
-        for (path, of_path) in by_path(&self.past) {
-            let is_needed = needed(&writes(&of_path), &[]);
-            let some = of_path.into_iter().zip(is_needed).filter(|(_, is)| *is);
-            let some = some.map(|(past, _)| {
-                let value = Value::decode(&past.value).unwrap();
-                ((past.replica, past.number), value)
-            });
-            self.registers.insert(path.parse().unwrap(), some.collect());
+        self.about.clear();
+        for (key, of_key) in by_path(&self.past) {
+            let is_needed = needed(&writes(&of_key), &[]);
+            let some = of_key.into_iter().zip(is_needed).filter(|(_, is)| *is);
+            let some = some.map(|(past, _)| ((past.replica, past.number), past.value.clone()));
+            match is_path(&key) {
+                true => {
+                    let some = some.map(|(dot, bytes)| (dot, Value::decode(&bytes).unwrap()));
+                    self.registers.insert(key.parse().unwrap(), some.collect());
+                }
+                false => drop(self.about.insert(key, some.collect())),
+            }
         }
         let all: Vec<_> = self.registers.keys().cloned().collect();
         self.show(&all);
@@ -247,11 +286,31 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).unwrap()
 }
 
-fn changes(cut: &Cut) -> Vec<(TreePath, Value)> {
-    let changes: Vec<(String, Vec<u8>)> = serde_json::from_slice(&cut.changes).unwrap();
-    let decode =
-        |(path, value): (String, Vec<u8>)| (path.parse().unwrap(), Value::decode(&value).unwrap());
-    changes.into_iter().map(decode).collect()
+/// The register about the branch itself.
+const BRANCH: &str = "branch";
+
+fn is_path(key: &str) -> bool {
+    key.starts_with('/')
+}
+
+fn stamp_of(key: &str, value: &[u8]) -> Stamp {
+    match is_path(key) {
+        true => Value::decode(value).unwrap().stamp,
+        false => Key::parse(key).unwrap().stamp(value).unwrap(),
+    }
+}
+
+fn changes(cut: &Cut) -> Vec<(String, Vec<u8>)> {
+    serde_json::from_slice(&cut.changes).unwrap()
+}
+
+/// When a node crashes that is about to commit something.
+#[derive(Debug, Clone, Copy)]
+enum Crash {
+    /// In the middle: nothing of it is there.
+    Within,
+    /// Once it is committed, and before anybody hears of it.
+    After,
 }
 
 /// What a node keeps when it crashes.
@@ -261,8 +320,8 @@ struct Disk {
     now: Timestamp,
     branches: BTreeMap<Scope, Branch>,
     incoming: BTreeMap<Scope, Incoming>,
-    /// The moments that are to be shown.
-    moments: BTreeSet<(Scope, VersionVector)>,
+    /// What happens with the next commit.
+    crash: Option<Crash>,
 }
 
 impl Replica for Disk {
@@ -290,17 +349,7 @@ impl Replica for Disk {
     }
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
-        let branch = self.branches.entry(scope).or_default();
-        for cut in cuts {
-            // What every replica may rely on.
-            assert_eq!(cut.number, branch.vector.get(cut.replica) + 1, "a gap");
-            assert!(branch.vector.covers(&cut.seen), "before its causes");
-            branch.apply(cut);
-            for (_, value) in changes(cut) {
-                self.clock.see(value.stamp);
-            }
-        }
-        Ok(())
+        self.commit(|disk| disk.apply_all(scope, cuts))
     }
 
     fn floor(&self, scope: Scope) -> Result<VersionVector> {
@@ -379,6 +428,56 @@ impl Replica for Disk {
     }
 
     fn take_page(&mut self, scope: Scope, page: &Page) -> Result<Taken> {
+        self.commit(|disk| disk.take_in(scope, page))
+    }
+
+    fn wanted(&self) -> Vec<(Scope, VersionVector)> {
+        let branches = self.branches.iter();
+        let wanted = branches.flat_map(|(scope, branch)| {
+            let taken = branch.taken.iter();
+            let missing =
+                taken.filter(|moment| branch.vector.covers(moment) && !branch.can_show(moment));
+            missing.map(|moment| (*scope, moment.clone()))
+        });
+        wanted.collect()
+    }
+}
+
+impl Disk {
+    fn new(n: u8) -> Self {
+        Self {
+            clock: Clock::new(ReplicaId([n; 16]), 0),
+            now: Timestamp(0),
+            branches: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            crash: None,
+        }
+    }
+
+    /// Changes what is kept, in one transaction.
+    fn commit<R>(&mut self, change: impl FnOnce(&mut Self) -> R) -> Result<R> {
+        match self.crash.take() {
+            None => return Ok(change(self)),
+            Some(Crash::Within) => drop(change(&mut self.clone())),
+            Some(Crash::After) => drop(change(self)),
+        }
+        Err(Error::with_detail(ErrorKind::Io, "the power went"))
+    }
+
+    fn apply_all(&mut self, scope: Scope, cuts: &[Cut]) {
+        let branch = self.branches.entry(scope).or_default();
+        for cut in cuts {
+            // What every replica may rely on.
+            assert_eq!(cut.number, branch.vector.get(cut.replica) + 1, "a gap");
+            assert!(branch.vector.covers(&cut.seen), "before its causes");
+            branch.apply(cut);
+            for (key, value) in changes(cut) {
+                self.clock.see(stamp_of(&key, &value));
+            }
+        }
+    }
+
+    fn take_in(&mut self, scope: Scope, page: &Page) -> Taken {
         let from: Position = postcard::from_bytes(&page.from).unwrap();
         let begins = from.after.is_none() && from.cuts.is_none();
         let branch = self.branches.entry(scope).or_default();
@@ -388,20 +487,20 @@ impl Replica for Disk {
         };
         if !is_missing {
             self.incoming.remove(&scope);
-            return Ok(Taken::All);
+            return Taken::All;
         }
         if let Some(incoming) = self.incoming.get(&scope) {
             let other = incoming.next.server != from.server;
             let stale = self.now.0 - incoming.heard.0 > 20_000_000_000;
             if other && !stale {
-                return Ok(Taken::Nothing);
+                return Taken::Nothing;
             }
             if other || from.anew && incoming.next != from && page.is_offer() {
                 self.incoming.remove(&scope);
             }
         }
         if !begins && !self.incoming.contains_key(&scope) {
-            return Ok(Taken::Nothing);
+            return Taken::Nothing;
         }
         let is_new = !self.incoming.contains_key(&scope);
         let incoming = self.incoming.entry(scope).or_insert(Incoming {
@@ -410,10 +509,10 @@ impl Replica for Disk {
             bodies: Vec::new(),
         });
         if page.is_offer() && (is_new || self.now.0 - incoming.heard.0 > 1_000_000_000) {
-            return Ok(Taken::Part(encode(&incoming.next)));
+            return Taken::Part(encode(&incoming.next));
         }
         if page.is_offer() || incoming.next != from {
-            return Ok(Taken::Waiting(encode(&incoming.next)));
+            return Taken::Waiting(encode(&incoming.next));
         }
         incoming.heard = self.now;
         incoming
@@ -422,25 +521,15 @@ impl Replica for Disk {
         match &page.next {
             Some(next) => {
                 incoming.next = postcard::from_bytes(next).unwrap();
-                Ok(Taken::Part(next.clone()))
+                Taken::Part(next.clone())
             }
             None => {
                 self.finish(scope, &from);
-                Ok(Taken::All)
+                Taken::All
             }
         }
     }
 
-    fn wanted(&self) -> Vec<(Scope, VersionVector)> {
-        let is_missing = |(scope, moment): &&(Scope, VersionVector)| {
-            let branch = self.branches.get(scope);
-            branch.is_some_and(|b| b.vector.covers(moment) && !b.can_show(moment))
-        };
-        self.moments.iter().filter(is_missing).cloned().collect()
-    }
-}
-
-impl Disk {
     fn begin(&self, scope: Scope, moment: Option<VersionVector>) -> Position {
         Position {
             server: self.clock.replica(),
@@ -464,8 +553,8 @@ impl Disk {
                     replica: cut.replica,
                     number: cut.number,
                     seen: cut.seen.clone(),
-                    path: path.to_string(),
-                    value: value.encode(),
+                    path,
+                    value,
                 }));
             }
         }
@@ -481,17 +570,65 @@ impl Disk {
             _ => unreachable!("the values are followed by cuts"),
         };
         for past in &past {
-            self.clock.see(Value::decode(&past.value).unwrap().stamp);
+            self.clock.see(stamp_of(&past.path, &past.value));
         }
-        let moments = self.moments.iter().filter(|(of, _)| *of == scope);
-        let moments = moments.map(|(_, moment)| moment.clone()).collect();
-        branch.absorb(past, &upto, thinned, &moments);
+        branch.absorb(past, &upto, thinned);
     }
-}
 
-impl Disk {
+    /// Returns the branches that are there.
+    fn there(&self) -> Vec<Scope> {
+        let there = self.branches.iter().filter(|(_, branch)| branch.is_there());
+        there.map(|(scope, _)| *scope).collect()
+    }
+
+    /// Writes a register, as a local commit does.
+    fn put(&mut self, scope: Scope, key: &str, value: Vec<u8>) -> Dot {
+        let replica = self.clock.replica();
+        let branch = self.branches.entry(scope).or_default();
+        let others = branch.vector.iter().filter(|(id, _)| *id != replica);
+        let cut = Cut {
+            more: false,
+            replica,
+            number: branch.vector.get(replica) + 1,
+            seen: others.collect(),
+            changes: serde_json::to_vec(&[(key, value)]).unwrap(),
+        };
+        branch.apply(&cut);
+        (replica, cut.number)
+    }
+
+    fn tell<T: AboutState>(&mut self, scope: Scope, key: &str, state: T, now: Timestamp) {
+        let stamp = self.clock.stamp(now);
+        self.put(scope, key, About { stamp, state }.encode());
+    }
+
+    /// Makes a branch that is another than all those of its name that are known here.
+    fn make(&mut self, name: &str, now: Timestamp) -> Scope {
+        let mut scopes = (0..).map(|n| Scope::of_branch(name, None, n));
+        let scope = scopes.find(|scope| !self.branches.contains_key(scope));
+        let about = AboutBranch {
+            name: name.to_owned(),
+            parent: None,
+            deleted: None,
+        };
+        self.tell(scope.unwrap(), BRANCH, about, now);
+        scope.unwrap()
+    }
+
+    /// Deletes a branch. Returns what was known of it.
+    fn delete(&mut self, scope: Scope, now: Timestamp) -> VersionVector {
+        let branch = &self.branches[&scope];
+        let about = branch.said::<AboutBranch>(BRANCH).remove(0).state;
+        let mut known = branch.vector.clone();
+        let replica = self.clock.replica();
+        known.see(replica, known.get(replica) + 1);
+        let deleted = Some(known.clone());
+        self.tell(scope, BRANCH, AboutBranch { deleted, ..about }, now);
+        known
+    }
+
     /// Writes to a path, or removes what is there, as a local commit does.
-    fn write(&mut self, scope: Scope, path: &TreePath, kind: u8, now: Timestamp) -> Value {
+    fn write(&mut self, scope: Scope, path: &TreePath, kind: u8, now: Timestamp) -> (Dot, Value) {
         let branch = self.branches.entry(scope).or_default();
         let shown = branch.shown.get(path).and_then(|s| s.row.clone());
         let there = shown.and_then(|row| row.entry);
@@ -520,18 +657,7 @@ impl Disk {
             state,
             base: None,
         };
-        let replica = self.clock.replica();
-        let changes = [(path.as_str(), value.encode())];
-        let others = branch.vector.iter().filter(|(id, _)| *id != replica);
-        let cut = Cut {
-            more: false,
-            replica,
-            number: branch.vector.get(replica) + 1,
-            seen: others.collect(),
-            changes: serde_json::to_vec(&changes).unwrap(),
-        };
-        branch.apply(&cut);
-        value
+        (self.put(scope, path.as_str(), value.encode()), value)
     }
 }
 
@@ -558,12 +684,14 @@ struct Network {
     repeat: u8,
     delay: Duration,
     apart: BTreeSet<(usize, usize)>,
-    written: Vec<(Scope, TreePath, Value)>,
-    /// What counted at moments that somebody wants to be shown.
+    /// Whether nodes crash while they commit something.
+    crashes: bool,
+    written: Vec<(Scope, TreePath, Dot, Value)>,
+    /// What whoever deleted a branch knew of it.
+    deleted: Vec<(Scope, VersionVector)>,
+    /// What counted at the moments that snapshots were taken of.
     moments: BTreeMap<(Scope, VersionVector), Counting>,
 }
-
-const BRANCHES: u8 = 3;
 
 fn pace() -> Pace {
     Pace {
@@ -577,13 +705,7 @@ impl Network {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let nodes = rng.usize(2..=8);
-        let disks = (1..=nodes as u8).map(|n| Disk {
-            clock: Clock::new(ReplicaId([n; 16]), 0),
-            now: Timestamp(0),
-            branches: BTreeMap::new(),
-            incoming: BTreeMap::new(),
-            moments: BTreeSet::new(),
-        });
+        let disks = (1..=nodes as u8).map(Disk::new);
         let mut network = Self {
             now: Timestamp(1_000_000_000),
             disks: disks.collect(),
@@ -596,7 +718,9 @@ impl Network {
             repeat: rng.u8(0..20),
             delay: Duration::from_millis(rng.u64(1..400)),
             apart: BTreeSet::new(),
+            crashes: rng.bool(),
             written: Vec::new(),
+            deleted: Vec::new(),
             moments: BTreeMap::new(),
             rng,
         };
@@ -675,7 +799,15 @@ impl Network {
         let before = self.disks[to].vectors().unwrap();
         let frame = Frame::decode(&bytes).unwrap();
         self.disks[to].now = self.now;
-        link.peer.receive(frame, &mut self.disks[to]).unwrap();
+        self.disks[to].crash = crash(&mut self.rng, self.crashes);
+        let heard = link.peer.receive(frame, &mut self.disks[to]);
+        // It may not have come to a commit.
+        self.disks[to].crash = None;
+        if let Err(e) = heard {
+            assert_eq!(e.kind(), ErrorKind::Io, "{e}");
+            self.restart(to);
+            return true;
+        }
         for (scope, vector) in self.disks[to].vectors().unwrap() {
             if before.get(&scope) != Some(&vector) {
                 self.changed(to, scope);
@@ -689,45 +821,71 @@ impl Network {
         links.for_each(|(_, link)| link.peer.changed(scope));
     }
 
+    /// Somebody writes to a branch, makes one or deletes one.
     fn write(&mut self) {
         let node = self.rng.usize(0..self.disks.len());
-        let scope = Scope([self.rng.u8(1..=BRANCHES); 16]);
-        let paths = ["/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/b/x"];
-        let path = self.rng.choice(paths).unwrap().parse().unwrap();
-        let kind = self.rng.u8(0..4);
-        let value = self.disks[node].write(scope, &path, kind, self.now);
-        self.written.push((scope, path, value));
-        self.changed(node, scope);
+        let crash = crash(&mut self.rng, self.crashes);
+        if let Some(Crash::Within) = crash {
+            return self.restart(node);
+        }
+        let (disk, now) = (&mut self.disks[node], self.now);
+        let there = disk.there();
+        let scope = match (self.rng.choice(&there), self.rng.u8(0..30)) {
+            (None, _) | (_, 0..2) => {
+                let name = ["a", "b"][self.rng.usize(0..2)];
+                disk.make(name, now)
+            }
+            (Some(&scope), 2) => {
+                self.deleted.push((scope, disk.delete(scope, now)));
+                scope
+            }
+            (Some(&scope), _) => {
+                let paths = ["/a", "/b", "/a/x", "/a/y", "/a/x/1", "/a/x/2", "/b/x"];
+                let path = self.rng.choice(paths).unwrap().parse().unwrap();
+                let kind = self.rng.u8(0..4);
+                let (dot, value) = disk.write(scope, &path, kind, now);
+                self.written.push((scope, path, dot, value));
+                scope
+            }
+        };
+        match crash {
+            None => self.changed(node, scope),
+            Some(_) => self.restart(node),
+        }
     }
 
-    /// Somebody wants a branch to be shown as it is now; some others have heard of it already.
-    fn take_moment(&mut self) {
+    /// Somebody takes a snapshot of a branch, maybe under the name of an earlier one, or forgets one.
+    fn snapshot(&mut self) {
         let node = self.rng.usize(0..self.disks.len());
-        let scope = Scope([self.rng.u8(1..=BRANCHES); 16]);
-        let Some(branch) = self.disks[node].branches.get(&scope) else {
+        let disk = &mut self.disks[node];
+        let Some(scope) = self.rng.choice(disk.there()) else {
             return;
         };
-        let moment = (scope, branch.vector.clone());
-        self.moments
-            .insert(moment.clone(), branch.values_at(&branch.vector));
-        for disk in 0..self.disks.len() {
-            if disk == node || self.rng.u8(0..4) == 0 {
-                self.disks[disk].moments.insert(moment.clone());
+        let name = format!("snapshot/{}", self.rng.u8(0..3));
+        let branch = &disk.branches[&scope];
+        let state = match self.rng.u8(0..4) {
+            0 if branch.about.contains_key(&name) => AboutSnapshot::Deleted,
+            _ => {
+                let at = branch.vector.clone();
+                let counting = branch.values_at(&at);
+                self.moments.insert((scope, at.clone()), counting);
+                AboutSnapshot::Taken {
+                    at: Moment(vec![vec![(scope, at)]]),
+                    created: self.now,
+                }
             }
-        }
+        };
+        disk.tell(scope, &name, state, self.now);
+        self.changed(node, scope);
     }
 
     /// A node forgets what it does not need.
     fn compact(&mut self) {
         let node = self.rng.usize(0..self.disks.len());
-        let scope = Scope([self.rng.u8(1..=BRANCHES); 16]);
         let disk = &mut self.disks[node];
-        let Some(branch) = disk.branches.get_mut(&scope) else {
-            return;
-        };
-        let cuts = self.rng.usize(0..=branch.cuts.len());
-        let moments = disk.moments.iter().filter(|(of, _)| *of == scope);
-        branch.compact(cuts, &moments.map(|(_, moment)| moment.clone()).collect());
+        if let Some(branch) = self.rng.choice(disk.branches.values_mut()) {
+            branch.compact(self.rng.usize(0..=branch.cuts.len()));
+        }
     }
 
     fn disturb(&mut self) {
@@ -750,9 +908,7 @@ impl Network {
     /// Lets the network heal, and everything arrive.
     fn settle(&mut self) {
         self.apart.clear();
-        for disk in &mut self.disks {
-            disk.moments = self.moments.keys().cloned().collect();
-        }
+        self.crashes = false;
         let mut steps = 0;
         while self.step() {
             steps += 1;
@@ -771,19 +927,38 @@ impl Network {
                 assert_eq!(branch.shown, anew, "kept up to date, and computed anew");
                 assert_eq!(branch.shown, first.branches[scope].shown);
                 is_a_tree(&branch.shown);
-            }
-            for ((scope, moment), values) in &self.moments {
-                let branch = &disk.branches[scope];
-                assert!(branch.can_show(moment), "a moment cannot be shown");
-                assert_eq!(branch.values_at(moment), *values);
+                assert_eq!(branch.is_there(), first.branches[scope].is_there());
+                assert_eq!(branch.taken, first.branches[scope].taken);
+                for moment in &branch.taken {
+                    assert!(branch.can_show(moment), "a moment cannot be shown");
+                    let values = &self.moments[&(*scope, moment.clone())];
+                    assert_eq!(branch.values_at(moment), *values);
+                }
             }
         }
         for link in self.links.values() {
             assert!(link.peer.is_in_step(first).unwrap());
         }
-        for (scope, path, value) in &self.written {
-            is_accounted_for(&first.branches[scope], path, value);
+        for (scope, path, (replica, number), value) in &self.written {
+            let branch = &first.branches[scope];
+            let mut deleted = self.deleted.iter().filter(|(of, _)| of == scope);
+            match branch.is_there() {
+                true => is_accounted_for(branch, path, value),
+                false => assert!(
+                    deleted.any(|(_, known)| known.get(*replica) >= *number),
+                    "a branch went with {value:?}, which nobody knew who deleted it"
+                ),
+            }
         }
+    }
+}
+
+/// Tells whether a node crashes that commits something.
+fn crash(rng: &mut Rng, crashes: bool) -> Option<Crash> {
+    match rng.u8(0..30) {
+        0 if crashes => Some(Crash::Within),
+        1 if crashes => Some(Crash::After),
+        _ => None,
     }
 }
 
@@ -827,7 +1002,7 @@ fn run(seed: u64) -> Network {
             0..20 => network.write(),
             20..23 => network.disturb(),
             23..26 if compacts => network.compact(),
-            26..28 if compacts => network.take_moment(),
+            26..28 => network.snapshot(),
             _ => {
                 network.step();
             }

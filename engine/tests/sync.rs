@@ -570,7 +570,7 @@ fn synced_is_said_of_what_was_written_before() {
 fn who_waits_is_told_what_is_lacking() {
     let [a, b] = pair(&ShareOptions::new());
     for n in 0..5 {
-        a.write(&format!("/{n}"), &format!("text {n}"));
+        a.write(&format!("/{n}"), format!("text {n}"));
     }
     until("the names", || b.has("main", "/4"));
     let wait_for = |time| {

@@ -1,6 +1,7 @@
 //! What this node lacks of the contents that buckets name: kept up to date by what changes, and told to
 //! the peers.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -96,14 +97,16 @@ impl Tally {
     }
 
     fn miss(&mut self, hash: Hash, size: u64) {
-        if self.missing.insert(hash, size).is_none() {
-            self.bytes += size;
+        // Peers may have given it sizes that differ, and ones that no content has.
+        if let Slot::Vacant(missing) = self.missing.entry(hash) {
+            missing.insert(size);
+            self.bytes = self.bytes.wrapping_add(size);
         }
     }
 
     fn arrived(&mut self, hash: &Hash) {
         if let Some(size) = self.missing.remove(hash) {
-            self.bytes -= size;
+            self.bytes = self.bytes.wrapping_sub(size);
         }
     }
 
@@ -348,9 +351,38 @@ pub(super) fn missing_here(
     txn.missing_contents(bucket, &mut |_, _, hash, size| {
         if seen.insert(hash) {
             missing.contents += 1;
-            missing.bytes += size;
+            missing.bytes = missing.bytes.saturating_add(size);
         }
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_content_has_are_counted_and_taken_back() {
+        let mut tally = Tally {
+            missing: HashMap::new(),
+            bytes: 0,
+            cursor: Cursor::START,
+            looked: Instant::now(),
+            cost: Duration::ZERO,
+            doubt: false,
+        };
+        let hashes = [1, 2, 3].map(|n| Hash::of(&[n]));
+        for hash in hashes {
+            tally.miss(hash, 10);
+            tally.miss(hash, u64::MAX);
+        }
+        assert_eq!(tally.bytes, 30);
+        let huge = [4, 5, 6].map(|n| Hash::of(&[n]));
+        huge.iter().for_each(|hash| tally.miss(*hash, u64::MAX / 2));
+        huge.iter().for_each(|hash| tally.arrived(hash));
+        assert_eq!(tally.bytes, 30);
+        hashes.iter().for_each(|hash| tally.arrived(hash));
+        assert_eq!(tally.bytes, 0);
+    }
 }
