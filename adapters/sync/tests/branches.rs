@@ -116,6 +116,11 @@ impl Node {
         });
     }
 
+    fn restore(&self, of: &str, name: &str, now: i64) {
+        let id = self.id(of);
+        self.commit(now, |txn, context| branch::restore(txn, id, name, context));
+    }
+
     /// Notes what the snapshots show that were taken at a time.
     fn note_taken(&self, at: Timestamp, taken: &mut Taken) {
         for (created, tree) in self.snapshots() {
@@ -163,6 +168,12 @@ impl Node {
 
     fn gather(&mut self, now: i64) {
         self.bucket.gather(Timestamp(now)).unwrap();
+    }
+
+    /// Tells another node all that is known here.
+    fn tell(&mut self, other: &mut Self, now: i64) {
+        self.gather(now);
+        other.hear(self, now);
     }
 
     /// Takes all that another node knows.
@@ -472,6 +483,27 @@ fn snapshots_stay_with_their_branch() {
     assert_eq!(shown[&format!("{older}@v1")], taken[&Timestamp(12)]);
     assert_eq!(shown[&format!("{older}@v2")], taken[&Timestamp(25)]);
     assert!(!shown.contains_key("work@v2"));
+}
+
+/// Where a live fork goes back to a point in time that was made here over what its parent holds by now,
+/// the parent's snapshots of that time are none the wiser.
+#[test]
+fn a_fork_that_goes_back_leaves_its_parents_snapshots_alone() {
+    let [mut a, mut b, mut c] = nodes();
+    let mut taken = Taken::new();
+    a.fork("one", "main", 15);
+    b.snapshot("main", "two", 21, &mut taken);
+    a.put("one", "/b", 24);
+    a.put("one", "/a", 25);
+    a.tell(&mut b, 26);
+    c.put("main", "/b", 33);
+    b.snapshot("main", "one", 48, &mut taken);
+    b.snapshot("one", "live", 49, &mut taken);
+    b.tell(&mut c, 58);
+    c.restore("one", "live", 63);
+    let mut nodes = [a, b, c];
+    meet(&mut nodes, 70);
+    all_show_what_was_taken(&nodes, &taken);
 }
 
 #[test]
