@@ -367,9 +367,18 @@ impl Bucket {
         };
         let epoch = branch::freeze_with(txn, branch, &rows)?;
         self.keep_moment(txn, scope, epoch, moment)?;
-        if let (false, Some(present)) = (rows.is_empty(), present) {
+        match present {
             // The epoch's rows lie over the present, which is frozen too.
-            self.keep_moment(txn, scope, Epoch(epoch.0 - 1), &present)?;
+            Some(present) if !rows.is_empty() => {
+                self.keep_moment(txn, scope, Epoch(epoch.0 - 1), &present)?;
+            }
+            // The branch shows the moment over what its parent holds now, not over what it held then.
+            Some(present) if !is_present => {
+                if let Some((parent, at)) = present.of_live_parent() {
+                    self.keep_moment(txn, parent, epoch, &at)?;
+                }
+            }
+            _ => {}
         }
         Ok(Some(epoch))
     }

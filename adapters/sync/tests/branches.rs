@@ -116,6 +116,11 @@ impl Node {
         });
     }
 
+    fn restore(&self, of: &str, name: &str, now: i64) {
+        let id = self.id(of);
+        self.commit(now, |txn, context| branch::restore(txn, id, name, context));
+    }
+
     /// Notes what the snapshots show that were taken at a time.
     fn note_taken(&self, at: Timestamp, taken: &mut Taken) {
         for (created, tree) in self.snapshots() {
@@ -472,6 +477,36 @@ fn snapshots_stay_with_their_branch() {
     assert_eq!(shown[&format!("{older}@v1")], taken[&Timestamp(12)]);
     assert_eq!(shown[&format!("{older}@v2")], taken[&Timestamp(25)]);
     assert!(!shown.contains_key("work@v2"));
+}
+
+/// A live fork goes back to a snapshot that shows the same whatever its parent held: what the parent
+/// held then, and what snapshots of the parent show, stays what it was.
+#[test]
+fn what_a_fork_goes_back_to_is_not_what_its_parent_held() {
+    for fork in ["one", "two"] {
+        let mut nodes = nodes::<3>();
+        let mut taken = Taken::new();
+        nodes[0].fork("one", "main", 10);
+        nodes[0].fork("two", "one", 11);
+        nodes[0].put(fork, "/file", 12);
+        meet(&mut nodes, 13);
+        nodes[1].snapshot("main", "v1", 20, &mut taken);
+        nodes[1].snapshot("one", "v1", 21, &mut taken);
+        nodes[1].snapshot(fork, "back", 22, &mut taken);
+        nodes[2].put("main", "/file", 23);
+        nodes[1].gather(30);
+        let [_, by, to] = &mut nodes;
+        to.hear(by, 31);
+        nodes[2].restore(fork, "back", 32);
+        nodes[2].put(fork, "/other", 33);
+        meet(&mut nodes, 40);
+        all_show_what_was_taken(&nodes, &taken);
+        // What its parent gets from now on it does not show.
+        nodes[0].put("main", "/late", 50);
+        meet(&mut nodes, 51);
+        assert_eq!(nodes[1].files(fork), ["/file", "/other"]);
+        all_show_what_was_taken(&nodes, &taken);
+    }
 }
 
 #[test]

@@ -51,6 +51,16 @@ impl Moment {
         cuts.map(|(scope, vector)| (*scope, vector))
     }
 
+    /// Returns the branch that the moment's own was based on while it went on being written, and what
+    /// that showed then; nothing where it was based on a point in time, or on nothing.
+    pub fn of_live_parent(&self) -> Option<(Scope, Self)> {
+        let (first, below) = self.0.split_first()?;
+        let (_, parents) = first.split_first()?;
+        let (scope, _) = parents.first()?;
+        let parts = [parents.to_vec()].into_iter().chain(below.iter().cloned());
+        Some((*scope, Self(parts.collect())))
+    }
+
     /// Tells whether all that the moment shows is among what is known.
     ///
     /// # Errors
