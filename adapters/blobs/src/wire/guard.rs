@@ -13,7 +13,7 @@ use iroh_blobs::provider::events::{
 };
 use iroh_blobs::provider::handle_connection;
 
-use super::{Access, readable};
+use super::{Access, let_in, readable};
 use crate::BlobStore;
 use crate::actor::ours;
 use crate::shared::{Shared, to_io};
@@ -110,6 +110,9 @@ fn is_served(
 
 impl ProtocolHandler for GuardedBlobs {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
+        if !let_in(&self.blobs.shared, &self.access, &conn).await {
+            return Ok(());
+        }
         let peer = conn.remote_id();
         let mask = EventMask {
             get: RequestMode::Intercept,
