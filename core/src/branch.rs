@@ -3,7 +3,7 @@
 //! Every operation here costs the same however many entries there are; only deletions cost what
 //! they delete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chain::Chain;
 use crate::edit::Context;
@@ -353,6 +353,23 @@ pub fn parent(txn: &dyn ReadTxn, id: BranchId) -> Result<Option<LineBase>> {
         .first()
         .and_then(|line| line.base)
         .filter(|base| base.branch != id))
+}
+
+/// Returns some branches and all that any of them inherits from, now or at any earlier point in time: what
+/// snapshots of them show is in these too.
+pub fn with_ancestors(txn: &dyn ReadTxn, branches: &[BranchId]) -> Result<BTreeSet<BranchId>> {
+    let mut found: BTreeSet<_> = branches.iter().copied().collect();
+    let mut open = branches.to_vec();
+    while let Some(branch) = open.pop() {
+        for line in txn.lines(branch)? {
+            if let Some(base) = line.base
+                && found.insert(base.branch)
+            {
+                open.push(base.branch);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Takes a snapshot: freezes all that the branch sees now, inherited entries included, under a

@@ -5,14 +5,15 @@
 //! more waits in its own task, so that neither a slow peer nor a fast one costs memory or time of
 //! the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alknet_fs_core::branch::with_ancestors;
 use alknet_fs_core::rest::Rest;
-use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store};
+use alknet_fs_core::store::{BranchId, BucketId, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope, VersionVector, digest};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Result, Timestamp};
 use alknet_fs_sync::Bucket;
@@ -364,12 +365,12 @@ impl Worker {
             return Ok(Cover::All(access));
         };
         let txn = self.store.read()?;
-        let inherited = ancestors(&*txn, branches)?;
+        let readable = with_ancestors(&*txn, branches)?;
         let scopes = self.bucket.scopes().filter_map(|(scope, branch)| {
             let branch = branch?;
             let access = match branches.contains(&branch) {
                 true => access,
-                false if inherited.contains(&branch) => Access::Read,
+                false if readable.contains(&branch) => Access::Read,
                 false => return None,
             };
             Some((scope, access))
@@ -547,22 +548,6 @@ impl Conversation {
 /// Says that something happened that the status tells of.
 pub(crate) fn stir(stirred: &watch::Sender<u64>) {
     stirred.send_modify(|count| *count += 1);
-}
-
-/// Finds the branches that some inherit from, whatever they show of them.
-fn ancestors(txn: &dyn ReadTxn, branches: &[BranchId]) -> Result<BTreeSet<BranchId>> {
-    let mut found = BTreeSet::new();
-    let mut open = branches.to_vec();
-    while let Some(branch) = open.pop() {
-        for line in txn.lines(branch)? {
-            if let Some(base) = line.base
-                && found.insert(base.branch)
-            {
-                open.push(base.branch);
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// Tells whether a conversation ended because of this node's own store.

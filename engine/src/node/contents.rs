@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use alknet_fs_blobs::BlobStore;
 use alknet_fs_blobs::wire::{self, Fetcher, Progress};
-use alknet_fs_core::chain::Chain;
-use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, Store as TreeStore};
+use alknet_fs_core::branch::with_ancestors;
+use alknet_fs_core::store::{BucketId, ReadTxn, Store as TreeStore};
 use alknet_fs_core::{Cursor, ErrorKind, Hash, Result};
 use alknet_fs_net::{EndpointId, Lacks, Link, Net, Records};
 use iroh::Endpoint;
@@ -16,6 +16,7 @@ use iroh::endpoint::Connection;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +61,14 @@ const REST: u32 = 4;
 /// takes.
 const ANEW_COST: u32 = 50;
 
-/// The contents that a part of a bucket names, or ever named since this process looks.
+/// After how long it is forgotten what a part of a bucket names that nobody asked about; and where
+/// somebody did, that it was ever named.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// For how long a peer that gave no answer is not waited for where others have answered.
+const SILENT: Duration = Duration::from_secs(300);
+
+/// The contents that a part of a bucket names, or named at any time since they were looked for.
 struct Names {
     hashes: HashSet<Hash>,
     cursor: Cursor,
@@ -69,6 +77,8 @@ struct Names {
     looked: Instant,
     /// How long looking took.
     cost: Duration,
+    /// When they are to be looked for anew, whatever is asked for.
+    outdated: Instant,
 }
 
 impl Names {
@@ -86,9 +96,11 @@ impl Names {
             lost: 0,
             looked,
             cost: Duration::ZERO,
+            outdated: looked,
         };
         names.follow_conflicts(txn, part)?;
         names.cost = looked.elapsed();
+        names.outdated += REMEMBERED.max(names.cost * ANEW_COST);
         Ok(names)
     }
 
@@ -104,24 +116,22 @@ impl Names {
         })
     }
 
-    /// Takes in what was committed since.
-    fn follow(&mut self, txn: &dyn ReadTxn, part: &Part) -> Result<()> {
+    /// Takes in what was committed since; returns whether that can be told.
+    fn follow(&mut self, txn: &dyn ReadTxn, part: &Part) -> Result<bool> {
         self.follow_conflicts(txn, part)?;
-        if txn.last_cursor()? == self.cursor {
-            return Ok(());
+        // Who looked before may have had a later transaction.
+        if txn.last_cursor()? <= self.cursor {
+            return Ok(true);
         }
         loop {
             let events = match txn.events(Some(part.0), self.cursor, 256) {
                 Ok(events) => events,
-                Err(e) if e.kind() == ErrorKind::Lagged => {
-                    *self = Self::look(txn, part)?;
-                    return Ok(());
-                }
+                Err(e) if e.kind() == ErrorKind::Lagged => return Ok(false),
                 Err(e) => return Err(e),
             };
             let Some(last) = events.last() else {
                 self.cursor = txn.last_cursor()?;
-                return Ok(());
+                return Ok(true);
             };
             self.cursor = last.cursor;
             for event in events {
@@ -135,13 +145,82 @@ impl Names {
     }
 }
 
+/// What a part of a bucket names, for all who ask about it.
+struct Slot {
+    /// Held by who looks for everything, so that one does at a time; those who know enough go on meanwhile.
+    looking: Mutex<()>,
+    names: Mutex<Option<Names>>,
+    asked: Mutex<Instant>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            looking: Mutex::new(()),
+            names: Mutex::new(None),
+            asked: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Notes which contents the part names, where that can be told without looking for everything; returns
+    /// whether it can. With `old`, what was looked for long ago will do.
+    fn mark(
+        &self,
+        txn: &dyn ReadTxn,
+        part: &Part,
+        hashes: &[Hash],
+        may: &mut [bool],
+        old: bool,
+    ) -> Result<bool> {
+        let mut names = self.names.lock();
+        let Some(names) = &mut *names else {
+            return Ok(false);
+        };
+        if !names.follow(txn, part)? || (!old && names.outdated <= Instant::now()) {
+            return Ok(false);
+        }
+        let known: Vec<_> = hashes.iter().map(|h| names.hashes.contains(h)).collect();
+        let anew = ANEW.max(names.cost * ANEW_COST);
+        if known.contains(&false) && names.looked.elapsed() > anew {
+            return Ok(false);
+        }
+        for (may, known) in may.iter_mut().zip(known) {
+            *may |= known;
+        }
+        Ok(true)
+    }
+
+    /// Notes which contents the part names, and looks for everything where need be.
+    fn ask(&self, txn: &dyn ReadTxn, part: &Part, hashes: &[Hash], may: &mut [bool]) -> Result<()> {
+        if self.mark(txn, part, hashes, may, false)? {
+            return Ok(());
+        }
+        let _looking = match self.looking.try_lock() {
+            Some(looking) => looking,
+            // Another looks.
+            None if self.mark(txn, part, hashes, may, true)? => return Ok(()),
+            None => self.looking.lock(),
+        };
+        // Another may have looked meanwhile.
+        if self.mark(txn, part, hashes, may, false)? {
+            return Ok(());
+        }
+        let found = Names::look(txn, part)?;
+        for (may, hash) in may.iter_mut().zip(hashes) {
+            *may |= found.hashes.contains(hash);
+        }
+        *self.names.lock() = Some(found);
+        Ok(())
+    }
+}
+
 /// Tells who may read what.
 #[derive(Clone)]
 pub(super) struct Readers {
     store: Arc<dyn TreeStore>,
     /// This node's key, where members that others let in may read too.
     own: Option<EndpointId>,
-    names: Arc<Mutex<HashMap<Part, Names>>>,
+    names: Arc<Mutex<HashMap<Part, Arc<Slot>>>>,
 }
 
 impl Readers {
@@ -153,23 +232,26 @@ impl Readers {
         }
     }
 
-    /// Looks with what a part of a bucket names now.
-    fn with<R>(
-        &self,
-        txn: &dyn ReadTxn,
-        part: &Part,
-        look: impl FnOnce(&mut Names) -> Result<R>,
-    ) -> Result<R> {
-        let mut all = self.names.lock();
-        if !all.contains_key(part) {
-            all.insert(part.clone(), Names::look(txn, part)?);
-        }
-        match all.get_mut(part) {
-            Some(names) => {
-                names.follow(txn, part)?;
-                look(names)
-            }
-            None => Err(ErrorKind::NotFound.into()),
+    fn slot(&self, part: &Part) -> Arc<Slot> {
+        let mut names = self.names.lock();
+        let slot = names.entry(part.clone());
+        let slot = slot.or_insert_with(|| Arc::new(Slot::new()));
+        *slot.asked.lock() = Instant::now();
+        slot.clone()
+    }
+
+    /// Forgets what those parts name that nobody asked about since some time.
+    fn forget(&self, since: Instant) {
+        let mut names = self.names.lock();
+        names.retain(|_, slot| *slot.asked.lock() >= since);
+    }
+
+    /// Forgets, from time to time, what nobody asks about.
+    pub(super) async fn keep_small(self) {
+        loop {
+            let since = Instant::now();
+            sleep(REMEMBERED).await;
+            self.forget(since);
         }
     }
 }
@@ -216,18 +298,6 @@ fn shared(records: &Records, own: EndpointId, peer: EndpointId) -> Vec<Part> {
     buckets.map(|(bucket, _)| (*bucket, None)).collect()
 }
 
-fn with_ancestors(txn: &dyn ReadTxn, branches: &[BranchId]) -> Result<BTreeSet<BranchId>> {
-    let mut all = BTreeSet::new();
-    for branch in branches {
-        match Chain::load(txn, *branch, None) {
-            Ok(chain) => all.extend(chain.spans().iter().map(|span| span.branch)),
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(all)
-}
-
 impl wire::Access for Readers {
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
         let txn = self.store.read()?;
@@ -242,19 +312,20 @@ impl wire::Access for Readers {
             parts.dedup();
         }
         for part in parts {
-            self.with(&*txn, &part, |names| {
-                let known = |names: &Names| hashes.iter().all(|h| names.hashes.contains(h));
-                let anew = ANEW.max(names.cost * ANEW_COST);
-                if !known(names) && names.looked.elapsed() > anew {
-                    *names = Names::look(&*txn, &part)?;
-                }
-                for (may, hash) in may.iter_mut().zip(hashes) {
-                    *may |= names.hashes.contains(hash);
-                }
-                Ok(())
-            })?;
+            self.slot(&part).ask(&*txn, &part, hashes, &mut may)?;
         }
         Ok(may)
+    }
+
+    fn takes_part(&self, peer: EndpointId) -> Result<bool> {
+        let records = Records::load(&*self.store.read()?)?;
+        let given = records.grants_of(peer, now()).map(|grant| grant.bucket);
+        let joined = records.joined.iter().filter(|joined| joined.peer == peer);
+        let mut of = given.chain(joined.map(|joined| joined.bucket));
+        Ok(of.any(|bucket| records.bucket(bucket).is_some())
+            || self
+                .own
+                .is_some_and(|own| !shared(&records, own, peer).is_empty()))
     }
 
     fn keep(&self, _peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
@@ -276,6 +347,8 @@ pub(super) struct Source {
     changed: Arc<(Mutex<Vec<Hash>>, Notify)>,
     /// The connections for contents, and since when each is there.
     connections: Arc<Mutex<HashMap<EndpointId, (Connection, Instant)>>>,
+    /// The peers that were asked what they hold and did not answer in time, and when that was.
+    silent: Arc<Mutex<HashMap<EndpointId, Instant>>>,
     /// Cancelled when the node stops, after its last fetch.
     ending: CancellationToken,
 }
@@ -296,6 +369,7 @@ impl Source {
             fetcher: Fetcher::new(blobs),
             changed: Arc::default(),
             connections: Arc::default(),
+            silent: Arc::default(),
             ending: CancellationToken::new(),
         }
     }
@@ -340,6 +414,13 @@ impl Source {
             }
             !is_old
         });
+    }
+
+    /// Tells whether a peer did not answer lately.
+    fn is_silent(&self, peer: EndpointId) -> bool {
+        let mut silent = self.silent.lock();
+        silent.retain(|_, since| since.elapsed() < SILENT);
+        silent.contains_key(&peer)
     }
 
     async fn connect(&self, peer: EndpointId) -> Result<Connection, String> {
@@ -424,6 +505,7 @@ impl Source {
                     continue;
                 }
             };
+            let mut broke = false;
             let mut places: HashMap<Hash, Vec<usize>> = HashMap::new();
             for (at, want) in &wants {
                 places.entry(want.hash).or_default().push(*at);
@@ -456,6 +538,7 @@ impl Source {
             for (hash, outcome) in outcomes {
                 match outcome {
                     wire::Outcome::Failed(e) => {
+                        broke = true;
                         failed.insert(hash, e.to_string());
                     }
                     wire::Outcome::Missing => {}
@@ -465,7 +548,7 @@ impl Source {
             if wants.is_empty() {
                 return;
             }
-            if connection.close_reason().is_some() && again > 0 {
+            if broke && connection.close_reason().is_some() && again > 0 {
                 again -= 1;
                 tried.remove(&peer);
             }
@@ -642,24 +725,150 @@ impl ContentSource for Source {
         self.note(hashes);
     }
 
+    /// Asks all peers at the same time, and waits no longer than until each content has a holder, or until
+    /// all have answered that are not known to be silent.
     fn holders(&self, bucket: BucketId, hashes: &[Hash], deadline: Instant) -> Vec<Vec<String>> {
         let mut holders = vec![Vec::new(); hashes.len()];
+        let hashes: Arc<[Hash]> = hashes.into();
         self.runtime.block_on(async {
-            for peer in self.peers(bucket).await {
-                let kept = async {
-                    let connection = self.connect(peer).await.ok()?;
-                    self.fetcher.keep(&connection, hashes).await.ok()
+            let mut asking = JoinSet::new();
+            let begun = Instant::now();
+            let peers = self.peers(bucket).await;
+            let mut waited: HashSet<_> = peers.iter().copied().collect();
+            waited.retain(|peer| !self.is_silent(*peer));
+            if waited.is_empty() {
+                waited.extend(&peers);
+            }
+            for peer in peers {
+                let (this, hashes) = (self.clone(), hashes.clone());
+                asking.spawn(async move {
+                    let kept = async {
+                        let connection = this.connect(peer).await.ok()?;
+                        this.fetcher.keep(&connection, &hashes).await.ok()
+                    };
+                    (peer, kept.await)
+                });
+            }
+            while !waited.is_empty() && holders.iter().any(Vec::is_empty) {
+                let next = timeout_at(deadline.into(), asking.join_next()).await;
+                let Ok(Some(answered)) = next else {
+                    break;
                 };
-                let Ok(Some(kept)) = timeout_at(deadline.into(), kept).await else {
+                let Ok((peer, kept)) = answered else {
                     continue;
                 };
+                let Some(kept) = kept else {
+                    // What fails at once costs no time.
+                    if waited.remove(&peer) && begun.elapsed() >= DIALLING_MEMBER {
+                        self.silent.lock().insert(peer, Instant::now());
+                    }
+                    continue;
+                };
+                waited.remove(&peer);
+                self.silent.lock().remove(&peer);
                 let name = self.records().map(|records| records.call(peer));
                 let name = name.unwrap_or_else(|_| peer.fmt_short().to_string());
                 for (holders, _) in holders.iter_mut().zip(kept).filter(|(_, kept)| *kept) {
                     holders.push(name.clone());
                 }
             }
+            if Instant::now() >= deadline {
+                let mut silent = self.silent.lock();
+                silent.extend(waited.iter().map(|peer| (*peer, Instant::now())));
+            }
         });
         holders
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::Store;
+
+    /// A store, and its first bucket as a whole and as a branch.
+    fn store() -> (Store, Readers, [Part; 2]) {
+        let store = Store::memory().unwrap();
+        let bucket = store.bucket("default").unwrap();
+        let main = bucket.main().unwrap();
+        main.write("/f", "first").unwrap();
+        let readers = Readers::new(Arc::clone(&store.inner.tree), None);
+        let parts = [None, Some(BTreeSet::from([main.id()]))];
+        let parts = parts.map(|branches| (bucket.id(), branches));
+        (store, readers, parts)
+    }
+
+    fn ask(readers: &Readers, part: &Part, text: &str) -> bool {
+        let txn = readers.store.read().unwrap();
+        let mut may = [false];
+        let hashes = [Hash::of(text.as_bytes())];
+        let slot = readers.slot(part);
+        slot.ask(&*txn, part, &hashes, &mut may).unwrap();
+        may[0]
+    }
+
+    /// As if what a part names had been looked for long ago.
+    fn outdate(readers: &Readers, part: &Part) {
+        let slot = readers.slot(part);
+        let mut names = slot.names.lock();
+        names.as_mut().unwrap().outdated = Instant::now();
+    }
+
+    #[test]
+    fn what_nobody_asks_about_is_forgotten() {
+        let (_store, readers, parts) = store();
+        let [asked, unasked] = &parts;
+        let begun = Instant::now();
+        assert!(ask(&readers, asked, "first"));
+        assert!(ask(&readers, unasked, "first"));
+        readers.forget(begun);
+        assert_eq!(readers.names.lock().len(), 2);
+        let before = *readers.slot(unasked).asked.lock();
+        while Instant::now() == before {}
+        let since = Instant::now();
+        assert!(ask(&readers, asked, "first"));
+        readers.forget(since);
+        let left: Vec<_> = readers.names.lock().keys().cloned().collect();
+        assert_eq!(left, std::slice::from_ref(asked));
+        assert!(ask(&readers, unasked, "first"));
+    }
+
+    #[test]
+    fn what_was_named_is_readable_for_a_while() {
+        let (store, readers, [part, _]) = store();
+        assert!(ask(&readers, &part, "first"));
+        let main = store.bucket("default").unwrap().main().unwrap();
+        main.write("/f", "second").unwrap();
+        assert!(ask(&readers, &part, "second"));
+        assert!(ask(&readers, &part, "first"));
+        outdate(&readers, &part);
+        assert!(!ask(&readers, &part, "first"));
+        assert!(ask(&readers, &part, "second"));
+    }
+
+    #[test]
+    fn who_knows_enough_does_not_wait_for_one_who_looks() {
+        let (_store, readers, [part, other]) = store();
+        assert!(ask(&readers, &part, "first"));
+        outdate(&readers, &part);
+        let slot = readers.slot(&part);
+        let looking = slot.looking.lock();
+        let (said, heard) = mpsc::channel();
+        let asking = readers.clone();
+        let asker = thread::spawn(move || {
+            said.send(ask(&asking, &part, "first")).unwrap();
+            // Of this one nobody has looked for anything yet.
+            said.send(ask(&asking, &other, "first")).unwrap();
+        });
+        for _ in 0..2 {
+            assert_eq!(heard.recv_timeout(Duration::from_secs(30)), Ok(true));
+        }
+        asker.join().unwrap();
+        drop(looking);
     }
 }

@@ -165,6 +165,7 @@ impl Node {
         let own = net.gossip.then(|| key.public());
         let readers = Readers::new(Arc::clone(&tree), own);
         let access = Arc::new(readers.clone());
+        runtime.spawn(readers.keep_small());
         let started = on(&runtime, async move {
             let blobs = BlobStore::spawn(Arc::clone(&tree), contents, Default::default())?;
             let protocol = ContentProtocol::new(&blobs, access.clone());

@@ -17,12 +17,12 @@ use tokio::io::{AsyncRead, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::SMALL_MAX;
 use super::frames::{
     self, Answer, Ask, HAS_MAX, NODES_MAX, Question, RANGES_MAX, WANTS_MAX, malformed, put,
 };
 use super::large::{Ranges, Stop, ToEntry, ToMemory, ask, in_time, receive};
 use super::serve::{STREAMS_MAX, changed_max};
+use super::{SMALL_MAX, is_sent_away};
 use crate::BlobStore;
 use crate::shared::{Begun, Entry, Held, Shared, State};
 
@@ -58,7 +58,7 @@ pub enum Outcome {
     Present,
     /// It is here now, verified and durable.
     Fetched,
-    /// The peer has not got it, or does not give it.
+    /// The peer has not got it, or does not give it, as where it sent this node away.
     Missing,
     /// It is not here; the error names the peer and the content. [`ErrorKind::Corrupt`] where the peer
     /// sent something else, [`ErrorKind::Io`] where it went or sent nothing for too long. What has
@@ -303,9 +303,12 @@ impl Fetcher {
             Ok(has)
         };
         let peer = conn.remote_id();
-        asked
-            .await
-            .map_err(|e: Error| of_peer(&e, format_args!("{peer}")))
+        match asked.await {
+            Err(e) if e.kind() == ErrorKind::Io && is_sent_away(conn) => {
+                Ok(vec![false; hashes.len()])
+            }
+            asked => asked.map_err(|e: Error| of_peer(&e, format_args!("{peer}"))),
+        }
     }
 }
 
@@ -447,6 +450,9 @@ impl Task {
     }
 
     fn fail(&self, at: usize, error: &Error) {
+        if error.kind() == ErrorKind::Io && is_sent_away(&self.conn) {
+            return self.end(at, Outcome::Missing);
+        }
         let (peer, hash) = (self.conn.remote_id(), self.wants[at].hash);
         let error = of_peer(error, format_args!("content {hash} from {peer}"));
         if error.is_corrupt() {

@@ -13,8 +13,8 @@ use iroh_blobs::provider::events::{
 };
 use iroh_blobs::provider::handle_connection;
 
-use super::Access;
 use super::asker::request;
+use super::{Access, let_in};
 use crate::BlobStore;
 use crate::actor::ours;
 use crate::shared::{Shared, to_io};
@@ -111,6 +111,9 @@ fn is_served(
 
 impl ProtocolHandler for GuardedBlobs {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
+        if !let_in(&self.blobs.shared, &self.access, &conn).await {
+            return Ok(());
+        }
         let peer = conn.remote_id();
         let mask = EventMask {
             get: RequestMode::Intercept,

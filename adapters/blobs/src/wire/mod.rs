@@ -14,9 +14,13 @@ mod guard;
 mod large;
 mod serve;
 
-use alknet_fs_core::{Hash, Result};
+use std::sync::Arc;
+
+use alknet_fs_core::{Error, Hash, Result};
 use iroh::EndpointId;
-use iroh::endpoint::VarInt;
+use iroh::endpoint::{Connection, ConnectionError, VarInt};
+
+use crate::shared::Shared;
 
 pub(crate) use asker::Refusals;
 pub use fetch::{FetchOptions, Fetcher, Outcome, Progress, Want};
@@ -37,6 +41,8 @@ pub(crate) const MALFORMED: VarInt = VarInt::from_u32(2);
 pub(crate) const INTERNAL: VarInt = VarInt::from_u32(3);
 /// The peer takes too long.
 pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
+/// The peer may read nothing at all: so ends its connection, not only a stream.
+pub(crate) const STRANGER: VarInt = VarInt::from_u32(5);
 
 /// Who may read what.
 ///
@@ -48,6 +54,15 @@ pub trait Access: Send + Sync + 'static {
     /// # Errors
     /// Any; then the peer gets nothing.
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>>;
+
+    /// Tells whether there is anything that a peer may read, or could be: others are sent away as they
+    /// come. By default anybody may stay.
+    ///
+    /// # Errors
+    /// Any; then the peer is sent away.
+    fn takes_part(&self, _peer: EndpointId) -> Result<bool> {
+        Ok(true)
+    }
 
     /// Keeps contents that a peer may read, and tells of each whether it is here and stays for a while:
     /// the peer may remove its own.
@@ -63,4 +78,26 @@ impl<F: Fn(EndpointId, &[Hash]) -> Result<Vec<bool>> + Send + Sync + 'static> Ac
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
         self(peer, hashes)
     }
+}
+
+/// Sends a peer away that may read nothing at all; returns whether it stays.
+async fn let_in(shared: &Arc<Shared>, access: &Arc<dyn Access>, conn: &Connection) -> bool {
+    let (peer, asked) = (conn.remote_id(), access.clone());
+    let takes_part = shared.run(move |_| asked.takes_part(peer)).await;
+    let (code, why) = match takes_part.map_err(Error::from).flatten() {
+        Ok(true) => return true,
+        Ok(false) => (STRANGER, &b"there is nothing here for you"[..]),
+        Err(error) => {
+            tracing::error!(%peer, %error, "who may read is not known");
+            (INTERNAL, &b"try again later"[..])
+        }
+    };
+    conn.close(code, why);
+    false
+}
+
+/// Tells whether the peer ended a connection because this node may read nothing there.
+fn is_sent_away(conn: &Connection) -> bool {
+    let why = conn.close_reason();
+    matches!(why, Some(ConnectionError::ApplicationClosed(close)) if close.error_code == STRANGER)
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::asker::{readable, request};
 use super::frames::{self, Answer, Ask, Question, RANGES_MAX, Raw, Slice, bits, malformed, put};
-use super::{Access, INTERNAL, MALFORMED, MISSING, SMALL_MAX, TOO_SLOW};
+use super::{Access, INTERNAL, MALFORMED, MISSING, SMALL_MAX, TOO_SLOW, let_in};
 use crate::BlobStore;
 use crate::encode::{Encoder, Source};
 use crate::shared::Shared;
@@ -59,6 +59,9 @@ impl ContentProtocol {
 
 impl ProtocolHandler for ContentProtocol {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
+        if !let_in(&self.shared, &self.access, &conn).await {
+            return Ok(());
+        }
         let server = Server {
             shared: self.shared.clone(),
             access: self.access.clone(),
