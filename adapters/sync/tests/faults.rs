@@ -175,8 +175,3 @@ fn run(seed: u64, fault: Fault) {
 fn what_was_not_committed_is_done_again() {
     common::for_each_seed(40, |seed| run(seed, Fault::Commit(ErrorKind::Io)));
 }
-
-#[test]
-fn what_was_committed_though_it_seemed_to_fail_is_not_done_again() {
-    common::for_each_seed(40, |seed| run(seed, Fault::LostCommit(ErrorKind::Io)));
-}
