@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use alknet_fs_content::{Area, Orphan};
@@ -26,6 +27,10 @@ const BATCH: usize = 500;
 
 /// How long peers have to answer.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long, and how often, is looked whether others have come to an end who remove contents.
+const OTHERS: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How often it is looked again what may go, where that changed or more may by what went.
 const PASSES: usize = 8;
@@ -92,7 +97,8 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::ContentUnavailable`] where nobody can be asked who else has them;
-    /// [`ErrorKind::Locked`] while garbage is collected; [`ErrorKind::Cancelled`].
+    /// [`ErrorKind::Locked`] where garbage is collected, or others evict, for 30 s on end;
+    /// [`ErrorKind::Cancelled`].
     pub fn evict(&self, to_bytes: u64, task: &Task) -> Result<EvictReport> {
         let evicted = match self.inner.hub.source() {
             Some(source) => self
@@ -184,8 +190,18 @@ impl Inner {
         unused_for: Duration,
         task: &Task,
     ) -> Result<EvictReport> {
-        let Some(_collecting) = self.keeper.collecting()? else {
-            return Err(locked("a garbage collection is at work".into()));
+        let begun = Instant::now();
+        let _collecting = loop {
+            match self.keeper.collecting()? {
+                Some(collecting) => break collecting,
+                None if begun.elapsed() < OTHERS => sleep(LOOK),
+                None => {
+                    let why =
+                        "garbage is collected or contents are evicted by another: try again later";
+                    return Err(locked(why.into()));
+                }
+            }
+            task.cancel().check()?;
         };
         let mut report = EvictReport::default();
         let mut files = Vec::new();

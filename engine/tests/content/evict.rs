@@ -52,6 +52,22 @@ fn what_a_peer_holds_goes_and_comes_back_when_it_is_read() {
 }
 
 #[test]
+fn who_evicts_while_others_do_waits_for_them() {
+    let world = with_source();
+    shared(&world, "/large", &large(1));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..30 {
+                    evict(&world, 0);
+                }
+            });
+        }
+    });
+    assert_eq!(evict(&world, 0).bytes_here, 0);
+}
+
+#[test]
 fn what_is_only_here_stays_however_full_the_store_is() {
     let world = with_source();
     world.main.write("/mine", "only here").unwrap();
