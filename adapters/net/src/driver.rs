@@ -144,6 +144,8 @@ pub(crate) struct Driver {
     commands: Sender<Command>,
     /// Whether the driver was told of a commit that it has not looked at.
     committed: Arc<AtomicBool>,
+    /// Whether it was told to stop, whatever it does.
+    stop: Arc<AtomicBool>,
 }
 
 impl Driver {
@@ -156,8 +158,10 @@ impl Driver {
         let (commands, inbox) = unbounded();
         let committed = Arc::new(AtomicBool::new(true));
         let noted = Arc::clone(&committed);
-        let opened = open(&store, bucket)?;
+        let mut opened = open(&store, bucket)?;
         let replica = opened.replica();
+        let stop = Arc::new(AtomicBool::new(false));
+        opened.set_stop(Arc::clone(&stop));
         let thread = thread::Builder::new().name(format!("alkfs-sync-{bucket}"));
         let thread = thread.spawn(move || {
             let worker = Worker {
@@ -182,6 +186,7 @@ impl Driver {
                 replica,
                 commands,
                 committed,
+                stop,
             },
             thread,
         ))
@@ -189,6 +194,9 @@ impl Driver {
 
     /// Returns whether the driver is still there.
     pub(crate) fn tell(&self, command: Command) -> bool {
+        if matches!(command, Command::Stop) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
         self.commands.send(command).is_ok()
     }
 
@@ -227,6 +235,7 @@ impl Worker {
             match self.turn() {
                 Ok(true) => {}
                 Ok(false) => break Error::with_detail(ErrorKind::Cancelled, "the node stops"),
+                Err(e) if e.kind() == ErrorKind::Cancelled => break e,
                 Err(e) if e.kind() == ErrorKind::Busy => {
                     tracing::debug!(bucket = %self.number, "the store is busy: {e}");
                     self.gather_at.get_or_insert(Instant::now() + BUSY);

@@ -307,9 +307,9 @@ impl Registers for Open<'_> {
 pub enum Group {
     /// Each by itself.
     None,
-    /// All of one call, and those of the next.
+    /// All of one call, and what comes next.
     GoesOn,
-    /// All of one call, and those before it that said so.
+    /// All of one call, and those before it of which it was said.
     Ends,
 }
 
@@ -465,16 +465,25 @@ impl Branch {
             bytes += more;
             written.push((path.to_string(), ByteBuf::from(value)));
         }
-        let goes_on = group == Group::GoesOn;
-        // An earlier one may have said that there is more.
-        let ends = group == Group::Ends && self.place.log(txn)?.open;
-        if !written.is_empty() || ends {
-            self.add_cut(txn, written, goes_on)?;
+        if !written.is_empty() {
+            self.add_cut(txn, written, group == Group::GoesOn)?;
             cuts += 1;
         }
         let fallen = self.show(txn, chain, fallen, times.now())?;
         let changes = fallen.unwrap_or_default();
         Ok(Gathered { cuts, changes })
+    }
+
+    /// Says that what was written goes on no more, if it was said to. Returns whether it was.
+    ///
+    /// # Errors
+    /// As [`gather`](Self::gather).
+    pub(crate) fn close(&mut self, txn: &mut dyn WriteTxn) -> Result<bool> {
+        let open = self.place.log(txn)?.open;
+        if open {
+            self.add_cut(txn, Values::new(), false)?;
+        }
+        Ok(open)
     }
 
     /// Says something about the branch or its snapshots.

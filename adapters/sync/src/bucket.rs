@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
@@ -10,8 +11,9 @@ use alknet_fs_core::store::{
 };
 use alknet_fs_core::sync::{
     AboutSnapshot, Clock, Cut, Moment, Page, Replica, ReplicaId, Scope, Taken, VersionVector, Want,
+    has_conflicts,
 };
-use alknet_fs_core::{Change, Commit, Cursor, Result, Timestamp};
+use alknet_fs_core::{Change, Commit, Cursor, ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::branch::{Applied, Branch, History};
@@ -31,6 +33,8 @@ struct Record {
     epoch: Epoch,
     /// Whether something that the documents say could not be shown yet.
     unsettled: bool,
+    /// Where others wait for the rest of what was committed together.
+    open: BTreeSet<Scope>,
 }
 
 impl Record {
@@ -42,6 +46,7 @@ impl Record {
             gathered: None,
             epoch: Epoch(0),
             unsettled: false,
+            open: BTreeSet::new(),
         }
     }
 }
@@ -50,20 +55,23 @@ impl Record {
 /// that others who write wait for some 30 ms at most.
 const AT_ONCE: usize = 2048;
 
+/// How often it is looked for what was committed while much was brought in.
+const ROUNDS: usize = 8;
+
 /// What documents and rows are changed in.
 pub(crate) enum To<'a> {
     /// A transaction that is there.
     Txn(&'a mut dyn WriteTxn),
-    /// One after the other, each for so many paths.
+    /// One after the other, each for so many changes.
     Pieces(usize),
 }
 
 impl To<'_> {
-    /// Returns how many paths are brought in together.
+    /// Returns how many changes are brought in together.
     pub(crate) fn at_once(&self) -> usize {
         match self {
             Self::Txn(_) => usize::MAX,
-            Self::Pieces(paths) => *paths,
+            Self::Pieces(changes) => *changes,
         }
     }
 }
@@ -110,6 +118,7 @@ pub struct Bucket {
     pub(crate) wanted: BTreeSet<(Scope, VersionVector)>,
     history: History,
     at_once: usize,
+    stop: Arc<AtomicBool>,
     /// Whether a transaction failed since the store was read: it may have been committed, or not.
     is_stale: bool,
 }
@@ -133,6 +142,7 @@ impl Bucket {
             wanted: BTreeSet::new(),
             history: History::default(),
             at_once: AT_ONCE,
+            stop: Arc::default(),
             is_stale: true,
         };
         opened.refresh(&*txn)?;
@@ -151,10 +161,16 @@ impl Bucket {
     }
 
     /// Sets how many changes are brought into the documents in one transaction. Of more, each transaction
-    /// takes so many paths; others show all of them together, but for what was there before the bucket
-    /// takes part.
+    /// takes so many; others show all of them together, but for what was there before the bucket takes part,
+    /// and what nobody knows any more when the log was pruned.
     pub fn set_at_once(&mut self, changes: usize) {
         self.at_once = changes.max(1);
+    }
+
+    /// Sets what is looked at between such transactions: where it is set, a call ends with
+    /// [`ErrorKind::Cancelled`], and the next one goes on.
+    pub fn set_stop(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
     }
 
     /// Returns up to where the documents hold what was committed.
@@ -205,28 +221,38 @@ impl Bucket {
     }
 
     /// Where much was committed, brings that into the documents in pieces, each in a transaction of its
-    /// own: nobody who writes meanwhile waits for more than one of them.
+    /// own: nobody who writes meanwhile waits for more than one of them. Where conflicts are noted, what was
+    /// committed is not divided: it is to be seen as a whole.
     fn gather_much(&mut self, now: Timestamp) -> Result<()> {
+        let mut rounds = 0;
+        while rounds < ROUNDS && self.gather_round(now)? {
+            rounds += 1;
+        }
+        Ok(())
+    }
+
+    /// Returns whether there was much.
+    fn gather_round(&mut self, now: Timestamp) -> Result<bool> {
         let txn = self.store.read()?;
         self.refresh(&*txn)?;
         let last = txn.last_cursor()?;
-        let at_once = self.at_once;
-        // How many changes a few records of the log have need not be counted.
-        let is_little = |since: Cursor| {
-            let records = last.offset().saturating_sub(since.offset());
-            records <= (at_once / Cursor::CHANGES_PER_RECORD) as u64
-        };
-        if self.record.gathered.is_some_and(is_little) {
-            return Ok(());
+        if self.record.gathered == Some(last) {
+            return Ok(false);
         }
+        let at_once = self.at_once;
         let Some(bucket) = txn.bucket(self.bucket)? else {
-            return Ok(());
+            return Ok(false);
         };
         let branches = txn.branches(self.bucket)?;
+        for branch in &branches {
+            if has_conflicts(&*txn, branch.id)? {
+                return Ok(false);
+            }
+        }
         let found = self.found(&*txn, &branches)?;
         drop(txn);
-        if found.count().is_some_and(|changes| changes <= at_once) {
-            return Ok(());
+        if !found.is_more_than(at_once) {
+            return Ok(false);
         }
         self.collect(&mut To::Pieces(at_once), &branches, &found, now)?;
         let txn = self.store.write(Durability::Full)?;
@@ -235,14 +261,16 @@ impl Bucket {
             this.record.gathered = Some(last);
             this.record.epoch = bucket.epoch;
             this.record.unsettled |= found.of_branches();
-            Ok(())
+            Ok(true)
         })
     }
 
     fn found(&self, txn: &dyn ReadTxn, branches: &[BranchRecord]) -> Result<Found> {
         match self.record.gathered {
-            Some(since) => Found::after(txn, self.bucket, branches, since, self.replica()),
-            None => Ok(Found::First),
+            Some(since) => Found::after(txn, self.bucket, branches, since),
+            None if self.scopes.is_empty() => Ok(Found::First),
+            // It was begun, and what was brought in then may be gone since.
+            None => Ok(Found::Unknown),
         }
     }
 
@@ -250,6 +278,11 @@ impl Bucket {
         let branches = txn.branches(self.bucket)?;
         let found = self.found(txn, &branches)?;
         self.collect(&mut To::Txn(txn), &branches, &found, now)?;
+        for scope in std::mem::take(&mut self.record.open) {
+            if self.documents(scope).close(txn)? {
+                self.news.insert(scope);
+            }
+        }
         if found.of_branches() || self.record.unsettled {
             // A name may have become free, and a branch that nobody uses any more may go.
             let context = context(now, self.replica());
@@ -296,10 +329,18 @@ impl Bucket {
         match to {
             To::Txn(txn) => change(self, &mut **txn),
             To::Pieces(_) => {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(ErrorKind::Cancelled.into());
+                }
                 let txn = self.store.write(Durability::Full)?;
                 self.change(txn, change)
             }
         }
+    }
+
+    /// Notes that others wait for the rest of what was committed together.
+    pub(crate) fn leave_open(&mut self, scope: Scope) {
+        self.record.open.insert(scope);
     }
 
     pub(crate) fn clock(&self) -> Clock {

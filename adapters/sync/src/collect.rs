@@ -8,9 +8,11 @@ use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, Epoch, ReadTxn, SnapshotRecord, WriteTxn,
 };
 use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, ReplicaId, Scope, Times,
+    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, Times, touched,
 };
-use alknet_fs_core::{Change, Cursor, Error, ErrorKind, Event, Op, Result, Timestamp, TreePath};
+use alknet_fs_core::{
+    Change, Cursor, Error, ErrorKind, Event, Kind, Op, Result, Timestamp, TreePath,
+};
 
 use crate::branch::{Branch, Group};
 use crate::bucket::{Bucket, Shown, ShownSnapshot, To, context};
@@ -35,13 +37,12 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    /// Looks for what was committed after a cursor, but by a replica, which showed what documents say.
+    /// Looks for what was committed after a cursor.
     pub(crate) fn after(
         txn: &dyn ReadTxn,
         bucket: BucketId,
         branches: &[BranchRecord],
         mut since: Cursor,
-        replica: ReplicaId,
     ) -> Result<Self> {
         let mut events = Vec::new();
         loop {
@@ -51,15 +52,14 @@ impl Found {
                 Err(e) => return Err(e),
             };
             let Some(last) = more.last() else {
-                return Ok(Self::of(events, branches, replica));
+                return Ok(Self::of(events, branches));
             };
             since = last.cursor;
             events.extend(more);
         }
     }
 
-    fn of(events: Vec<Event>, branches: &[BranchRecord], replica: ReplicaId) -> Self {
-        let replica = replica.to_string();
+    fn of(events: Vec<Event>, branches: &[BranchRecord]) -> Self {
         let ids = branches
             .iter()
             .map(|branch| (branch.name.clone(), branch.id));
@@ -68,11 +68,7 @@ impl Found {
         let mut of_branches = None;
         // Events name branches as they were called then.
         for Event {
-            at,
-            author,
-            branch,
-            change,
-            ..
+            at, branch, change, ..
         } in events.into_iter().rev()
         {
             if change.path.is_none() {
@@ -87,9 +83,7 @@ impl Found {
                 // What had the name before was another branch.
                 (Op::Fork | Op::DeleteBranch, _) => drop(ids.remove(&branch)),
                 (_, name) => {
-                    if author != replica
-                        && let Some(id) = ids.get(&branch)
-                    {
+                    if let Some(id) = ids.get(&branch) {
                         let change = Change { name, ..change };
                         changes.entry(*id).or_default().push((at, change));
                     }
@@ -102,12 +96,19 @@ impl Found {
         }
     }
 
-    /// Returns how many changes these are, if that is known.
-    pub(crate) fn count(&self) -> Option<usize> {
-        match self {
-            Self::First | Self::Unknown => None,
-            Self::Changes { changes, .. } => Some(changes.values().map(Vec::len).sum()),
-        }
+    /// Tells whether these may be more than some number of changes, with those of all that is in a directory.
+    pub(crate) fn is_more_than(&self, count: usize) -> bool {
+        let Self::Changes { changes, .. } = self else {
+            return true;
+        };
+        let mut all = changes.values().flatten();
+        let is_large = |change: &Change| match change.op {
+            Op::Restore => true,
+            Op::Rename => change.kind == Some(Kind::Dir),
+            _ => false,
+        };
+        changes.values().map(Vec::len).sum::<usize>() > count
+            || all.any(|(_, change)| is_large(change))
     }
 
     pub(crate) fn of_branches(&self) -> bool {
@@ -251,6 +252,7 @@ impl Bucket {
         branch: BranchId,
         at: Option<Epoch>,
     ) -> Result<()> {
+        let is_in_pieces = matches!(to, To::Pieces(_));
         // What was there before it takes part need not come at once.
         let grouped = matches!(round.found, Found::Changes { .. });
         let listed = self.read_in(to, |this, txn| {
@@ -260,22 +262,30 @@ impl Bucket {
             let chain = Chain::load(txn, branch, at)?;
             let before = round.before.get(&branch).copied().unwrap_or(Epoch(0));
             let documents = this.documents(this.scope_of(branch)?);
-            let listed = round
-                .found
-                .up_to(txn, &chain, documents, before, round.now)?;
-            Ok(Some(listed))
+            let (found, now) = (round.found, round.now);
+            let (mut changes, times) = found.up_to(txn, &chain, documents, before, now)?;
+            if is_in_pieces {
+                changes = in_order(txn, &chain, documents, &changes, &times)?;
+            }
+            Ok(Some((changes, times)))
         })?;
-        let Some((changes, times)) = listed else {
+        let Some((changes, mut times)) = listed else {
             return Ok(());
+        };
+        let group = match to {
+            _ if !grouped => Group::None,
+            To::Txn(_) => Group::Ends,
+            // What is committed meanwhile may belong to it.
+            To::Pieces(_) => Group::GoesOn,
         };
         let mut rest = &changes[..];
         loop {
             let (these, later) = rest.split_at(rest.len().min(to.at_once()));
-            let group = match (grouped, later.is_empty()) {
-                (true, false) => Group::GoesOn,
-                (true, true) => Group::Ends,
-                (false, _) => Group::None,
-            };
+            if let (true, Some(last)) = (is_in_pieces, these.last()) {
+                times.end_at(round.now);
+                let end = last.path.as_ref().map_or(round.now, |path| times.at(path));
+                times.end_at(end);
+            }
             self.round_in(to, round, |this, txn, round| {
                 if txn.branch(branch)?.is_none() {
                     return Ok(());
@@ -287,6 +297,9 @@ impl Bucket {
                 let gathered = documents.gather(txn, &chain, these, group, clock, &times)?;
                 if gathered.cuts > 0 {
                     this.news.insert(scope);
+                    if group == Group::GoesOn {
+                        this.leave_open(scope);
+                    }
                 }
                 let context = context(now, this.replica());
                 this.publish(txn, chain.branch_name(), gathered.changes, &context)
@@ -306,11 +319,18 @@ impl Bucket {
         branch: BranchId,
         epoch: Epoch,
     ) -> Result<()> {
-        let live = self.read_in(to, |_, txn| match txn.branch(branch)? {
-            Some(_) => Ok(Chain::load(txn, branch, Some(epoch))?.live_branches().0),
-            None => Ok(Vec::new()),
+        let is_in_pieces = matches!(to, To::Pieces(_));
+        let (live, is_noted) = self.read_in(to, |this, txn| {
+            if txn.branch(branch)?.is_none() {
+                return Ok((Vec::new(), true));
+            }
+            let live = Chain::load(txn, branch, Some(epoch))?.live_branches().0;
+            let noted = this.moment_at(txn, this.scope_of(branch)?, epoch)?;
+            Ok((live, noted.is_some()))
         })?;
-        if live.is_empty() {
+        if is_in_pieces && is_noted {
+            // That came so far before somebody broke off.
+            round.before.extend(live.into_iter().map(|id| (id, epoch)));
             return Ok(());
         }
         for id in live.into_iter().rev() {
@@ -395,7 +415,8 @@ impl Bucket {
             .filter_map(|shown| shown.branch)
             .collect();
         for branch in round.branches {
-            if known.contains(&branch.id) {
+            // One that was deleted since is told of later.
+            if known.contains(&branch.id) || txn.branch(branch.id)?.is_none() {
                 continue;
             }
             // What it was forked from: it may have gone back to something else since.
@@ -468,6 +489,7 @@ impl Bucket {
         for (id, scope) in shown.collect::<Vec<_>>() {
             let mut about = Vec::new();
             match round.branches.iter().find(|branch| branch.id == id) {
+                Some(_) if txn.branch(id)?.is_none() => {}
                 Some(record) => {
                     about.extend(self.tell_branch(txn, round, scope, record)?);
                     self.tell_snapshots(txn, round, scope, id, &mut about)?;
@@ -658,6 +680,24 @@ fn moment_key(epoch: Epoch) -> String {
 
 fn epoch_key(moment: &Moment) -> String {
     format!("epoch/{}", blake3::hash(&kept::encode(moment)).to_hex())
+}
+
+/// Returns all paths that changes speak of, each by itself, in the order in which they were changed last.
+fn in_order(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    documents: &Branch,
+    changes: &[Change],
+    times: &Times,
+) -> Result<Vec<Change>> {
+    let paths = touched(txn, chain, &documents.registers(txn), changes)?;
+    let mut paths: Vec<_> = paths.into_iter().collect();
+    paths.sort_by_cached_key(|path| times.at(path));
+    let each = paths.into_iter().map(|path| Change {
+        path: Some(path),
+        ..Change::new(Op::Restore)
+    });
+    Ok(each.collect())
 }
 
 /// Returns the epochs from one on that snapshots and forks show, with their branches, from the oldest.

@@ -4,8 +4,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alknet_fs_core::branch;
@@ -54,12 +55,16 @@ impl<F: Fn(&MemoryStore, usize) -> Result<()> + Send + Sync> Store for Watched<F
 }
 
 fn edit(store: &dyn Store, edit: impl FnOnce(&mut Editor<'_>) -> Result<()>) {
+    edit_at(store, 5, edit);
+}
+
+fn edit_at(store: &dyn Store, now: i64, edit: impl FnOnce(&mut Editor<'_>) -> Result<()>) {
     let mut txn = store.write(Durability::Full).unwrap();
     let bucket = txn.buckets().unwrap()[0].id;
     let main = branch::branch(&*txn, bucket, "main").unwrap().id;
     let chain = Chain::load(&*txn, main, None).unwrap();
     let context = Context {
-        now: Timestamp(5),
+        now: Timestamp(now),
         author: "test".to_owned(),
         uid: 0,
         gid: 0,
@@ -142,6 +147,109 @@ fn one_commit_is_one_change_for_others() {
     assert_eq!(tree, common::shown(&*store, main));
 }
 
+/// What is committed together is seen together, though a part of it was brought in before somebody wrote
+/// over all of it.
+#[test]
+fn what_is_written_over_between_pieces_is_seen_as_a_whole() {
+    let write = |store: &dyn Store, text: &str| {
+        edit(store, |editor| {
+            for n in 0..FILES {
+                editor.mkdir_all(&path(n).parent().unwrap(), &SetAttrs::default())?;
+                // Nothing may be there.
+                let _ = editor.unlink(&path(n));
+                editor.symlink(&path(n), text, &SetAttrs::default())?;
+            }
+            Ok(())
+        });
+    };
+    let store = Watched::new(move |store: &MemoryStore, number| {
+        if number == 5 {
+            write(store, "second");
+        }
+        Ok(())
+    });
+    common::make_empty(&store.store);
+    let (mut bucket, _, main) = open(&store, 1);
+    store.writes.store(100, Ordering::Relaxed);
+    bucket.gather(Timestamp(8)).unwrap();
+    write(&store.store, "first");
+    store.writes.store(0, Ordering::Relaxed);
+    bucket.gather(Timestamp(9)).unwrap();
+
+    let other = Arc::new(MemoryStore::default());
+    common::make_empty(&*other);
+    let (mut hears, _, there) = open(&other, 2);
+    hears.gather(Timestamp(9)).unwrap();
+    let expected = common::shown(&*store, main);
+    for cut in all_cuts(&bucket) {
+        let scope = Scope::of_first_branch();
+        hears.apply(scope, std::slice::from_ref(&cut)).unwrap();
+        let shown = common::shown(&*other, there);
+        let files = shown.iter().filter(|(path, _)| path.to_string().len() > 3);
+        assert!(files.count() == 0 || shown == expected);
+    }
+    assert_eq!(common::shown(&*other, there), expected);
+}
+
+/// Whatever piece it comes in, what was written before what another wrote loses against that.
+#[test]
+fn pieces_are_in_the_order_of_the_times() {
+    let put = |store: &dyn Store, now: i64, n: usize, text: &str| {
+        edit_at(store, now, |editor| {
+            editor.mkdir_all(&path(n).parent().unwrap(), &SetAttrs::default())?;
+            editor.symlink(&path(n), text, &SetAttrs::default())
+        });
+    };
+    let [here, there] = [(); 2].map(|()| Arc::new(MemoryStore::default()));
+    common::make_empty(&*here);
+    common::make_empty(&*there);
+    let (mut bucket, _, main) = open(&here, 1);
+    let (mut other, _, theirs) = open(&there, 2);
+    bucket.gather(Timestamp(8)).unwrap();
+    other.gather(Timestamp(8)).unwrap();
+    for n in 0..FILES {
+        put(&*here, (100 + n as i64) * 1000, n, "here");
+    }
+    for n in 0..FILES {
+        // Later than the first half was, and before the second.
+        put(&*there, 150_000, n, "there");
+    }
+    bucket.gather(Timestamp(1_000_000)).unwrap();
+    other.set_at_once(1000);
+    other.gather(Timestamp(1_000_000)).unwrap();
+    let of_here: BTreeMap<_, _> = common::shown(&*here, main).into_iter().collect();
+    let of_there: BTreeMap<_, _> = common::shown(&*there, theirs).into_iter().collect();
+    let scope = Scope::of_first_branch();
+    let cuts = all_cuts(&bucket);
+    bucket.apply(scope, &all_cuts(&other)).unwrap();
+    other.apply(scope, &cuts).unwrap();
+    assert_eq!(common::shown(&*here, main), common::shown(&*there, theirs));
+    let shown: BTreeMap<_, _> = common::shown(&*here, main).into_iter().collect();
+    for n in (0..FILES).filter(|n| *n != 50) {
+        let wins = if n < 50 { &of_there } else { &of_here };
+        assert_eq!(shown[&path(n)], wins[&path(n)], "{n}");
+    }
+}
+
+#[test]
+fn who_is_stopped_between_two_pieces_goes_on_later() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let store = Watched::new(move |_: &MemoryStore, number| {
+        stopped.fetch_or(number == 4, Ordering::Relaxed);
+        Ok(())
+    });
+    common::make_empty(&store.store);
+    add_files(&store.store, 0..FILES);
+    let (mut bucket, _, main) = open(&store, 1);
+    bucket.set_stop(Arc::clone(&stop));
+    assert!(bucket.gather(Timestamp(9)).unwrap_err().is_cancelled());
+    assert_eq!(store.writes.load(Ordering::Relaxed), 5);
+    stop.store(false, Ordering::Relaxed);
+    bucket.gather(Timestamp(10)).unwrap();
+    assert_eq!(told(&all_cuts(&bucket)).1, common::shown(&*store, main));
+}
+
 #[test]
 fn what_was_there_before_comes_in_pieces() {
     let store = Watched::new(|_, _| Ok(()));
@@ -214,6 +322,13 @@ fn who_ended_between_two_pieces_goes_on_with_them() {
         add_files(&store.store, 0..FILES);
         store.writes.store(0, Ordering::Relaxed);
         assert!(bucket.gather(Timestamp(9)).is_err());
+        // Not all stays what it was.
+        edit(&store.store, |editor| {
+            for n in (0..FILES).step_by(9) {
+                editor.unlink(&path(n))?;
+            }
+            editor.rename(&path(1), &"/renamed".parse()?, false)
+        });
 
         let mut bucket = open(&store, 3).0;
         bucket.gather(Timestamp(10)).unwrap();

@@ -142,7 +142,7 @@ pub fn note_conflicts<'a>(
     paths: impl IntoIterator<Item = &'a TreePath>,
     found: &[Conflict],
 ) -> Result<()> {
-    if has_noted(txn, branch)? {
+    if has_conflicts(txn, branch)? {
         for path in paths {
             if txn.conflict(branch, path)?.is_some() {
                 txn.remove_conflict(branch, path)?;
@@ -173,7 +173,7 @@ pub fn settle(
 ) -> Result<BTreeSet<TreePath>> {
     let branch = chain.branch();
     let mut fallen = BTreeSet::new();
-    if !has_noted(txn, branch)? {
+    if !has_conflicts(txn, branch)? {
         return Ok(fallen);
     }
     let mut decided = BTreeSet::new();
@@ -275,7 +275,11 @@ fn noted(txn: &dyn ReadTxn, branch: BranchId) -> Result<Vec<Conflict>> {
     Ok(noted)
 }
 
-fn has_noted(txn: &dyn ReadTxn, branch: BranchId) -> Result<bool> {
+/// Tells whether anything is noted of conflicts of a branch, decided or not.
+///
+/// # Errors
+/// Those of the store.
+pub fn has_conflicts(txn: &dyn ReadTxn, branch: BranchId) -> Result<bool> {
     let mut has = false;
     txn.conflicts(branch, &mut |_, _| {
         has = true;

@@ -28,14 +28,14 @@ pub use about::{
 };
 pub use clock::{Clock, Stamp};
 pub use conflicts::{
-    Conflict, Keep, NameConflict, Names, Resolution, conflict, conflicts, forget_settled, names,
-    note_conflicts, resolve, set_names, settle,
+    Conflict, Keep, NameConflict, Names, Resolution, conflict, conflicts, forget_settled,
+    has_conflicts, names, note_conflicts, resolve, set_names, settle,
 };
 pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope, Want};
 pub use peer::{Pace, Page, Peer, Replica, Taken, digest};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
-pub use rows::{Times, changes_between, earlier, outgoing, show};
+pub use rows::{Times, changes_between, earlier, outgoing, show, touched};
 pub use thin::{Write, depth, needed};
 pub use vector::VersionVector;
 

@@ -23,6 +23,8 @@ pub struct Times {
     changed: BTreeMap<TreePath, Timestamp>,
     /// When something below a path was.
     below: BTreeMap<TreePath, Timestamp>,
+    /// When the last of those was made that are looked at.
+    end: Timestamp,
 }
 
 impl Times {
@@ -32,6 +34,7 @@ impl Times {
             now,
             changed: BTreeMap::new(),
             below: BTreeMap::new(),
+            end: now,
         }
     }
 
@@ -58,12 +61,17 @@ impl Times {
         self.now
     }
 
+    /// Looks at what was changed up to a time: no path counts as changed later.
+    pub fn end_at(&mut self, end: Timestamp) {
+        self.end = end;
+    }
+
     /// Returns when a path was changed last.
     pub fn at(&self, path: &TreePath) -> Timestamp {
         let with = path.ancestors().chain([path.clone()]);
         let changed = with.filter_map(|path| self.changed.get(&path)).max();
         let time = changed.or_else(|| self.below.get(path));
-        time.copied().unwrap_or(self.now)
+        time.copied().unwrap_or(self.now).min(self.end)
     }
 }
 
@@ -203,7 +211,10 @@ fn difference(
 }
 
 /// Returns the paths at which changes may have left other rows of the branch than before.
-fn touched(
+///
+/// # Errors
+/// Those of the store and of the registers.
+pub fn touched(
     txn: &dyn ReadTxn,
     chain: &Chain,
     registers: &dyn Registers,
