@@ -153,7 +153,7 @@ fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) 
     // What was there before is brought into documents once, while others go on writing.
     let mut first = Remote::create(&dir.join("first"))?;
     let beside = Store::open(dir.join("here"))?
-        .create_bucket("beside")?
+        .bucket(DEFAULT_BUCKET)?
         .main()?;
     settle()?;
     let writer = Waits::begin(beside);
@@ -402,7 +402,8 @@ pub(crate) fn node(path: &Path) -> Result<()> {
             }
             "put" => {
                 let begun = clock()?;
-                bucket.main()?.write(word(), "some bytes")?;
+                let path = word();
+                bucket.main()?.write(path, path)?;
                 begun.to_string()
             }
             how @ ("watch" | "look") => {
@@ -418,8 +419,8 @@ pub(crate) fn node(path: &Path) -> Result<()> {
                 }
                 let main = bucket.main()?;
                 match how {
-                    "watch" => ensure!(main.read(path)? == b"some bytes"),
-                    _ => ensure!(main.stat(path)?.size() == 10),
+                    "watch" => ensure!(main.read(path)? == path.as_bytes()),
+                    _ => ensure!(main.stat(path)?.size() == path.len() as u64),
                 }
                 clock()?.to_string()
             }
