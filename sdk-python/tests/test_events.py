@@ -138,7 +138,9 @@ def test_pruned(store: alknet_fs.Store) -> None:
 
 
 INTERRUPTED = """
-import alknet_fs, sys
+import alknet_fs, signal, sys
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 branch = alknet_fs.memory().branch()
 try:
     with branch.watch() as watch:

@@ -387,7 +387,9 @@ def test_contents_of_a_node_that_is_away(
 def test_a_signal_ends_the_wait_for_a_content(here: Side, tmp_path: Path) -> None:
     here.main.write_text("/a", "one")
     program = """
-import alknet_fs, sys, threading, time
+import alknet_fs, signal, sys, threading, time
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Says when the main thread stands still in a call.
 def say_when_it_waits():

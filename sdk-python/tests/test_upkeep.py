@@ -187,7 +187,9 @@ def test_an_exception_in_progress_ends_the_work(branch: alknet_fs.Branch, folder
 
 
 INTERRUPTED = """
-import alknet_fs, pathlib, sys
+import alknet_fs, pathlib, signal, sys
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 branch = alknet_fs.memory().branch()
 number = 0
 try:
