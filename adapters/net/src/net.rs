@@ -165,13 +165,14 @@ pub struct Ending(watch::Receiver<Option<Arc<Error>>>);
 impl Ending {
     /// Returns why the node works no longer; nothing while it does.
     pub fn why(&self) -> Option<Error> {
+        // Looked at first: who is gone has said why before.
+        let gone = self.0.has_changed().is_err();
         if let Some(e) = &*self.0.borrow() {
             let detail = format!("the node ended: {e}");
             return Some(Error::with_detail(e.kind(), detail));
         }
-        // Who says it is gone, and has not said anything.
         let failed = || Error::with_detail(ErrorKind::Io, "the node ended: a thread of it failed");
-        self.0.has_changed().is_err().then(failed)
+        gone.then(failed)
     }
 }
 
@@ -1720,7 +1721,10 @@ impl Inner {
             }
             Outcome::Over(_) => None,
             Outcome::Failed(e) => {
-                self.blame(key.0, ended(&e));
+                match is_own_fault(e.kind()) {
+                    true => tracing::warn!(peer = %self.call(key.0), "{}", ended(&e)),
+                    false => self.blame(key.0, ended(&e)),
+                }
                 Some(e.to_string())
             }
             Outcome::Lost(lost) => {

@@ -416,11 +416,15 @@ impl Source {
         });
     }
 
-    /// Tells whether a peer did not answer lately.
-    fn is_silent(&self, peer: EndpointId) -> bool {
+    /// Returns the peers that did not answer lately, and have not come again since.
+    async fn silent(&self) -> HashSet<EndpointId> {
+        let net = self.net.lock().await;
         let mut silent = self.silent.lock();
-        silent.retain(|_, since| since.elapsed() < SILENT);
-        silent.contains_key(&peer)
+        silent.retain(|peer, since| {
+            let came = net.as_ref().and_then(|net| net.connected_since(*peer));
+            since.elapsed() < SILENT && came.is_none_or(|came| came <= *since)
+        });
+        silent.keys().copied().collect()
     }
 
     async fn connect(&self, peer: EndpointId) -> Result<Connection, String> {
@@ -735,7 +739,8 @@ impl ContentSource for Source {
             let begun = Instant::now();
             let peers = self.peers(bucket).await;
             let mut waited: HashSet<_> = peers.iter().copied().collect();
-            waited.retain(|peer| !self.is_silent(*peer));
+            let silent = self.silent().await;
+            waited.retain(|peer| !silent.contains(peer));
             if waited.is_empty() {
                 waited.extend(&peers);
             }

@@ -455,16 +455,14 @@ impl Store {
             let mut seen = 0;
             loop {
                 let records = Records::load(&*self.inner.tree.read()?)?;
-                let bucket = records
-                    .bucket(ticket.bucket)
-                    .map(|id| self.bucket_handle(id));
-                let name = bucket.map(|bucket| bucket.name()).transpose()?;
+                let unknown = || Error::with_detail(ErrorKind::NotFound, "that was not joined");
+                let bucket = records.bucket(ticket.bucket).ok_or_else(unknown)?;
+                let name = Some(self.bucket_handle(bucket).name()?);
                 let status = self.sync_status()?;
                 let mut peers = status.peers.into_iter();
                 let link = peers.find(|peer| {
                     !peer.shared && !peer.member && peer.peer == giver && peer.bucket == name
                 });
-                let unknown = || Error::with_detail(ErrorKind::NotFound, "that was not joined");
                 let link = link.ok_or_else(unknown)?;
                 if status.running.is_none() {
                     return Ok(link);

@@ -439,10 +439,7 @@ impl Inner {
                 self.blame(peer, format_args!("{what}, {forged} times"));
             }
             Err(e) => {
-                self.blame(
-                    peer,
-                    format_args!("what it says of members was not kept: {e}"),
-                );
+                tracing::warn!(peer = %self.call(peer), "what it says of members was not kept: {e}");
             }
         }
     }
