@@ -1,6 +1,7 @@
 //! A bucket that takes part in synchronisation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,6 +58,12 @@ const AT_ONCE: usize = 2048;
 
 /// How often it is looked for what was committed while much was brought in.
 const ROUNDS: usize = 8;
+
+/// What was committed up to a cursor and is not gathered.
+struct Seen {
+    last: Cursor,
+    found: Found,
+}
 
 /// What documents and rows are changed in.
 pub(crate) enum To<'a> {
@@ -211,9 +218,9 @@ impl Bucket {
             return Ok(false);
         }
         let before = std::mem::take(&mut self.news);
-        let gathered = self.gather_much(now).and_then(|()| {
+        let gathered = self.gather_much(now).and_then(|seen| {
             let txn = self.store.write(Durability::Full)?;
-            self.change(txn, |this, txn| this.gather_in(txn, now))
+            self.change(txn, |this, txn| this.gather_in(txn, now, seen))
         });
         let is_new = !self.news.is_empty();
         self.news.extend(before);
@@ -222,37 +229,37 @@ impl Bucket {
 
     /// Where much was committed, brings that into the documents in pieces, each in a transaction of its
     /// own: nobody who writes meanwhile waits for more than one of them. Where conflicts are noted, what was
-    /// committed is not divided: it is to be seen as a whole.
-    fn gather_much(&mut self, now: Timestamp) -> Result<()> {
-        let mut rounds = 0;
-        while rounds < ROUNDS && self.gather_round(now)? {
-            rounds += 1;
+    /// committed is not divided: it is to be seen as a whole. Returns what it saw and left.
+    fn gather_much(&mut self, now: Timestamp) -> Result<Option<Seen>> {
+        for _ in 0..ROUNDS {
+            if let ControlFlow::Break(seen) = self.gather_round(now)? {
+                return Ok(seen);
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Returns whether there was much.
-    fn gather_round(&mut self, now: Timestamp) -> Result<bool> {
+    /// Goes on where there was much.
+    fn gather_round(&mut self, now: Timestamp) -> Result<ControlFlow<Option<Seen>>> {
         let txn = self.store.read()?;
         self.refresh(&*txn)?;
         let last = txn.last_cursor()?;
         if self.record.gathered == Some(last) {
-            return Ok(false);
+            return Ok(ControlFlow::Break(None));
         }
         let at_once = self.at_once;
         let Some(bucket) = txn.bucket(self.bucket)? else {
-            return Ok(false);
+            return Ok(ControlFlow::Break(None));
         };
         let branches = txn.branches(self.bucket)?;
-        for branch in &branches {
-            if has_conflicts(&*txn, branch.id)? {
-                return Ok(false);
-            }
-        }
         let found = self.found(&*txn, &branches)?;
+        let mut is_whole = !found.is_more_than(at_once);
+        for branch in &branches {
+            is_whole = is_whole || has_conflicts(&*txn, branch.id)?;
+        }
         drop(txn);
-        if !found.is_more_than(at_once) {
-            return Ok(false);
+        if is_whole {
+            return Ok(ControlFlow::Break(Some(Seen { last, found })));
         }
         self.collect(&mut To::Pieces(at_once), &branches, &found, now)?;
         let txn = self.store.write(Durability::Full)?;
@@ -261,7 +268,7 @@ impl Bucket {
             this.record.gathered = Some(last);
             this.record.epoch = bucket.epoch;
             this.record.unsettled |= found.of_branches();
-            Ok(true)
+            Ok(ControlFlow::Continue(()))
         })
     }
 
@@ -274,9 +281,18 @@ impl Bucket {
         }
     }
 
-    fn gather_in(&mut self, txn: &mut dyn WriteTxn, now: Timestamp) -> Result<()> {
+    fn gather_in(
+        &mut self,
+        txn: &mut dyn WriteTxn,
+        now: Timestamp,
+        seen: Option<Seen>,
+    ) -> Result<()> {
         let branches = txn.branches(self.bucket)?;
-        let found = self.found(txn, &branches)?;
+        let last = txn.last_cursor()?;
+        let found = match seen.filter(|seen| seen.last == last) {
+            Some(seen) => seen.found,
+            None => self.found(txn, &branches)?,
+        };
         self.collect(&mut To::Txn(txn), &branches, &found, now)?;
         for scope in std::mem::take(&mut self.record.open) {
             if self.documents(scope).close(txn)? {
@@ -503,10 +519,10 @@ impl Replica for Bucket {
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
         let now = self.now;
-        self.gather_much(now)?;
+        let seen = self.gather_much(now)?;
         let txn = self.store.write(Durability::Full)?;
         self.change(txn, |this, txn| {
-            this.gather_in(txn, now)?;
+            this.gather_in(txn, now, seen)?;
             let author = cuts.last().map_or(this.replica(), |cut| cut.replica);
             this.bring_in(txn, scope, author, &mut |branch, txn, chain, clock| {
                 branch.apply(txn, chain, cuts, clock, now)
@@ -548,14 +564,14 @@ impl Replica for Bucket {
             Some(_) => Durability::Relaxed,
             None => Durability::Full,
         };
-        self.gather_much(now)?;
+        let seen = self.gather_much(now)?;
         let mut txn = self.store.write(durability)?;
         if let Some(taken) = self.documents(scope).keep_page(&mut *txn, page, now)? {
             txn.commit()?;
             return Ok(taken);
         }
         self.change(txn, |this, txn| {
-            this.gather_in(txn, now)?;
+            this.gather_in(txn, now, seen)?;
             let moments = this.moments_by_scope(txn)?.remove(&scope);
             let (moments, author) = (moments.unwrap_or_default(), this.replica());
             this.bring_in(txn, scope, author, &mut |branch, txn, chain, clock| {

@@ -267,9 +267,9 @@ impl Bucket {
             if is_in_pieces {
                 changes = in_order(txn, &chain, documents, &changes, &times)?;
             }
-            Ok(Some((changes, times)))
+            Ok(Some((chain, changes, times)))
         })?;
-        let Some((changes, mut times)) = listed else {
+        let Some((mut chain, changes, mut times)) = listed else {
             return Ok(());
         };
         let group = match to {
@@ -287,10 +287,13 @@ impl Bucket {
                 times.end_at(end);
             }
             self.round_in(to, round, |this, txn, round| {
-                if txn.branch(branch)?.is_none() {
-                    return Ok(());
+                // Others may have changed it since it was looked at.
+                if is_in_pieces {
+                    if txn.branch(branch)?.is_none() {
+                        return Ok(());
+                    }
+                    chain = Chain::load(txn, branch, at)?;
                 }
-                let chain = Chain::load(txn, branch, at)?;
                 let scope = this.scope_of(branch)?;
                 let (clock, now) = (&mut round.clock, round.now);
                 let documents = this.documents(scope);
