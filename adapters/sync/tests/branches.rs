@@ -12,7 +12,7 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, Store, WriteTxn};
-use alknet_fs_core::sync::{NameConflict, Replica, ReplicaId, names};
+use alknet_fs_core::sync::{NameConflict, ReplicaId, names};
 use alknet_fs_core::{Hash, Result, Timestamp};
 use alknet_fs_sync::Bucket;
 use common::Tree;
@@ -172,17 +172,7 @@ impl Node {
 
     /// Takes all that another node knows.
     fn hear(&mut self, other: &Self, now: i64) {
-        self.bucket.set_now(Timestamp(now));
-        for scope in other.bucket.vectors().unwrap().into_keys() {
-            loop {
-                let seen = self.bucket.vector(scope).unwrap();
-                let cuts = other.bucket.cuts_after(scope, &seen, 1000).unwrap();
-                if cuts.is_empty() {
-                    break;
-                }
-                self.bucket.apply(scope, &cuts).unwrap();
-            }
-        }
+        common::hear(&mut self.bucket, &other.bucket, now);
     }
 }
 

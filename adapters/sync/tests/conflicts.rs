@@ -12,7 +12,7 @@ use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Store};
 use alknet_fs_core::sync::{
-    Conflict, Keep, Replica, ReplicaId, Resolution, Value, conflicts, names, resolve,
+    Conflict, Keep, ReplicaId, Resolution, Value, conflicts, names, resolve,
 };
 use alknet_fs_core::tree::{self, Walk};
 use alknet_fs_core::{Entry, ErrorKind, Hash, Node as What, Result, Timestamp, TreePath};
@@ -113,17 +113,7 @@ impl Node {
 
     /// Takes all that another node knows.
     fn hear(&mut self, other: &Self, now: i64) {
-        self.bucket.set_now(Timestamp(now));
-        for scope in other.bucket.vectors().unwrap().into_keys() {
-            loop {
-                let seen = self.bucket.vector(scope).unwrap();
-                let cuts = other.bucket.cuts_after(scope, &seen, 1000).unwrap();
-                if cuts.is_empty() {
-                    break;
-                }
-                self.bucket.apply(scope, &cuts).unwrap();
-            }
-        }
+        common::hear(&mut self.bucket, &other.bucket, now);
     }
 
     fn refers_to(&self, hash: &Hash) -> bool {

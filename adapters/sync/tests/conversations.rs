@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
-use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
+use alknet_fs_core::edit::{Editor, PutMode, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope};
@@ -56,15 +56,6 @@ fn pace() -> Pace {
         window: 3000,
         frame: 500,
         ..Pace::default()
-    }
-}
-
-fn context(now: Timestamp) -> Context {
-    Context {
-        now,
-        author: "test".to_owned(),
-        uid: 0,
-        gid: 0,
     }
 }
 
@@ -114,7 +105,7 @@ impl Node {
     ) {
         let mut txn = self.store.write(Durability::Full).unwrap();
         let chain = Chain::load(&*txn, branch, None).unwrap();
-        let mut editor = Editor::new(&mut *txn, &chain, context(now));
+        let mut editor = Editor::new(&mut *txn, &chain, common::context(now));
         // What the tree does not allow is not done.
         if edit(&mut editor).is_ok() {
             editor.finish(None).unwrap();
@@ -325,7 +316,7 @@ impl Network {
         let branches = node.store.read().unwrap().branches(node.number).unwrap();
         let of = self.rng.choice(&branches).unwrap().id;
         let mut txn = node.store.write(Durability::Full).unwrap();
-        let context = context(now);
+        let context = common::context(now);
         match self.rng.u8(0..24) {
             0 => {
                 let source = ForkSource {
@@ -487,7 +478,7 @@ fn a_large_tree_arrives() {
     let mut txn = node.store.write(Durability::Full).unwrap();
     let main = branch::branch(&*txn, node.number, "main").unwrap().id;
     let chain = Chain::load(&*txn, main, None).unwrap();
-    let mut editor = Editor::new(&mut *txn, &chain, context(network.now));
+    let mut editor = Editor::new(&mut *txn, &chain, common::context(network.now));
     let set = SetAttrs::default();
     let text = "x".repeat(1000);
     for n in 0..5000 {

@@ -14,19 +14,35 @@ use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn,
     Retention, Store,
 };
-use alknet_fs_core::sync::{Conflict, Value, conflicts};
+use alknet_fs_core::sync::{Conflict, Replica, Value, conflicts};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
+use alknet_fs_sync::Bucket;
 use fastrand::Rng;
 
 pub(crate) const BRANCHES: usize = 3;
 
-fn context(now: Timestamp) -> Context {
+pub(crate) fn context(now: Timestamp) -> Context {
     Context {
         now,
         author: "test".to_owned(),
         uid: 0,
         gid: 0,
+    }
+}
+
+/// Lets a bucket take all that another one knows.
+pub(crate) fn hear(bucket: &mut Bucket, other: &Bucket, now: i64) {
+    bucket.set_now(Timestamp(now));
+    for scope in other.vectors().unwrap().into_keys() {
+        loop {
+            let seen = bucket.vector(scope).unwrap();
+            let cuts = other.cuts_after(scope, &seen, 1000).unwrap();
+            if cuts.is_empty() {
+                break;
+            }
+            bucket.apply(scope, &cuts).unwrap();
+        }
     }
 }
 
