@@ -194,38 +194,43 @@ pub fn freeze(txn: &mut dyn WriteTxn, id: BranchId) -> Result<Epoch> {
     Ok(epoch)
 }
 
-/// Makes an epoch in which a branch shows what it shows now with other rows, which never were in it
-/// together. What it shows later is as if that epoch had not been. Returns the epoch.
+/// Makes an epoch in which a branch shows what it shows now with other rows of its own, and of those
+/// that it inherits live, which never were in it together. What these show later is as if that epoch
+/// had not been. Returns the epoch; the one before shows what is there now.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`].
 pub fn freeze_with(
     txn: &mut dyn WriteTxn,
     id: BranchId,
-    rows: &BTreeMap<TreePath, Row>,
+    rows: &BTreeMap<BranchId, BTreeMap<TreePath, Row>>,
 ) -> Result<Epoch> {
     let present = freeze(txn, id)?;
-    if rows.is_empty() {
-        return Ok(present);
-    }
-    let line = |start, stays_live| LineRecord {
-        branch: id,
-        start,
-        base: Some(LineBase {
-            branch: id,
-            at: Some(present),
-            stays_live,
-            may_hide: false,
-        }),
-    };
     let epoch = Epoch(present.0 + 1);
-    txn.add_line(&line(epoch, false))?;
-    let record = branch_by_id(txn, id)?;
-    let layer = Layer { branch: id, epoch };
-    for (path, row) in rows {
-        let (parent, name) = (path.parent_str(), path.name());
-        txn.put_row(record.bucket, parent, name, layer, row)?;
+    for (branch, rows) in rows {
+        let record = branch_by_id(txn, *branch)?;
+        for start in [epoch, Epoch(epoch.0 + 1)] {
+            txn.add_line(&LineRecord {
+                branch: *branch,
+                start,
+                base: Some(LineBase {
+                    branch: *branch,
+                    at: Some(present),
+                    stays_live: true,
+                    may_hide: false,
+                }),
+            })?;
+        }
+        let layer = Layer {
+            branch: *branch,
+            epoch,
+        };
+        for (path, row) in rows {
+            let (parent, name) = (path.parent_str(), path.name());
+            txn.put_row(record.bucket, parent, name, layer, row)?;
+        }
     }
-    freeze(txn, id)?;
-    txn.add_line(&line(Epoch(epoch.0 + 1), true))?;
-    Ok(epoch)
+    freeze(txn, id)
 }
 
 /// Gives a branch another base. Its own rows do not show any more. Returns the last epoch that shows

@@ -7,8 +7,8 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
 use alknet_fs_core::store::{BranchId, Epoch, LineBase, ReadTxn, Row, SnapshotRecord, WriteTxn};
 use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, Moment, Parent, Scope, Stamp, changes_between, earlier,
-    is_there,
+    About, AboutBranch, AboutSnapshot, Moment, Parent, Scope, Stamp, VersionVector,
+    changes_between, earlier, held_earlier, is_there,
 };
 use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
 
@@ -212,9 +212,10 @@ impl Bucket {
                 else {
                     return Ok(false);
                 };
+                let shown = self.scopes.get(&scope).and_then(|shown| shown.base?.1);
                 let at = match &parent.at {
                     None => None,
-                    Some(at) => match self.epoch_for(txn, parent.scope, at, context.now)? {
+                    Some(at) => match self.epoch_for(txn, parent.scope, at, shown, context.now)? {
                         Some(epoch) => Some(epoch),
                         None => return Ok(false),
                     },
@@ -310,8 +311,9 @@ impl Bucket {
         let mut snapshots = BTreeMap::new();
         let mut missing = Vec::new();
         for (name, (register, at, created)) in wanted {
-            match self.epoch_for(txn, scope, &at, context.now)? {
-                Some(epoch) if shown.get(&name).is_some_and(|shown| shown.epoch == epoch) => {
+            let shown = shown.get(&name).map(|shown| shown.epoch);
+            match self.epoch_for(txn, scope, &at, shown, context.now)? {
+                Some(epoch) if shown == Some(epoch) => {
                     snapshots.insert(name, ShownSnapshot { epoch, register });
                 }
                 Some(epoch) => missing.push((name, register, epoch, created)),
@@ -338,16 +340,20 @@ impl Bucket {
     }
 
     /// Returns the epoch of a branch that shows a point in time, made if it never was present here;
-    /// nothing where not all of it has come.
+    /// nothing where not all of it has come. `shown` is the one that is in use for it.
     fn epoch_for(
         &mut self,
         txn: &mut dyn WriteTxn,
         scope: Scope,
         moment: &Moment,
+        shown: Option<Epoch>,
         now: Timestamp,
     ) -> Result<Option<Epoch>> {
         if let Some(epoch) = self.epoch_at(txn, scope, moment)? {
-            return Ok(Some(epoch));
+            // Whoever joins learns from the documents what it shows: they may have left that out while
+            // nobody needed it.
+            let can_show = shown == Some(epoch) || self.has_all_of(txn, moment)?;
+            return Ok(can_show.then_some(epoch));
         }
         let Some(branch) = self.scopes.get(&scope).and_then(|shown| shown.branch) else {
             return Ok(None);
@@ -361,24 +367,36 @@ impl Bucket {
         if !is_present && !self.has_all_of(txn, moment)? {
             return Ok(None);
         }
-        let rows = match is_present {
-            true => BTreeMap::new(),
-            false => self.rows_at(txn, &chain, moment, present.as_ref(), now)?,
-        };
-        let epoch = branch::freeze_with(txn, branch, &rows)?;
-        self.keep_moment(txn, scope, epoch, moment)?;
-        match present {
-            // The epoch's rows lie over the present, which is frozen too.
-            Some(present) if !rows.is_empty() => {
-                self.keep_moment(txn, scope, Epoch(epoch.0 - 1), &present)?;
+        // Where it is based on the same, each of what it was made of can be as it was then.
+        let is_over_same = present
+            .as_ref()
+            .is_some_and(|present| is_over_same(moment, present));
+        let mut rows = match (is_present, is_over_same) {
+            (true, _) => BTreeMap::new(),
+            (false, true) => self.rows_of_each(txn, moment, now)?,
+            (false, false) => {
+                let rows = self.rows_of_all(txn, &chain, moment, present.as_ref(), now)?;
+                BTreeMap::from([(branch, rows)])
             }
-            // The branch shows the moment over what its parent holds now, not over what it held then.
-            Some(present) if !is_present => {
-                if let Some((parent, at)) = present.of_live_parent() {
-                    self.keep_moment(txn, parent, epoch, &at)?;
+        };
+        rows.retain(|_, rows| !rows.is_empty());
+        let epoch = match rows.is_empty() {
+            true => branch::freeze(txn, branch)?,
+            false => branch::freeze_with(txn, branch, &rows)?,
+        };
+        self.keep_moment(txn, scope, epoch, moment)?;
+        if let Some(present) = present.filter(|_| !is_present) {
+            let inherited = if is_over_same { moment } else { &present };
+            for (parent, at) in inherited.of_live_parents() {
+                self.keep_moment(txn, parent, epoch, &at)?;
+            }
+            if !rows.is_empty() {
+                let before = Epoch(epoch.0 - 1);
+                self.keep_moment(txn, scope, before, &present)?;
+                for (parent, at) in present.of_live_parents() {
+                    self.keep_moment(txn, parent, before, &at)?;
                 }
             }
-            _ => {}
         }
         Ok(Some(epoch))
     }
@@ -395,8 +413,38 @@ impl Bucket {
         Ok(all)
     }
 
-    /// Returns the rows that differ between the present and a point in time.
-    fn rows_at(
+    /// Returns the rows that differ between the present and a point in time, of the branch and of
+    /// those that it inherits live.
+    fn rows_of_each(
+        &mut self,
+        txn: &dyn ReadTxn,
+        moment: &Moment,
+        now: Timestamp,
+    ) -> Result<BTreeMap<BranchId, BTreeMap<TreePath, Row>>> {
+        let cuts: Vec<_> = moment.cuts().collect();
+        let live = moment.0.first().map_or(0, Vec::len);
+        let mut rows = BTreeMap::new();
+        for (n, (scope, vector)) in cuts.iter().enumerate().take(live) {
+            let Some(branch) = self.scopes.get(scope).and_then(|shown| shown.branch) else {
+                continue;
+            };
+            let chain = Chain::load(txn, branch, None)?;
+            let paths = self.documents(*scope).paths_after(txn, vector)?;
+            let held = self.documents(*scope).rows_at(txn, vector, &paths)?;
+            let inherited = |paths: &BTreeSet<TreePath>| {
+                let layers = self.layers_at(txn, &cuts[n..], paths)?;
+                earlier(txn, &chain, &layers, paths, now)
+            };
+            rows.insert(
+                branch,
+                held_earlier(txn, &chain, &held, &paths, inherited, now)?,
+            );
+        }
+        Ok(rows)
+    }
+
+    /// Returns the rows that differ between the present and a point in time, whatever they are of.
+    fn rows_of_all(
         &mut self,
         txn: &dyn ReadTxn,
         chain: &Chain,
@@ -404,36 +452,43 @@ impl Bucket {
         present: Option<&Moment>,
         now: Timestamp,
     ) -> Result<BTreeMap<TreePath, Row>> {
+        let cuts: Vec<_> = moment.cuts().collect();
+        let present = present.into_iter().flat_map(Moment::cuts);
+        let scopes: BTreeSet<_> = cuts
+            .iter()
+            .copied()
+            .chain(present)
+            .map(|(scope, _)| scope)
+            .collect();
         let mut paths = BTreeSet::from([TreePath::root()]);
-        if let Some(present) = present
-            && let (Some((then, below_then)), Some((now, below_now))) =
-                (moment.0.split_first(), present.0.split_first())
-            && below_then == below_now
-            && then
-                .iter()
-                .map(|(scope, _)| scope)
-                .eq(now.iter().map(|(scope, _)| scope))
-        {
-            for (scope, vector) in then {
-                paths.extend(self.documents(*scope).paths_after(txn, vector)?);
-            }
-        } else {
-            let present = present.into_iter().flat_map(Moment::cuts);
-            let scopes: BTreeSet<_> = moment
-                .cuts()
-                .chain(present)
-                .map(|(scope, _)| scope)
-                .collect();
-            for scope in scopes {
-                paths.extend(self.documents(scope).paths(txn)?);
-            }
+        for scope in scopes {
+            paths.extend(self.documents(scope).paths(txn)?);
         }
-        let mut layers = Vec::new();
-        for (scope, vector) in moment.cuts() {
-            layers.push(self.documents(scope).rows_at(txn, vector, &paths)?);
-        }
+        let layers = self.layers_at(txn, &cuts, &paths)?;
         earlier(txn, chain, &layers, &paths, now)
     }
+
+    fn layers_at(
+        &mut self,
+        txn: &dyn ReadTxn,
+        cuts: &[(Scope, &VersionVector)],
+        paths: &BTreeSet<TreePath>,
+    ) -> Result<Vec<BTreeMap<TreePath, Row>>> {
+        let rows = |(scope, vector): &(Scope, &VersionVector)| {
+            self.documents(*scope).rows_at(txn, vector, paths)
+        };
+        cuts.iter().map(rows).collect()
+    }
+}
+
+/// Tells whether two points in time are made of the same branches over the same point in time.
+fn is_over_same(a: &Moment, b: &Moment) -> bool {
+    let (Some((a, below_a)), Some((b, below_b))) = (a.0.split_first(), b.0.split_first()) else {
+        return false;
+    };
+    let scopes = |part: &[(Scope, VersionVector)]| part.iter().map(|(scope, _)| *scope).collect();
+    let (a, b): (Vec<_>, Vec<_>) = (scopes(a), scopes(b));
+    a == b && below_a == below_b
 }
 
 fn line(base: Option<(BranchId, Option<Epoch>)>) -> Option<LineBase> {

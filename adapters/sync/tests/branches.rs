@@ -13,7 +13,7 @@ use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, Store, WriteTxn};
 use alknet_fs_core::sync::{NameConflict, ReplicaId, names};
-use alknet_fs_core::{Hash, Result, Timestamp};
+use alknet_fs_core::{Hash, Result, Timestamp, TreePath};
 use alknet_fs_sync::Bucket;
 use common::Tree;
 use fastrand::Rng;
@@ -95,8 +95,21 @@ impl Node {
         self.commit(now, |txn, context| {
             let chain = Chain::load(txn, id, None)?;
             let mut editor = Editor::new(txn, &chain, context.clone());
-            let hash = Hash::of(&now.to_le_bytes());
-            editor.put_file(&path.parse()?, hash, 8, &set, mode)?;
+            let (path, hash) = (path.parse::<TreePath>()?, Hash::of(&now.to_le_bytes()));
+            if let Some(dir) = path.parent() {
+                editor.mkdir_all(&dir, &SetAttrs::default())?;
+            }
+            editor.put_file(&path, hash, 8, &set, mode)?;
+            editor.finish(None).map(drop)
+        });
+    }
+
+    fn remove(&self, name: &str, path: &str, now: i64) {
+        let id = self.id(name);
+        self.commit(now, |txn, context| {
+            let chain = Chain::load(txn, id, None)?;
+            let mut editor = Editor::new(txn, &chain, context.clone());
+            editor.remove_all(&path.parse()?)?;
             editor.finish(None).map(drop)
         });
     }
@@ -497,6 +510,31 @@ fn what_a_fork_goes_back_to_is_not_what_its_parent_held() {
         assert_eq!(nodes[1].files(fork), ["/file", "/other"]);
         all_show_what_was_taken(&nodes, &taken);
     }
+}
+
+/// What shows through a directory that a fork has and its parent has not is there again, everywhere,
+/// when the fork goes back to when it showed.
+#[test]
+fn what_a_parent_hides_shows_in_a_fork_that_goes_back() {
+    let mut nodes = nodes::<2>();
+    let mut taken = Taken::new();
+    nodes[0].put("main", "/d/old", 10);
+    nodes[0].fork("two", "main", 11);
+    nodes[0].fork("one", "two", 12);
+    meet(&mut nodes, 13);
+    nodes[1].remove("two", "/d", 20);
+    nodes[1].put("one", "/d/own", 21);
+    meet(&mut nodes, 22);
+    nodes[0].put("main", "/d/new", 30);
+    meet(&mut nodes, 31);
+    assert_eq!(nodes[1].files("two"), Vec::<String>::new());
+    assert_eq!(nodes[1].files("one"), ["/d", "/d/new", "/d/own"]);
+    nodes[1].snapshot("one", "back", 40, &mut taken);
+    nodes[0].remove("main", "/d", 41);
+    nodes[1].restore("one", "back", 42);
+    meet(&mut nodes, 43);
+    assert_eq!(nodes[0].files("one"), ["/d", "/d/new", "/d/own"]);
+    all_show_what_was_taken(&nodes, &taken);
 }
 
 #[test]

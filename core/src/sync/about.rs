@@ -51,14 +51,19 @@ impl Moment {
         cuts.map(|(scope, vector)| (*scope, vector))
     }
 
-    /// Returns the branch that the moment's own was based on while it went on being written, and what
-    /// that showed then; nothing where it was based on a point in time, or on nothing.
-    pub fn of_live_parent(&self) -> Option<(Scope, Self)> {
-        let (first, below) = self.0.split_first()?;
-        let (_, parents) = first.split_first()?;
-        let (scope, _) = parents.first()?;
-        let parts = [parents.to_vec()].into_iter().chain(below.iter().cloned());
-        Some((*scope, Self(parts.collect())))
+    /// Returns the branches that the moment's own was based on while they went on being written, the
+    /// nearest first, each with what it showed then.
+    pub fn of_live_parents(&self) -> Vec<(Scope, Self)> {
+        let Some((first, below)) = self.0.split_first() else {
+            return Vec::new();
+        };
+        let of = |n: usize| {
+            let parts = [first[n..].to_vec()]
+                .into_iter()
+                .chain(below.iter().cloned());
+            (first[n].0, Self(parts.collect()))
+        };
+        (1..first.len()).map(of).collect()
     }
 
     /// Tells whether all that the moment shows is among what is known.

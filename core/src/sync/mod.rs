@@ -35,7 +35,7 @@ pub use frame::{Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, PROTOCOL, Scope
 pub use peer::{Pace, Page, Peer, Replica, Taken, digest};
 pub use project::{Projected, Registers, affected, project};
 pub use register::{Removed, Resolved, State, Value};
-pub use rows::{Times, changes_between, earlier, outgoing, show, touched};
+pub use rows::{Times, changes_between, earlier, held_earlier, outgoing, show, touched};
 pub use thin::{Write, depth, needed};
 pub use vector::VersionVector;
 

@@ -402,18 +402,69 @@ pub fn earlier(
         let present = chain.find(txn, path.parent_str(), path.name())?;
         let present = present.and_then(|found| found.row.entry);
         if entry.as_ref().map(Entry::id) != present.as_ref().map(Entry::id) {
-            let mut row = Row {
-                entry: entry.clone(),
-                base: None,
-            };
-            if let Some(entry) = &mut row.entry {
-                entry.attrs.ctime = now;
-            }
-            rows.insert(path.clone(), row);
+            rows.insert(path.clone(), earlier_row(entry.clone(), now));
         }
         then.insert(path, entry);
     }
     Ok(rows)
+}
+
+/// Returns the rows that a branch needs over those that it holds now to hold those that it did at
+/// another time, whatever what it inherits shows.
+///
+/// `paths` are all that may differ; `held` is what it held at them; `inherited` says what the branch
+/// showed at those paths at which it held nothing, as [`earlier`] does.
+///
+/// # Errors
+/// Those of the store and of `inherited`.
+pub fn held_earlier(
+    txn: &dyn ReadTxn,
+    chain: &Chain,
+    held: &BTreeMap<TreePath, Row>,
+    paths: &BTreeSet<TreePath>,
+    inherited: impl FnOnce(&BTreeSet<TreePath>) -> Result<BTreeMap<TreePath, Row>>,
+    now: Timestamp,
+) -> Result<BTreeMap<TreePath, Row>> {
+    let id = |row: &Row| row.entry.as_ref().map(Entry::id);
+    let (mut rows, mut lost) = (BTreeMap::new(), BTreeSet::new());
+    for path in paths {
+        let (own, then) = (own_row(txn, chain, path)?, held.get(path));
+        match then {
+            Some(then) if own.as_ref().map(id) != Some(id(then)) => {
+                let hides = || may_hide(txn, chain, path);
+                if own.is_some() || then.entry.is_some() || hides()? {
+                    rows.insert(path.clone(), earlier_row(then.entry.clone(), now));
+                }
+            }
+            None if own.is_some() => lost.extend(path.ancestors().chain([path.clone()])),
+            _ => {}
+        }
+    }
+    if !lost.is_empty() {
+        // No row can say that there is none: what was inherited then is what it is.
+        for (path, row) in inherited(&lost)? {
+            if !held.contains_key(&path) && own_row(txn, chain, &path)?.is_some() {
+                rows.insert(path, row);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Tells whether the branch may inherit an entry at a path, now or at another time.
+fn may_hide(txn: &dyn ReadTxn, chain: &Chain, path: &TreePath) -> Result<bool> {
+    if chain.has_live_base() {
+        return Ok(true);
+    }
+    let row = chain.inherited(txn, path)?;
+    Ok(row.is_some_and(|row| row.entry.is_some()))
+}
+
+fn earlier_row(mut entry: Option<Entry>, now: Timestamp) -> Row {
+    if let Some(entry) = &mut entry {
+        entry.attrs.ctime = now;
+    }
+    Row { entry, base: None }
 }
 
 /// Returns what the branch itself holds at a path, not what it inherits.

@@ -14,7 +14,7 @@ use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn,
     Retention, Store,
 };
-use alknet_fs_core::sync::{Conflict, Replica, Value, conflicts};
+use alknet_fs_core::sync::{Conflict, Replica, Scope, Taken, Value, Want, conflicts};
 use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
 use alknet_fs_sync::Bucket;
@@ -42,6 +42,22 @@ pub(crate) fn hear(bucket: &mut Bucket, other: &Bucket, now: i64) {
                 break;
             }
             bucket.apply(scope, &cuts).unwrap();
+        }
+    }
+}
+
+/// Lets a bucket take a scope's whole documents from another one.
+pub(crate) fn take_pages(bucket: &mut Bucket, from: &Bucket, scope: Scope, now: i64) {
+    bucket.set_now(Timestamp(now));
+    let mut position = from.first_page(scope).unwrap();
+    loop {
+        let seen = bucket.vector(scope).unwrap();
+        let want = Want::From(position);
+        let page = from.page(scope, &want, &seen, 1000).unwrap().unwrap();
+        match bucket.take_page(scope, &page).unwrap() {
+            Taken::Part(next) => position = next,
+            Taken::All => break,
+            taken => panic!("{taken:?}"),
         }
     }
 }
@@ -101,7 +117,7 @@ pub(crate) fn change(store: &dyn Store, bucket: BucketId, rng: &mut Rng, now: Ti
     let snapshots = txn.snapshots(of.id).unwrap();
     let snapshot = rng.choice(&snapshots).map(|snapshot| snapshot.name.clone());
     let context = context(now);
-    let done = match (rng.u8(0..24), snapshot) {
+    let done = match (rng.u8(0..12), snapshot) {
         (0, snapshot) => {
             let source = ForkSource {
                 branch: of.id,
