@@ -359,11 +359,11 @@ impl Branch {
             moment: incoming.next.moment.clone(),
             vector: self.place.log(txn)?.applied(),
             moments,
-            later: BTreeMap::new(),
+            beside: BTreeMap::new(),
             written: Written::new(),
             about: false,
         };
-        absorbing.later = self.later(txn, &incoming, &upto)?;
+        absorbing.beside = self.beside(txn, &incoming, &upto)?;
         let mut left: Option<Part> = None;
         for number in 1..=incoming.of_documents {
             for part in self.kept_page(txn, number)?.documents {
@@ -380,7 +380,7 @@ impl Branch {
         if let Some(whole) = left {
             self.merge(txn, whole, &mut absorbing, clock)?;
         }
-        for number in absorbing.later.keys().copied().collect::<Vec<_>>() {
+        for number in absorbing.beside.keys().copied().collect::<Vec<_>>() {
             let part = Part {
                 number,
                 known: None,
@@ -416,32 +416,32 @@ impl Branch {
         decode(&bytes.ok_or_else(damaged)?)
     }
 
-    /// Returns what was written after the documents' pages were made, by its document: what the last
-    /// pages say, and what waits here for the rest of what it belongs to.
-    fn later(
+    /// Returns what the documents' pages do not say, by its document: what waits here for the rest of
+    /// what it belongs to, which nobody sends again, and what the last pages say.
+    fn beside(
         &self,
         txn: &dyn ReadTxn,
         incoming: &Incoming,
         upto: &VersionVector,
-    ) -> Result<BTreeMap<u16, Vec<Share>>> {
-        let mut later: BTreeMap<u16, Vec<Share>> = BTreeMap::new();
+    ) -> Result<BTreeMap<u16, Beside>> {
+        let mut beside: BTreeMap<u16, Beside> = BTreeMap::new();
         let log = self.place.log(txn)?;
         let applied = log.applied();
         let waiting = log.waiting.iter();
         let waiting = waiting.filter(|(replica, _)| upto.get(**replica) > applied.get(**replica));
-        let mut cuts = Vec::new();
         for number in waiting.flat_map(|(_, numbers)| numbers) {
-            cuts.push(self.place.cut(txn, *number)?);
-        }
-        for number in incoming.of_documents + 1..=incoming.pages {
-            cuts.extend(self.kept_page(txn, number)?.cuts);
-        }
-        for cut in cuts {
-            for (number, share) in shares_of(&cut)? {
-                later.entry(number).or_default().push(share);
+            for (number, share) in shares_of(&self.place.cut(txn, *number)?)? {
+                beside.entry(number).or_default().waiting.push(share);
             }
         }
-        Ok(later)
+        for number in incoming.of_documents + 1..=incoming.pages {
+            for cut in self.kept_page(txn, number)?.cuts {
+                for (number, share) in shares_of(&cut)? {
+                    beside.entry(number).or_default().later.push(share);
+                }
+            }
+        }
+        Ok(beside)
     }
 
     /// Brings shares into a document.
@@ -462,13 +462,11 @@ impl Branch {
         };
         let own = own.into_iter().map(|share| (share.order(), share));
         let mut shares: BTreeMap<Order, Share> = own.collect();
-        let later = absorbing.later.remove(&number).unwrap_or_default();
+        let Beside { waiting, mut later } = absorbing.beside.remove(&number).unwrap_or_default();
         // What the other knew and is not there was left out.
-        let later = later
-            .into_iter()
-            .filter(|share| share.number > known.get(share.replica));
+        later.retain(|share| share.number > known.get(share.replica));
         let mut is_new = false;
-        for share in part.shares.into_iter().chain(later) {
+        for share in part.shares.into_iter().chain(waiting).chain(later) {
             absorbing.about |= number == ABOUT;
             note(number, &share, &mut absorbing.written, clock)?;
             match shares.get_mut(&share.order()) {
@@ -521,9 +519,18 @@ struct Absorbing<'a> {
     /// What was applied before.
     vector: VersionVector,
     moments: &'a BTreeSet<VersionVector>,
-    later: BTreeMap<u16, Vec<Share>>,
+    beside: BTreeMap<u16, Beside>,
     written: Written,
     about: bool,
+}
+
+/// What was written to a document that its page does not say.
+#[derive(Default)]
+struct Beside {
+    /// What is here already.
+    waiting: Vec<Share>,
+    /// What was written after the page was made.
+    later: Vec<Share>,
 }
 
 /// Looks whether all that a page says is what a replica may write.

@@ -335,3 +335,28 @@ fn who_ended_between_two_pieces_goes_on_with_them() {
         assert_eq!(told(&all_cuts(&bucket)).1, common::shown(&*store, main));
     }
 }
+
+/// Whoever has heard a part keeps it when the rest comes with whole documents: nobody sends it again.
+#[test]
+fn what_was_heard_stays_when_documents_bring_the_rest() {
+    let store = Arc::new(MemoryStore::default());
+    common::make_empty(&*store);
+    let (mut bucket, _, main) = open(&store, 1);
+    bucket.gather(Timestamp(8)).unwrap();
+    add_files(&*store, 0..FILES);
+    bucket.gather(Timestamp(9)).unwrap();
+    let cuts = all_cuts(&bucket);
+    for heard in 0..cuts.len() {
+        let other = Arc::new(MemoryStore::default());
+        common::make_empty(&*other);
+        let (mut hearing, _, there) = open(&other, 2);
+        hearing.gather(Timestamp(9)).unwrap();
+        let scope = Scope::of_first_branch();
+        hearing.apply(scope, &cuts[..heard]).unwrap();
+        common::take_pages(&mut hearing, &bucket, scope, 10);
+        let known = hearing.vector(scope).unwrap();
+        assert!(known.covers(&bucket.vector(scope).unwrap()));
+        let (shown, all) = (common::shown(&*other, there), common::shown(&*store, main));
+        assert_eq!(shown, all, "{heard} of {} cuts heard", cuts.len());
+    }
+}
