@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use alknet_fs::node::ShareOptions;
 use alknet_fs::{
-    ContentForm, ContentPolicy, Fetching, FsckOptions, GcOptions, Hash, OpenOptions, Store, Task,
+    ContentForm, ContentPolicy, FetchReport, Fetching, FsckOptions, GcOptions, Hash, OpenOptions,
+    Store, Task,
 };
 use common::{Side, pair, until};
 
@@ -164,8 +165,39 @@ fn a_large_file_that_was_changed_by_a_byte_comes_as_that_change() {
         assert_eq!(form(), Some(ContentForm::Delta));
     }
 
-    // Nobody waits for it, and only that byte was written.
+    // What somebody fetches: all of the bucket, or a path.
+    type Fetch = fn(&Side, &Task) -> alknet_fs::Result<FetchReport>;
+    let ways: [Fetch; 2] = [
+        |side, task| side.bucket.fetch(task),
+        |side, task| side.main().view()?.fetch("/", task),
+    ];
+    for (round, fetch) in (3..).zip(ways) {
+        bytes[round << 20] ^= 1;
+        a.write("/f", &bytes);
+        b.names("/f", &bytes);
+        let came = Arc::new(AtomicU64::new(0));
+        let most = Arc::clone(&came);
+        let task = Task::new().report_to(move |progress| {
+            if progress.files == 0 {
+                most.fetch_max(progress.bytes, Ordering::SeqCst);
+            }
+        });
+        let report = fetch(&b, &task).unwrap();
+        assert_eq!((report.contents, &report.failed[..]), (1, &[][..]));
+        let came = came.load(Ordering::SeqCst);
+        assert!(came < LITTLE, "{came} bytes came, round {round}");
+        assert_eq!(form(), Some(ContentForm::Delta));
+    }
+
+    // What came while nobody wanted it is found once somebody does.
+    bytes[5 << 20] ^= 1;
+    a.write("/f", &bytes);
+    b.names("/f", &bytes);
     b.fetch_all();
+    until("it is found", || b.holds("/f"));
+    assert_eq!(form(), Some(ContentForm::Delta));
+
+    // Nobody waits for it, and only that byte was written.
     let session = a.main().open_session("/f", &OpenOptions::new()).unwrap();
     bytes[7 << 20] ^= 1;
     session.write_at(7 << 20, &bytes[7 << 20..][..1]).unwrap();

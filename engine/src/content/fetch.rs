@@ -11,6 +11,7 @@ use alknet_fs_core::tree::{self, Follow, Walk};
 use alknet_fs_core::{Error, ErrorKind, Hash, Node, Result, TreePath};
 use serde::{Deserialize, Serialize};
 
+use super::base::{base_of_lost, bases};
 use super::service::{Wants, Wish, Wishes};
 use super::source::Told;
 use super::wait::encode;
@@ -79,8 +80,39 @@ pub(super) struct Fetched {
     pub(super) failed: Vec<(Hash, String)>,
 }
 
-/// What is missing, by hash, with its size and a path that has it.
-type Missing = BTreeMap<Hash, (u64, TreePath)>;
+/// What is missing, by hash.
+type Missing = BTreeMap<Hash, Lack>;
+
+/// A content that is missing.
+struct Lack {
+    size: u64,
+    /// One of the paths that have it.
+    path: TreePath,
+    /// What is here that it may have been made from.
+    base: Option<Hash>,
+}
+
+impl Lack {
+    fn new(size: u64, path: TreePath) -> Self {
+        Self {
+            size,
+            path,
+            base: None,
+        }
+    }
+}
+
+/// Looks for what the contents were made from that have no base.
+fn find_bases(txn: &dyn ReadTxn, bucket: BucketId, missing: &mut Missing) -> Result<()> {
+    let lacks = missing.iter().filter(|(_, lack)| lack.base.is_none());
+    let found = bases(txn, bucket, lacks.map(|(hash, lack)| (*hash, lack.size)))?;
+    for (hash, base) in found {
+        if let Some(lack) = missing.get_mut(&hash) {
+            lack.base = Some(base);
+        }
+    }
+    Ok(())
+}
 
 /// Asks a source, and returns what became of each want.
 pub(super) fn fetch_from(
@@ -174,7 +206,8 @@ impl View {
                     if let Node::File { hash, size } = *node
                         && !txn.has_content(&hash)?
                     {
-                        missing.entry(hash).or_insert_with(|| (size, path.clone()));
+                        let lack = || Lack::new(size, path.clone());
+                        missing.entry(hash).or_insert_with(lack);
                     }
                     task.cancel().check()
                 };
@@ -186,6 +219,7 @@ impl View {
                         Ok(Walk::Continue)
                     })?;
                 }
+                find_bases(txn, chain.bucket(), &mut missing)?;
                 Ok((chain.bucket(), missing))
             })
         };
@@ -206,17 +240,20 @@ impl Bucket {
             let txn = self.inner.tree.read()?;
             let mut missing = Missing::new();
             txn.missing_contents(self.id, &mut |parent, name, hash, size| {
-                let path = || (size, TreePath::from_stored(parent, name));
-                missing.entry(hash).or_insert_with(path);
+                let lack = || Lack::new(size, TreePath::from_stored(parent, name));
+                missing.entry(hash).or_insert_with(lack);
                 task.cancel().check()?;
                 Ok(ControlFlow::Continue(()))
             })?;
             txn.conflict_contents(self.id, 0, &mut |lost| {
-                if !txn.has_content(&lost.hash)? {
-                    missing.entry(lost.hash).or_insert((lost.size, lost.path));
+                if !txn.has_content(&lost.hash)? && !missing.contains_key(&lost.hash) {
+                    let base = base_of_lost(&*txn, lost.branch, &lost.path, lost.size)?;
+                    let lack = Lack::new(lost.size, lost.path);
+                    missing.insert(lost.hash, Lack { base, ..lack });
                 }
                 task.cancel().check()
             })?;
+            find_bases(&*txn, self.id, &mut missing)?;
             Ok(missing)
         };
         let fetched = find().and_then(|missing| self.inner.fetch_all(self.id, &missing, task));
@@ -235,12 +272,12 @@ impl Inner {
             return Err(Error::with_detail(ErrorKind::Corrupt, detail));
         }
         let mut wishes = Wishes::asked(bucket);
-        for (hash, (size, _)) in missing {
-            wishes.add(*hash, *size, None);
+        for (hash, lack) in missing {
+            wishes.add(*hash, lack.size, lack.base);
         }
         let all = Progress {
             total_files: missing.len() as u64,
-            total_bytes: missing.values().map(|(size, _)| size).sum(),
+            total_bytes: missing.values().map(|lack| lack.size).sum(),
             ..Progress::default()
         };
         task.step(all)?;
@@ -303,8 +340,8 @@ impl Inner {
             if txn.has_content(&want.hash)? {
                 report.contents += 1;
                 report.bytes += want.size;
-            } else if let Some((_, path)) = all_missing.get(&want.hash) {
-                report.fail(path, want.hash, why_not(&outcome));
+            } else if let Some(lack) = all_missing.get(&want.hash) {
+                report.fail(&lack.path, want.hash, why_not(&outcome));
             }
         }
         task.cancel().check()
@@ -375,8 +412,8 @@ impl Inner {
                 report.contents += said.contents;
                 report.bytes += said.bytes;
                 for (hash, why) in said.failed {
-                    if let Some((_, path)) = missing.get(&hash) {
-                        report.fail(path, hash, why);
+                    if let Some(lack) = missing.get(&hash) {
+                        report.fail(&lack.path, hash, why);
                     }
                 }
             }

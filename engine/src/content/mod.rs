@@ -5,6 +5,7 @@
 //! [`Inner::fetched`]: from the [`ContentSource`] of this process, or else by way of the process that
 //! has one. Reads of what is here do not come this way.
 
+mod base;
 mod evict;
 mod fetch;
 pub(crate) mod held;
@@ -15,11 +16,10 @@ mod source;
 mod wait;
 
 use alknet_fs_content::{ContentReader, no_record};
-use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::{BranchId, BucketId, ReadTxn};
-use alknet_fs_core::tree::{Follow, resolve};
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, TreePath};
 
+use self::base::{base_of, base_of_lost};
 use crate::store::Inner;
 
 pub use evict::EvictReport;
@@ -44,12 +44,6 @@ const EVICTIONS: &str = "alkfs:evict";
 /// The scope of the values that are kept of all buckets' contents, and the name of the store's limit.
 const SCOPE: &str = "content";
 const LIMIT: &str = "limit";
-
-/// The smallest content for which it is worth looking for what it was made from, in bytes.
-const BASE_MIN: u64 = 256 << 10;
-
-/// How many events are looked through for that.
-const BASE_EVENTS: usize = 2048;
 
 /// How often a content is asked for that is said to be here and is not.
 const ATTEMPTS: usize = 3;
@@ -135,72 +129,4 @@ impl Inner {
 fn unavailable(hash: &Hash, why: &str, asked: &[String]) -> Error {
     let detail = format!("its content {hash} is not here: {why}");
     Error::with_detail(ErrorKind::ContentUnavailable, detail).content(*hash, asked)
-}
-
-/// Returns what a path shows where a content lost in a conflict, if that is here: both may have been made
-/// from the same.
-fn base_of_lost(
-    txn: &dyn ReadTxn,
-    branch: BranchId,
-    path: &TreePath,
-    size: u64,
-) -> Result<Option<Hash>> {
-    if size < BASE_MIN {
-        return Ok(None);
-    }
-    let chain = Chain::load(txn, branch, None)?;
-    let shown = match resolve(txn, &chain, path, Follow::No) {
-        Ok((_, entry)) => entry.hash(),
-        Err(e) if e.is_not_found() => None,
-        // What is there since is no file.
-        Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::TooManyLinks) => None,
-        Err(e) => return Err(e),
-    };
-    match shown {
-        Some(shown) if txn.has_content(&shown)? => Ok(Some(shown)),
-        _ => Ok(None),
-    }
-}
-
-/// Looks in the newest events for what a content was made from that is here.
-fn base_of(txn: &dyn ReadTxn, named: &Named) -> Result<Option<Hash>> {
-    const WINDOW: u64 = 64;
-    if named.size < BASE_MIN {
-        return Ok(None);
-    }
-    let Some(bucket) = txn.bucket(named.bucket)? else {
-        return Ok(None);
-    };
-    let mut sought = named.hash;
-    let mut looked = 0;
-    let mut end = txn.last_cursor()?.offset() + 1;
-    while end > 0 && looked < BASE_EVENTS {
-        let start = end.saturating_sub(WINDOW);
-        let after = match start {
-            0 => alknet_fs_core::Cursor::START,
-            start => alknet_fs_core::Cursor::end_of(start - 1),
-        };
-        let events = txn.events(
-            Some(named.bucket),
-            after.max(bucket.pruned),
-            WINDOW as usize,
-        )?;
-        looked += events.len();
-        for event in events.iter().rev().filter(|e| e.cursor.offset() < end) {
-            let change = &event.change;
-            // What a path had before, and before that, as far as it takes.
-            let Some(old) = change.old.filter(|_| change.new == Some(sought)) else {
-                continue;
-            };
-            if txn.has_content(&old)? {
-                return Ok(Some(old));
-            }
-            sought = old;
-        }
-        if after <= bucket.pruned {
-            break;
-        }
-        end = start;
-    }
-    Ok(None)
 }

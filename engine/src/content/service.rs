@@ -4,7 +4,7 @@
 //! is wanted was queued, so a bulk of arriving entries costs their transactions nothing. Jobs of the
 //! queue name some hundred contents each; those that could not be fetched go into a later job.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use alknet_fs_core::{Cursor, ErrorKind, Event, Hash, Op, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::base::{base_of_lost, bases};
 use super::evict::{Keeping, Request};
 use super::fetch::{Fetched, fetch_from, missing, why_not};
 use super::policy::{self, CURSOR, LOST, Wanted};
 use super::source::Told;
 use super::wait::{Hub, Read, Said, encode};
 use super::{
-    ContentSource, EVICTIONS, Fetching, Outcome, Priority, READS, WANTED, Want, base_of_lost,
-    takes_part,
+    ContentSource, EVICTIONS, Fetching, Outcome, Priority, READS, WANTED, Want, takes_part,
 };
 use crate::progress::{Cancel, Task};
 use crate::session::Alone;
@@ -510,20 +510,24 @@ impl Shared {
         let txn = self.inner.tree.read()?;
         let mut wishes = Wishes::new(bucket, 0);
         if let Some((wanted, _)) = following(&*txn, bucket)? {
-            let mut seen = HashSet::new();
+            let mut missing = BTreeMap::new();
             txn.missing_contents(bucket, &mut |parent, name, hash, size| {
                 let slash = if parent == "/" { "" } else { "/" };
-                if wanted.has(&format!("{parent}{slash}{name}")) && seen.insert(hash) {
-                    wishes.add(hash, size, None);
+                if wanted.has(&format!("{parent}{slash}{name}")) {
+                    missing.insert(hash, size);
                 }
                 Ok(match self.stop.is_cancelled() {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 })
             })?;
+            self.stop.check()?;
+            let bases = bases(&*txn, bucket, missing.iter().map(|(h, size)| (*h, *size)))?;
+            for (hash, size) in missing {
+                wishes.add(hash, size, bases.get(&hash).copied());
+            }
         }
         drop(txn);
-        self.stop.check()?;
         let mut txn = self.write()?;
         for wish in wishes.close() {
             txn.enqueue(WANTED, &encode(&wish)?, &JobOptions::default())?;
@@ -741,8 +745,7 @@ fn wishes_of(
     wanted: &Wanted,
     events: &[Event],
 ) -> Result<Vec<Wish>> {
-    let mut wishes = Wishes::new(bucket, 0);
-    let mut seen = HashSet::new();
+    let mut missing: BTreeMap<Hash, Missing> = BTreeMap::new();
     for event in events {
         let change = &event.change;
         // A directory that moves to where it is pinned takes along what no event names.
@@ -752,13 +755,39 @@ fn wishes_of(
         let (Some(hash), Some(path)) = (change.new, &change.path) else {
             continue;
         };
-        if wanted.has(path.as_str()) && seen.insert(hash) && !txn.has_content(&hash)? {
-            let base = match change.old {
-                Some(old) if txn.has_content(&old)? => Some(old),
-                _ => None,
-            };
-            wishes.add(hash, change.size.unwrap_or(0), base);
+        if !wanted.has(path.as_str()) || txn.has_content(&hash)? {
+            continue;
+        }
+        let missing = missing.entry(hash).or_default();
+        missing.size = change.size.unwrap_or(0);
+        if let Some(old) = change.old {
+            match txn.has_content(&old)? {
+                true => missing.base = Some(old),
+                false => missing.has_older = true,
+            }
         }
     }
+    let far = missing
+        .iter()
+        .filter(|(_, m)| m.base.is_none() && m.has_older);
+    let bases = bases(
+        txn,
+        bucket,
+        far.map(|(hash, missing)| (*hash, missing.size)),
+    )?;
+    let mut wishes = Wishes::new(bucket, 0);
+    for (hash, Missing { size, base, .. }) in missing {
+        wishes.add(hash, size, base.or_else(|| bases.get(&hash).copied()));
+    }
     Ok(wishes.close())
+}
+
+/// A content that an event brought that is not here.
+#[derive(Default)]
+struct Missing {
+    size: u64,
+    /// What its path had before, if that is here.
+    base: Option<Hash>,
+    /// Whether its path had something before that is not here either.
+    has_older: bool,
 }

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs::{
-    Branch, Cancel, Error, ErrorKind, ExportOptions, Fetching, FileOptions, OpenOptions, Priority,
-    Result, Store, Task, TreeRef, aio,
+    Branch, Cancel, ContentPolicy, Error, ErrorKind, ExportOptions, Fetching, FileOptions,
+    OpenOptions, Priority, Result, Store, Task, TreeRef, aio,
 };
 
 use crate::fake::{Manner, World, eventually, large};
@@ -266,6 +266,87 @@ fn what_a_large_content_was_made_from_is_a_hint() {
     let wants = world.source.wants();
     assert_eq!(wants[0].base, Some(base));
     assert!(!world.is_here(&between));
+}
+
+type Bring = fn(&World);
+
+fn is_here(world: &World, path: &str) -> bool {
+    let hash = world.main.stat(path).unwrap().hash().unwrap();
+    world.is_here(&hash)
+}
+
+/// Every way by which a content comes that nobody reads.
+const FETCHES: [(&str, Bring); 6] = [
+    ("a bucket", |world| {
+        world.store.set_content_source(Some(world.source.clone()));
+        world.main.bucket().fetch(&Task::new()).unwrap();
+    }),
+    ("a path", |world| {
+        world.store.set_content_source(Some(world.source.clone()));
+        let view = world.main.view().unwrap();
+        view.fetch("/f", &Task::new()).unwrap();
+    }),
+    ("a tree", |world| {
+        world.store.set_content_source(Some(world.source.clone()));
+        let view = world.main.view().unwrap();
+        view.fetch("/", &Task::new()).unwrap();
+    }),
+    ("another process", |world| {
+        let _service = world.store.serve_contents(world.source.clone()).unwrap();
+        let second = Store::open(world.path()).unwrap();
+        let bucket = second.bucket("default").unwrap();
+        bucket.fetch(&Task::new()).unwrap();
+    }),
+    ("a scan", |world| {
+        let _service = world.store.serve_contents(world.source.clone()).unwrap();
+        let bucket = world.main.bucket();
+        bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+        eventually("it comes", || is_here(world, "/f"));
+    }),
+    ("a pin", |world| {
+        let _service = world.store.serve_contents(world.source.clone()).unwrap();
+        world.main.bucket().pin("/f").unwrap();
+        eventually("it comes", || is_here(world, "/f"));
+    }),
+];
+
+#[test]
+fn however_a_large_content_is_fetched_it_is_said_what_it_was_made_from() {
+    for (way, bring) in FETCHES {
+        let world = World::new();
+        world.main.write("/f", large(1)).unwrap();
+        let base = world.main.stat("/f").unwrap().hash().unwrap();
+        // What was between never came.
+        world.away("/f", &large(2));
+        let hash = world.away("/f", &large(3));
+        bring(&world);
+        let wants = world.source.wants();
+        let want = wants.iter().find(|want| want.hash == hash);
+        assert_eq!(want.map(|want| want.base), Some(Some(base)), "{way}");
+    }
+}
+
+/// What an event brings is made from what an earlier one of the same path had, though not from the one
+/// before, which is not here.
+#[test]
+fn what_comes_after_a_version_that_never_came_has_a_base() {
+    let world = World::new();
+    world.main.write("/f", large(1)).unwrap();
+    let base = world.main.stat("/f").unwrap().hash().unwrap();
+    let _service = world.store.serve_contents(world.source.clone()).unwrap();
+    let bucket = world.main.bucket();
+    bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+    let never = world.source.give(&large(2));
+    world.source.has.lock().remove(&never);
+    world.names("/f", &never, 300_000);
+    eventually("nobody has it", || {
+        world.store.content_queue().unwrap().retried == 1
+    });
+    let hash = world.away("/f", &large(3));
+    eventually("it comes", || world.is_here(&hash));
+    let wants = world.source.wants();
+    let want = wants.iter().find(|want| want.hash == hash);
+    assert_eq!(want.map(|want| want.base), Some(Some(base)));
 }
 
 #[test]
