@@ -667,6 +667,14 @@ struct Link {
     connection: u64,
 }
 
+/// Something that was written to a path.
+struct Written {
+    path: TreePath,
+    value: Value,
+    /// What whoever wrote it knew then, itself with it.
+    known: VersionVector,
+}
+
 /// A frame on its way: when it arrives, and a number that no other has, come first.
 type Flight = (i64, u64, usize, usize, u64, Vec<u8>);
 
@@ -686,7 +694,7 @@ struct Network {
     apart: BTreeSet<(usize, usize)>,
     /// Whether nodes crash while they commit something.
     crashes: bool,
-    written: Vec<(Scope, TreePath, Dot, Value)>,
+    written: BTreeMap<(Scope, Dot), Written>,
     /// What whoever deleted a branch knew of it.
     deleted: Vec<(Scope, VersionVector)>,
     /// What counted at the moments that snapshots were taken of.
@@ -719,7 +727,7 @@ impl Network {
             delay: Duration::from_millis(rng.u64(1..400)),
             apart: BTreeSet::new(),
             crashes: rng.bool(),
-            written: Vec::new(),
+            written: BTreeMap::new(),
             deleted: Vec::new(),
             moments: BTreeMap::new(),
             rng,
@@ -844,7 +852,9 @@ impl Network {
                 let path = self.rng.choice(paths).unwrap().parse().unwrap();
                 let kind = self.rng.u8(0..4);
                 let (dot, value) = disk.write(scope, &path, kind, now);
-                self.written.push((scope, path, dot, value));
+                let known = disk.branches[&scope].vector.clone();
+                let written = Written { path, value, known };
+                self.written.insert((scope, dot), written);
                 scope
             }
         };
@@ -939,18 +949,61 @@ impl Network {
         for link in self.links.values() {
             assert!(link.peer.is_in_step(first).unwrap());
         }
-        for (scope, path, (replica, number), value) in &self.written {
+        for ((scope, dot), Written { path, value, .. }) in &self.written {
             let branch = &first.branches[scope];
             let mut deleted = self.deleted.iter().filter(|(of, _)| of == scope);
             match branch.is_there() {
-                true => is_accounted_for(branch, path, value),
+                true => self.is_accounted_for(*scope, path, *dot, value),
                 false => assert!(
-                    deleted.any(|(_, known)| known.get(*replica) >= *number),
+                    deleted.any(|(_, known)| has(known, *dot)),
                     "a branch went with {value:?}, which nobody knew who deleted it"
                 ),
             }
         }
     }
+
+    /// Whoever wrote finds it, or somebody who knew it wrote over it, or it is a conflict's loser.
+    fn is_accounted_for(&self, scope: Scope, path: &TreePath, dot: Dot, value: &Value) {
+        let branch = &self.disks[0].branches[&scope];
+        let there = &branch.registers[path];
+        let knew = there.iter().any(|(other, _)| {
+            let written = &self.written[&(scope, *other)];
+            assert_eq!(written.path, *path, "written elsewhere");
+            *other != dot && has(&written.known, dot)
+        });
+        let is_there = there.iter().any(|(other, _)| *other == dot);
+        assert!(is_there || knew, "{value:?} vanished: {there:?}");
+        assert!(
+            !(is_there && knew),
+            "{value:?} is there again, which somebody wrote over: {there:?}"
+        );
+        if knew {
+            return;
+        }
+        let shown = &branch.shown[path];
+        let entry = shown.row.as_ref().and_then(|row| row.entry.as_ref());
+        let agrees = match (value.entry(), entry) {
+            (Some(one), Some(two)) => one.id() == two.id() || one.is_dir() && two.is_dir(),
+            (None, None) => true,
+            // Removed, and there again for what is in it.
+            (None, Some(two)) => two.is_dir() && has_something_below(branch, path),
+            (Some(_), None) => false,
+        };
+        let is_listed = shown.losers.contains(value);
+        assert!(agrees || is_listed, "{value:?} vanished: {shown:?}");
+    }
+}
+
+/// Tells whether somebody with a vector knows a cut.
+fn has(known: &VersionVector, (replica, number): Dot) -> bool {
+    known.get(replica) >= number
+}
+
+fn has_something_below(branch: &Branch, path: &TreePath) -> bool {
+    branch.shown.iter().any(|(below, shown)| {
+        let entry = shown.row.as_ref().and_then(|row| row.entry.as_ref());
+        below.parent().as_ref() == Some(path) && entry.is_some()
+    })
 }
 
 /// Tells whether a node crashes that commits something.
@@ -960,27 +1013,6 @@ fn crash(rng: &mut Rng, crashes: bool) -> Option<Crash> {
         1 if crashes => Some(Crash::After),
         _ => None,
     }
-}
-
-/// Whoever wrote finds it, or somebody who had seen it wrote over it, or it is a conflict's loser.
-fn is_accounted_for(branch: &Branch, path: &TreePath, value: &Value) {
-    let values = branch.values(path).unwrap();
-    if !values.contains(value) {
-        // Who had seen it has a later stamp.
-        assert!(values.iter().any(|other| other.stamp > value.stamp));
-        return;
-    }
-    let shown = &branch.shown[path];
-    let entry = shown.row.as_ref().and_then(|row| row.entry.as_ref());
-    let agrees = match (value.entry(), entry) {
-        (Some(one), Some(two)) => one.id() == two.id() || one.is_dir() && two.is_dir(),
-        (None, None) => true,
-        // Removed, and there again for what is in it.
-        (None, Some(two)) => two.is_dir(),
-        (Some(_), None) => false,
-    };
-    let is_listed = shown.losers.contains(value);
-    assert!(agrees || is_listed, "{value:?} vanished: {shown:?}");
 }
 
 /// Above everything that was written into a directory there is a directory.
