@@ -13,7 +13,7 @@ use alknet_fs::node::{
     Access, Bind, JoinOptions, Node, NodeOptions, RelayUrl, Relays, ShareOptions, SyncStatus,
 };
 use alknet_fs::{
-    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Store, Task,
+    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Hash, Store, Task,
     TreeRef, WatchOptions,
 };
 use common::{Side, node, pair, until};
@@ -78,19 +78,53 @@ fn sync_concurrent_writes_different_paths_converge() {
     }
 }
 
+/// The later of two writes is what all show, whoever made it; the other one is listed as a conflict.
 #[test]
 fn sync_concurrent_writes_same_path_lww() {
     let [a, mut b] = pair(&ShareOptions::new());
-    a.write("/both", "first");
-    b.reads("main", "/both", "first");
+    for path in ["/b-later", "/a-later"] {
+        a.write(path, "first");
+        b.reads("main", path, "first");
+    }
     b.synced();
     // Neither knows of the other's.
     b.stop();
-    a.write("/both", "of a");
-    b.write("/both", "of b, later");
+    a.write("/b-later", "of a");
+    // What was committed before the question is noted, with the time.
+    a.node().status().unwrap();
+    b.write("/b-later", "of b, later");
+    b.write("/a-later", "of b");
+    a.write("/a-later", "of a, later");
     b.start();
+    let agreed = [
+        ("/a-later", "of a, later", "of b"),
+        ("/b-later", "of b, later", "of a"),
+    ];
     for side in [&a, &b] {
-        side.reads("main", "/both", "of b, later");
+        for (path, winner, _) in agreed {
+            side.reads("main", path, winner);
+        }
+    }
+    for side in [&a, &b] {
+        until("in step", || {
+            let status = side.node().status().unwrap();
+            !status.peers.is_empty() && status.peers.iter().all(|peer| peer.in_step)
+        });
+    }
+    for side in [&a, &b] {
+        let conflicts = side.bucket.conflicts().unwrap();
+        let hash = |side: &alknet_fs::Side| side.entry.as_ref().unwrap().hash();
+        let listed = conflicts.iter().map(|conflict| {
+            let others: Vec<_> = conflict.others.iter().map(hash).collect();
+            (conflict.path.as_str(), hash(&conflict.shown), others)
+        });
+        let hash = |text: &str| Some(Hash::of(text.as_bytes()));
+        let listed: Vec<_> = listed.collect();
+        let expected = agreed.map(|(path, won, lost)| (path, hash(won), vec![hash(lost)]));
+        assert_eq!(listed, expected);
+        for (path, winner, _) in agreed {
+            assert_eq!(side.main().read(path).unwrap(), winner.as_bytes());
+        }
     }
 }
 

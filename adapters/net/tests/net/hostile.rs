@@ -18,7 +18,9 @@ use alknet_fs_sync::Bucket;
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ROOT};
 use iroh::Endpoint;
-use iroh::endpoint::{Connection, ConnectionError, QuicTransportConfig, ReadError, ReadExactError};
+use iroh::endpoint::{
+    ConnectError, Connection, ConnectionError, QuicTransportConfig, ReadError, ReadExactError,
+};
 use iroh::endpoint::{RecvStream, SendStream, presets};
 use iroh_gossip::api::GossipTopic;
 use iroh_gossip::net::Gossip;
@@ -1436,12 +1438,17 @@ async fn only_genuine_announcements_of_members_are_followed() {
     let alone = nobody.endpoint.connect(to, iroh_gossip::ALPN).await;
     let closed = async {
         match alone {
-            Ok(conn) => drop(conn.closed().await),
-            Err(e) => assert!(!e.to_string().is_empty()),
+            Ok(conn) => conn.closed().await,
+            Err(ConnectError::Connection { source, .. }) => source,
+            Err(e) => panic!("{e}"),
         }
     };
-    let closed = tokio::time::timeout(Duration::from_secs(10), closed);
-    closed.await.expect("who is no member is not let in");
+    let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+    let Ok(ConnectionError::ApplicationClosed(closed)) = &closed else {
+        panic!("who is no member is not let in: {closed:?}")
+    };
+    assert_eq!(closed.error_code.into_inner(), u64::from(PROTOCOL));
+    assert_eq!(&closed.reason[..], b"not known here");
 
     let own = |stranger: &Stranger| stranger.endpoint.secret_key().clone();
     let unknown = own(&nobody);

@@ -187,10 +187,19 @@ async fn what_is_taken_back_or_expires_ends_at_once() {
         !links[0].connected && trouble.is_some_and(|why| why.contains("revoked"))
     })
     .await;
-    for (node, bucket) in [(&b, on_b), (&c, on_c)] {
-        node.write(bucket, "main", "/too-late");
-    }
     a.write(on_a, "main", "/own");
+    for (mut node, bucket, why) in [(b, on_b, "revoked"), (c, on_c, "expired")] {
+        node.write(bucket, "main", "/too-late");
+        // A node that starts knows of no refusal: it asks again.
+        node.stop().await;
+        node.run().await;
+        until("it is refused again", async || {
+            let links = node.links().await;
+            let trouble = links.first().and_then(|link| link.trouble.as_deref());
+            trouble.is_some_and(|trouble| trouble.contains(why))
+        })
+        .await;
+        assert_eq!(node.paths(bucket, "main"), ["/too-late"]);
+    }
     assert_eq!(a.paths(on_a, "main"), ["/own"]);
-    assert_eq!(b.paths(on_b, "main"), ["/too-late"]);
 }
