@@ -1,6 +1,7 @@
 //! What comes from others is read back as it was written, and whatever else it may be, refused.
 
 use alknet_fs_core::entry::{Attrs, Entry, EntryId, Hash, Node, Timestamp};
+use alknet_fs_core::session::MAX_FILE_SIZE;
 use alknet_fs_core::sync::{
     Cut, Frame, MAX_FRAME, MAX_REPLICAS, MAX_SCOPES, Removed, ReplicaId, Resolved, Scope, Stamp,
     State, Value, VersionVector, Want,
@@ -18,7 +19,7 @@ fn stamp() -> impl Strategy<Value = Stamp> {
 fn state() -> impl Strategy<Value = State> {
     let numbers = (0..=0o7777u32, any::<u32>(), any::<u32>(), any::<i64>());
     let node = prop_oneof![
-        (any::<[u8; 32]>(), any::<u64>()).prop_map(|(hash, size)| Node::File {
+        (any::<[u8; 32]>(), 0..=MAX_FILE_SIZE).prop_map(|(hash, size)| Node::File {
             hash: Hash::from_bytes(hash),
             size
         }),
@@ -167,6 +168,26 @@ proptest! {
             prop_assert!(!removed || values.iter().all(|value| value.entry().is_none()));
             prop_assert!(losers.iter().all(|loser| values.contains(loser) && *loser != winner));
         }
+    }
+}
+
+/// No store can keep an entry of such a file: the row has the size as a number of 64 bits with a sign.
+#[test]
+fn a_file_larger_than_any_is_refused() {
+    let value = |size: &[u8]| {
+        let stamp = [&[5][..], &[9; 16]].concat();
+        let attrs = [0xa4, 0x03, 0, 0, 0];
+        let (format, base, file) = (1, 0, 2);
+        let parts: [&[u8]; 7] = [&[format], &stamp, &[base], &attrs, &[file], &[7; 32], size];
+        Value::decode(&parts.concat())
+    };
+    let largest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    let entry = value(&largest).unwrap().entry().unwrap().clone();
+    assert_eq!(entry.size(), MAX_FILE_SIZE);
+    let over = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
+    let all = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    for size in [over, all] {
+        assert_eq!(value(&size).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::edit::MODE_MASK;
 use crate::entry::{Attrs, Entry, EntryId, Hash, Kind, Node, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::MAX_PATH_LEN;
+use crate::session::MAX_FILE_SIZE;
 
 /// What one replica says about a path of a branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,10 +245,15 @@ impl Value {
             EncodedState::Removed(EncodedKind::Symlink) => removed(Kind::Symlink),
             EncodedState::Inherited => State::Inherited,
             EncodedState::Dir => present(Node::Dir),
-            EncodedState::File { hash, size } => present(Node::File {
-                hash: Hash::from_bytes(hash),
-                size,
-            }),
+            EncodedState::File { hash, size } => {
+                if size > MAX_FILE_SIZE {
+                    return Err(corrupt(
+                        "a register's file has a size that no file can have",
+                    ));
+                }
+                let hash = Hash::from_bytes(hash);
+                present(Node::File { hash, size })
+            }
             EncodedState::Symlink { target } => {
                 if target.is_empty() || target.len() > MAX_PATH_LEN || target.contains('\0') {
                     return Err(corrupt(

@@ -277,7 +277,9 @@ impl Inner {
         }
         let all = Progress {
             total_files: missing.len() as u64,
-            total_bytes: missing.values().map(|lack| lack.size).sum(),
+            total_bytes: missing
+                .values()
+                .fold(0, |sum, lack| lack.size.saturating_add(sum)),
             ..Progress::default()
         };
         task.step(all)?;
