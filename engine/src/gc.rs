@@ -281,6 +281,7 @@ impl Inner {
         if marked && options.grace.is_zero() {
             self.remove_contents(options.grace, task, &mut report)?;
         }
+        self.forget_gone()?;
         task.step(steps_done(4, report.content_bytes))?;
         self.remove_partials(options.grace, &mut report)?;
         self.sweep(options.grace, &mut report)?;

@@ -24,6 +24,9 @@ const PROMISED: &str = "content/promised";
 /// The scope of when contents were last used, in milliseconds.
 const USED: &str = "content/used";
 
+/// How many contents are looked through at a time.
+const RECORDS: usize = 256;
+
 /// How many reads pass before it is looked again whether uses are to be noted.
 const LOOK_EVERY: u32 = 4096;
 
@@ -149,6 +152,34 @@ impl Inner {
         let changes = hashes.iter().map(|hash| (*hash, since));
         shards::set(&mut *txn, &holds(at), changes, |_| true)?;
         txn.commit()
+    }
+
+    /// Forgets who holds, and when were used, contents that are neither here nor named by anything.
+    pub(crate) fn forget_gone(&self) -> Result<()> {
+        let txn = self.tree.read()?;
+        let peers = peers(&*txn)?.len();
+        if peers == 0 {
+            return Ok(());
+        }
+        let mut known = HashSet::new();
+        txn.referenced(now(), &mut |hash| drop(known.insert(shards::key(&hash))))?;
+        let mut after = None;
+        loop {
+            let records = txn.contents_after(after.as_ref(), RECORDS, false)?;
+            let Some(last) = records.last() else {
+                break;
+            };
+            after = Some(last.hash);
+            known.extend(records.iter().map(|record| shards::key(&record.hash)));
+        }
+        drop(txn);
+        // What was noted since of something new is a hint that is lost.
+        for scope in (0..peers).map(holds).chain([USED.to_owned()]) {
+            let mut txn = self.tree.write(Durability::Relaxed)?;
+            shards::retain(&mut *txn, &scope, &known)?;
+            txn.commit()?;
+        }
+        Ok(())
     }
 
     /// Returns when contents were last used, in milliseconds, this process's latest uses included.

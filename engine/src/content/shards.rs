@@ -5,7 +5,7 @@
 //! matter of a few pages. Two hashes that agree in these 76 bits are taken for one; what is kept here is
 //! what is likely, and is confirmed before anything depends on it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alknet_fs_core::store::{ReadTxn, WriteTxn};
 use alknet_fs_core::{Hash, Result};
@@ -85,6 +85,26 @@ pub(super) fn set(
         for (key, number) in entries {
             bytes.extend_from_slice(&key);
             bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        if bytes != before {
+            txn.set_value(scope, &name, (!bytes.is_empty()).then_some(&*bytes))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the numbers of a scope whose keys are not among those to keep.
+pub(super) fn retain(txn: &mut dyn WriteTxn, scope: &str, keep: &HashSet<Key>) -> Result<()> {
+    for shard in 0..SHARDS {
+        let name = name(shard);
+        let Some(before) = txn.value(scope, &name)? else {
+            continue;
+        };
+        let mut bytes = Vec::with_capacity(before.len());
+        for (entry, (key, _)) in before.chunks_exact(16).zip(decode(&before)) {
+            if keep.contains(&(shard, key)) {
+                bytes.extend_from_slice(entry);
+            }
         }
         if bytes != before {
             txn.set_value(scope, &name, (!bytes.is_empty()).then_some(&*bytes))?;

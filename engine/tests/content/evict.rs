@@ -222,6 +222,53 @@ fn a_promise_holds_against_garbage_collection_too() {
 }
 
 #[test]
+fn who_holds_what_nothing_names_is_forgotten_by_garbage_collection() {
+    let world = with_source();
+    let gone = shared(&world, "/gone", b"gone");
+    let kept = shared(&world, "/kept", b"kept");
+    let away = world.away("/away", b"away");
+    let snapshot = world.away("/of-a-snapshot", b"of a snapshot");
+    let never = Hash::of(b"was never here");
+    let all = [gone, kept, away, snapshot, never];
+    for peer in ["alice", "bob"] {
+        world.store.note_holders(peer, &all, true).unwrap();
+    }
+    world.main.snapshot("s").unwrap();
+    world.main.remove("/of-a-snapshot").unwrap();
+    let fresh = shared(&world, "/fresh", b"fresh");
+    world.store.note_holders("bob", &[fresh], true).unwrap();
+    world.main.remove("/gone").unwrap();
+    world.main.delete_snapshot("s").unwrap();
+    world.main.snapshot("later").unwrap();
+    let now = GcOptions::new().grace(Duration::ZERO);
+    let holders = |hash: &Hash| world.store.known_holders(hash).unwrap();
+    // What waits to be collected is here.
+    world.store.gc(&GcOptions::new(), &Task::new()).unwrap();
+    assert_eq!(holders(&gone), ["alice", "bob"]);
+    world.store.gc(&now, &Task::new()).unwrap();
+    assert!(!world.is_here(&gone));
+    for hash in [gone, never, snapshot] {
+        assert!(holders(&hash).is_empty(), "{hash}");
+    }
+    for hash in [kept, away] {
+        assert_eq!(holders(&hash), ["alice", "bob"]);
+    }
+    assert_eq!(holders(&fresh), ["bob"]);
+    // Nothing stays of what is empty.
+    world.main.remove("/kept").unwrap();
+    world.main.remove("/away").unwrap();
+    world.main.remove("/fresh").unwrap();
+    world.main.delete_snapshot("later").unwrap();
+    world.store.gc(&now, &Task::new()).unwrap();
+    let txn = world.store_rows().read().unwrap();
+    for shard in 0..1 << 12 {
+        for scope in ["content/holds/0", "content/holds/1"] {
+            assert_eq!(txn.value(scope, &format!("{shard:03x}")).unwrap(), None);
+        }
+    }
+}
+
+#[test]
 fn two_nodes_that_make_room_at_once_do_not_both_lose_a_content() {
     // Each asks the other before it removes anything; both have said yes by then.
     let (a, b) = (with_source(), with_source());
