@@ -47,23 +47,8 @@ pub fn frame(bytes: &[u8]) {
 /// # Panics
 /// Where something else comes than was asked for, or what was turned over is believed.
 pub fn asked(content: &[u8], groups: &[(u64, u64)], turned: usize) -> Result<usize> {
-    let hash = Hash::of(content);
-    let groups = groups.to_vec();
-    let mut frame = Vec::new();
-    let question = Question::Ranges {
-        hash: raw(&hash),
-        groups,
-    };
-    put(&mut frame, &question)?;
-    let Question::Ranges { groups, .. } = frames::question(&frame[4..])? else {
-        return Err(malformed("another question"));
-    };
-    let reader = reader(content)?;
-    let mut encoder = Encoder::new(Source::Whole(reader), &chunk_ranges(&groups)?);
-    let mut answer = Vec::new();
-    while encoder.write(GROUP_LEN as usize, &mut answer)? {}
+    let (groups, mut answer) = answer(content, groups)?;
     let size = content.len() as u64;
-    let groups: Vec<_> = groups.iter().map(|(first, n)| *first..first + n).collect();
     if !are_inside(&groups, size) {
         // Nobody of ours asks so; it is no more than what proves the size.
         return Ok(answer.len());
@@ -76,6 +61,63 @@ pub fn asked(content: &[u8], groups: &[(u64, u64)], turned: usize) -> Result<usi
         assert!(receive(content, &groups, &answer).is_err(), "believed");
     }
     Ok(answer.len())
+}
+
+/// What becomes of an answer on its way.
+#[derive(Debug, Clone)]
+pub struct Altered {
+    /// By how much the size differs that the content is said to have.
+    pub size: i16,
+    /// The bits that are turned over.
+    pub turned: Vec<usize>,
+    /// Where it ends, if it is cut off.
+    pub end: Option<usize>,
+    /// What comes behind it.
+    pub after: Vec<u8>,
+    /// The lengths of the pieces that it comes in; the rest comes at once.
+    pub pieces: Vec<u16>,
+}
+
+/// Reads an answer that somebody altered. Returns how many groups were believed.
+///
+/// # Errors
+/// Where the question is refused, or nobody asks so.
+///
+/// # Panics
+/// Where anything is believed that the content does not have or that was not asked for, or something
+/// else than the answer for all of it.
+pub fn altered(content: &[u8], groups: &[(u64, u64)], altered: &Altered) -> Result<usize> {
+    let (groups, honest) = answer(content, groups)?;
+    let mut came = honest.clone();
+    for turned in &altered.turned {
+        let at = turned / 8 % honest.len().max(1);
+        if let Some(byte) = came.get_mut(at) {
+            *byte ^= 1 << (turned % 8);
+        }
+    }
+    came.truncate(altered.end.unwrap_or(usize::MAX));
+    came.extend_from_slice(&altered.after);
+    let size = (content.len() as u64).saturating_add_signed(altered.size.into());
+    if !are_inside(&groups, size) {
+        return Err(malformed("no ranges"));
+    }
+    let mut pieces = Vec::new();
+    let mut rest = &came[..];
+    for length in &altered.pieces {
+        let (piece, behind) = rest.split_at(rest.len().min(usize::from(*length)));
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces.push(rest);
+    let (believed, all) = take(content, size, &groups, pieces);
+    let wanted: Vec<_> = groups.into_iter().flatten().collect();
+    assert!(wanted.starts_with(&believed), "what was not asked for");
+    let is_all = matches!(all, Ok(true));
+    assert!(!is_all || believed == wanted, "not all of it");
+    if altered.size == 0 {
+        assert_eq!(is_all, came == honest);
+    }
+    Ok(believed.len())
 }
 
 /// Cuts a stream that is to be groups of a content into its parts, as it comes in pieces, and in one.
@@ -138,30 +180,64 @@ fn reader(content: &[u8]) -> Result<ContentReader> {
     contents.open(&*store.read()?, &Hash::of(content))
 }
 
+/// Asks for groups of a content, and answers that.
+fn answer(content: &[u8], groups: &[(u64, u64)]) -> Result<(Vec<Range<u64>>, Vec<u8>)> {
+    let hash = Hash::of(content);
+    let mut frame = Vec::new();
+    let question = Question::Ranges {
+        hash: raw(&hash),
+        groups: groups.to_vec(),
+    };
+    put(&mut frame, &question)?;
+    let Question::Ranges { groups, .. } = frames::question(&frame[4..])? else {
+        return Err(malformed("another question"));
+    };
+    let reader = reader(content)?;
+    let mut encoder = Encoder::new(Source::Whole(reader), &chunk_ranges(&groups)?);
+    let mut answer = Vec::new();
+    while encoder.write(GROUP_LEN as usize, &mut answer)? {}
+    let groups = groups.iter().map(|(first, n)| *first..first + n).collect();
+    Ok((groups, answer))
+}
+
 /// Returns the groups that an answer brings.
 fn receive(content: &[u8], groups: &[Range<u64>], answer: &[u8]) -> Result<Vec<u64>> {
-    let size = content.len() as u64;
+    let (came, all) = take(content, content.len() as u64, groups, [answer]);
+    assert!(all?, "not all of it");
+    Ok(came)
+}
+
+/// Takes groups of a content of which a size is said, as they come in pieces: until something is wrong.
+/// Returns those that came, and whether that is all.
+fn take<'a>(
+    content: &[u8],
+    size: u64,
+    groups: &[Range<u64>],
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<u64>, Result<bool>) {
     let mut decoder = Decoder::new(size, groups.to_vec());
     let mut verifier = Verifier::new(Hash::of(content), size);
     let mut came = Vec::new();
-    decoder.feed(answer, &mut |item| match item {
-        Item::Parent {
-            start,
-            middle,
-            left,
-            right,
-        } => verifier.parent(start, middle, left, right).map(drop),
-        Item::Leaf { offset, bytes } => {
-            if let Some((group, bytes)) = verifier.leaf(offset, bytes)? {
-                let start = (group * GROUP_LEN) as usize;
-                assert!(content[start..].starts_with(bytes), "other bytes");
-                came.push(group);
+    let fed = pieces.into_iter().try_for_each(|piece| {
+        decoder.feed(piece, &mut |item| match item {
+            Item::Parent {
+                start,
+                middle,
+                left,
+                right,
+            } => verifier.parent(start, middle, left, right).map(drop),
+            Item::Leaf { offset, bytes } => {
+                if let Some((group, bytes)) = verifier.leaf(offset, bytes)? {
+                    let start = (group * GROUP_LEN) as usize;
+                    let end = content.len().min(start + GROUP_LEN as usize);
+                    assert!(content.get(start..end) == Some(bytes), "other bytes");
+                    came.push(group);
+                }
+                Ok(())
             }
-            Ok(())
-        }
-    })?;
-    assert!(decoder.is_done(), "not all of it");
-    Ok(came)
+        })
+    });
+    (came, fed.map(|()| decoder.is_done()))
 }
 
 #[cfg(test)]
@@ -196,6 +272,21 @@ mod tests {
         }
 
         #[test]
+        fn of_what_was_altered_only_what_is_right_is_believed(
+            size in 0..150_000_usize,
+            gaps in proptest::collection::vec((0..3_u64, 1..4_u64), 1..4),
+            by in prop_oneof![3 => Just(0), 1 => any::<i16>()],
+            turned in proptest::collection::vec(any::<usize>(), 0..3),
+            end in proptest::option::of(0..150_000_usize),
+            after in proptest::collection::vec(any::<u8>(), 0..3),
+            pieces in proptest::collection::vec(any::<u16>(), 0..6),
+        ) {
+            let content: Vec<_> = (0..size).map(|n| (n / 7 % 251) as u8).collect();
+            let on_its_way = Altered { size: by, turned, end, after, pieces };
+            let _ = altered(&content, &groups(&gaps), &on_its_way);
+        }
+
+        #[test]
         fn any_stream_is_cut_alike_or_refused(
             size in prop_oneof![0..200_000_u64, any::<u64>()],
             gaps in proptest::collection::vec((0..5_u64, 1..4_u64), 0..4),
@@ -218,6 +309,18 @@ mod tests {
         assert_eq!(asked(&content, &[(0, 3)], 9).unwrap(), 40_000 + 2 * 64);
         let all = [vec![0; 40_000], vec![0; 2 * 64]];
         assert_eq!(stream(40_000, &[(0, 3)], &all).unwrap(), 5);
+        let as_it_is = Altered {
+            size: 0,
+            turned: Vec::new(),
+            end: None,
+            after: Vec::new(),
+            pieces: vec![1, 20_000],
+        };
+        let believed = |by: &Altered| altered(&content, &[(0, 3)], by).unwrap();
+        assert_eq!(believed(&as_it_is), 3);
+        let turned = vec![8 * (2 * 64 + 20_000)];
+        let one_bit = Altered { turned, ..as_it_is };
+        assert_eq!(believed(&one_bit), 1);
         let more = [all.concat(), vec![0]];
         assert!(stream(40_000, &[(0, 3)], &more).is_err());
     }

@@ -125,6 +125,25 @@ impl Node {
         txn.commit().unwrap();
     }
 
+    /// Makes links in a branch, each with a text that takes that many bytes however it is compressed.
+    pub(crate) fn link(&self, bucket: BucketId, branch: &str, count: usize, bytes: usize) {
+        let mut rng = fastrand::Rng::new();
+        let branch = self.branch(bucket, branch);
+        let mut txn = self.store.write(Durability::Full).unwrap();
+        let chain = Chain::load(&*txn, branch, None).unwrap();
+        let mut editor = Editor::new(&mut *txn, &chain, context());
+        let set = SetAttrs::default();
+        for n in 0..count {
+            // Six bits of chance to a letter.
+            let length = bytes * 8 / 6;
+            let text: String = (0..length).map(|_| rng.alphanumeric()).collect();
+            let path: TreePath = format!("/{n}").parse().unwrap();
+            editor.symlink(&path, &text, &set).unwrap();
+        }
+        editor.finish(None).unwrap();
+        txn.commit().unwrap();
+    }
+
     pub(crate) fn paths(&self, bucket: BucketId, branch: &str) -> Vec<String> {
         let txn = self.store.read().unwrap();
         let Some(branch) = txn.branch_named(bucket, branch).unwrap() else {

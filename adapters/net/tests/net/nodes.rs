@@ -1,5 +1,7 @@
 //! Nodes that share, join and converse over loopback.
 
+use std::time::{Duration, Instant};
+
 use crate::common::{Node, now, offer, until};
 use alknet_fs_core::Timestamp;
 use alknet_fs_core::store::Durability;
@@ -202,4 +204,48 @@ async fn what_is_taken_back_or_expires_ends_at_once() {
         assert_eq!(node.paths(bucket, "main"), ["/too-late"]);
     }
     assert_eq!(a.paths(on_a, "main"), ["/own"]);
+}
+
+/// Each fills all that the connection takes before it has heard anything of what the other one says: nobody
+/// may wait for the other to take it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_have_much_to_say_at_once_hear_each_other() {
+    // Of each branch only so much is said that was not acknowledged: of all together it is more.
+    const BRANCHES: usize = 8;
+    const COUNT: usize = 1000;
+    const BYTES: usize = 3000;
+    let (a, b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    let names = |of: &'static str| (0..BRANCHES).map(move |n| format!("{of}-{n}"));
+    let all: Vec<String> = names("of-a").chain(names("of-b")).collect();
+    for (node, bucket, own) in [(&a, on_a, &all[..BRANCHES]), (&b, on_b, &all[BRANCHES..])] {
+        for name in own {
+            node.fork(bucket, name);
+            node.link(bucket, name, COUNT, BYTES);
+        }
+    }
+    let before = [&a, &b].map(|node| node.net().traffic());
+    b.join(on_b, &a.share(on_a, offer(Access::Write)));
+    let deadline = Instant::now() + Duration::from_secs(240);
+    loop {
+        let links = [a.links().await, b.links().await].concat();
+        let trouble: Vec<_> = links.iter().filter_map(|l| l.trouble.as_ref()).collect();
+        assert!(trouble.is_empty(), "{trouble:?}");
+        if links.len() == 2 && links.iter().all(|link| link.in_step) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "they do not agree: {links:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for (node, bucket) in [(&a, on_a), (&b, on_b)] {
+        for name in &all {
+            assert_eq!(node.paths(bucket, name).len(), COUNT, "{name}");
+        }
+    }
+    // It was all said, and once.
+    let said = (2 * BRANCHES * COUNT * BYTES) as u64;
+    for (node, before) in [&a, &b].into_iter().zip(before) {
+        let came = node.net().traffic() - before;
+        assert!(came > said && came < said * 2, "{came}");
+    }
 }
