@@ -162,7 +162,7 @@ impl Inner {
             return Ok(());
         }
         let mut known = HashSet::new();
-        txn.referenced(now(), &mut |hash| drop(known.insert(shards::key(&hash))))?;
+        txn.referenced(now(), &mut |hash| known.extend([shards::key(&hash)]))?;
         let mut after = None;
         loop {
             let records = txn.contents_after(after.as_ref(), RECORDS, false)?;
