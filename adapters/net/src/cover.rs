@@ -11,21 +11,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Access;
 
-/// The scopes of a grant, and what may be done with each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cover {
-    /// Every scope of the bucket, those to come too.
-    All(Access),
-    /// These.
-    Some(BTreeMap<Scope, Access>),
+/// The scopes that grants cover, and what may be done with each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Cover {
+    /// What may be done with some.
+    pub(crate) scopes: BTreeMap<Scope, Access>,
+    /// What may be done with every other scope of the bucket, those to come too; nothing where these are
+    /// not covered.
+    pub(crate) others: Option<Access>,
 }
 
 impl Cover {
-    fn access(&self, scope: Scope) -> Option<Access> {
-        match self {
-            Self::All(access) => Some(*access),
-            Self::Some(scopes) => scopes.get(&scope).copied(),
+    /// Covers a whole bucket.
+    pub(crate) fn all(access: Access) -> Self {
+        Self {
+            scopes: BTreeMap::new(),
+            others: Some(access),
         }
+    }
+
+    fn access(&self, scope: Scope) -> Option<Access> {
+        self.scopes.get(&scope).copied().or(self.others)
     }
 }
 
@@ -89,7 +95,7 @@ impl Terms {
     /// either.
     pub(crate) fn member(sends: bool, takes: bool) -> Self {
         let way = |open| if open { Way::Covered } else { Way::Closed };
-        Self::new(Cover::All(Access::Read), way(sends), way(takes))
+        Self::new(Cover::all(Access::Read), way(sends), way(takes))
     }
 
     fn new(cover: Cover, sends: Way, takes: Way) -> Self {
@@ -389,7 +395,7 @@ mod tests {
             digests: vec![(scope, [0; 16])],
         };
         for (what, speaks) in ALL.into_iter().chain([("digests", digests)]) {
-            let mut terms = Terms::giver(Cover::All(Access::Write));
+            let mut terms = Terms::giver(Cover::all(Access::Write));
             for n in 0..SCOPES_MAX {
                 terms.hear(speaks(scope(n), 1), &bucket).unwrap();
             }
@@ -408,7 +414,7 @@ mod tests {
         let bucket = bucket();
         let each = 4096;
         for (what, speaks) in ALL {
-            let mut terms = Terms::giver(Cover::All(Access::Write));
+            let mut terms = Terms::giver(Cover::all(Access::Write));
             for n in 0..ENTRIES_MAX / each {
                 terms.hear(speaks(scope(n), each), &bucket).unwrap();
             }

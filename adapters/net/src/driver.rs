@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::cover::{Cover, Granted, Terms};
-use crate::grant::{Access, random};
+use crate::grant::{Access, Allowed, random};
 use crate::time::now;
 use crate::wire::framed;
 
@@ -90,10 +90,7 @@ pub(crate) struct Open {
 }
 
 pub(crate) enum OpenTerms {
-    Giver {
-        access: Access,
-        branches: Option<Vec<BranchId>>,
-    },
+    Giver(Allowed),
     Taker(Cover),
     /// With another member: whether the peer takes what is written here, and the other way round.
     Member {
@@ -338,9 +335,7 @@ impl Worker {
         self.gather()?;
         let terms = match open.terms {
             OpenTerms::Taker(cover) => Terms::taker(cover),
-            OpenTerms::Giver { access, branches } => {
-                Terms::giver(self.cover(access, branches.as_deref())?)
-            }
+            OpenTerms::Giver(allowed) => Terms::giver(self.cover(&allowed)?),
             OpenTerms::Member { sends, takes } => Terms::member(sends, takes),
         };
         let (frames, receiver) = mpsc::channel(UNSENT);
@@ -367,24 +362,32 @@ impl Worker {
         Ok(())
     }
 
-    /// Finds the scopes that a grant covers: those of its branches, and to read those from which
+    /// Finds the scopes that grants cover: those of their branches, and to read those from which
     /// they inherit.
-    fn cover(&self, access: Access, branches: Option<&[BranchId]>) -> Result<Cover> {
-        let Some(branches) = branches else {
-            return Ok(Cover::All(access));
+    fn cover(&self, allowed: &Allowed) -> Result<Cover> {
+        let mut cover = Cover {
+            others: allowed.whole,
+            ..Cover::default()
         };
+        if allowed.branches.is_empty() {
+            return Ok(cover);
+        }
         let txn = self.store.read()?;
-        let readable = with_ancestors(&*txn, branches)?;
+        let branches: Vec<BranchId> = allowed.branches.keys().copied().collect();
+        let readable = with_ancestors(&*txn, &branches)?;
         let scopes = self.bucket.scopes().filter_map(|(scope, branch)| {
             let branch = branch?;
-            let access = match branches.contains(&branch) {
-                true => access,
-                false if readable.contains(&branch) => Access::Read,
-                false => return None,
+            let access = match allowed.branches.get(&branch) {
+                Some(access) => *access,
+                None if readable.contains(&branch) => Access::Read,
+                None => return None,
             };
             Some((scope, access))
         });
-        Ok(Cover::Some(scopes.collect()))
+        // The whole of the bucket covers what is only read.
+        let more = scopes.filter(|(_, access)| Some(*access) > allowed.whole);
+        cover.scopes = more.collect();
+        Ok(cover)
     }
 
     fn hear(&mut self, id: Id, bytes: &[u8]) {

@@ -1,5 +1,6 @@
 //! Who may have what of a bucket.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -209,10 +210,55 @@ impl Grant {
     }
 }
 
-/// What a peer presents.
-pub(crate) type Presented<'a> = Option<&'a (GrantId, Secret)>;
+/// What a peer may do in a bucket, by all the grants together that it has there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Allowed {
+    /// What it may do with all of it, if anything.
+    pub(crate) whole: Option<Access>,
+    /// What it may do with branches, where that is more.
+    pub(crate) branches: BTreeMap<BranchId, Access>,
+    /// When the first of the grants ends, if ever.
+    pub(crate) ends: Option<Timestamp>,
+}
 
-/// Finds the grant by which a peer is let into a bucket: the widest that it has.
+impl Allowed {
+    fn of<'a>(grants: impl Iterator<Item = &'a Grant>) -> Self {
+        let mut allowed = Self::default();
+        for grant in grants {
+            let access = Some(grant.access);
+            match &grant.branches {
+                None => allowed.whole = allowed.whole.max(access),
+                Some(branches) => {
+                    for branch in branches {
+                        let known = allowed.branches.entry(*branch).or_insert(grant.access);
+                        *known = grant.access.max(*known);
+                    }
+                }
+            }
+            let ends = allowed.ends.into_iter().chain(grant.expires);
+            allowed.ends = ends.min();
+        }
+        let whole = allowed.whole;
+        allowed.branches.retain(|_, access| Some(*access) > whole);
+        allowed
+    }
+
+    /// Returns the most that may be done anywhere in the bucket.
+    pub(crate) fn access(&self) -> Access {
+        let each = self.branches.values().copied().chain(self.whole);
+        each.max().unwrap_or(Access::Read)
+    }
+
+    /// Tells whether the same may be done, until whenever.
+    pub(crate) fn is_as_much_as(&self, other: &Self) -> bool {
+        (self.whole, &self.branches) == (other.whole, &other.branches)
+    }
+}
+
+/// What a peer presents: its tickets.
+pub(crate) type Presented<'a> = &'a [(GrantId, Secret)];
+
+/// Finds what a peer may do in a bucket, by all grants that it has.
 ///
 /// With a ticket whose grant is not bound to the peer yet, that is bound.
 pub(crate) fn admit(
@@ -221,47 +267,39 @@ pub(crate) fn admit(
     peer: EndpointId,
     presented: Presented<'_>,
     now: Timestamp,
-) -> Result<Grant, Refusal> {
-    if let Some((id, secret)) = presented
-        && let Some(grant) = grants
-            .iter_mut()
-            .find(|grant| grant.id == *id && grant.bucket == bucket)
-        && grant.key(peer).is_none()
-        && grant.is_opened_by(secret)
-        && grant.over(now).is_none()
-    {
-        if grant.keys.len() >= MAX_KEYS {
-            return Err(Refusal::Busy);
-        }
-        grant.keys.push(Key {
-            peer,
-            bound: now,
-            revoked: None,
-        });
-    }
-    let mut best: Option<&Grant> = None;
+) -> Result<Allowed, Refusal> {
     let mut refusal = Refusal::Unknown;
-    for grant in grants.iter().filter(|grant| grant.bucket == bucket) {
-        let shown = presented.is_some_and(|(id, secret)| {
-            grant.id == *id && grant.key(peer).is_none() && grant.is_opened_by(secret)
-        });
+    let mut valid = Vec::new();
+    for grant in grants.iter_mut().filter(|grant| grant.bucket == bucket) {
         let over = match grant.key(peer) {
             Some(key) if key.revoked.is_some() => Some(Refusal::Revoked),
             Some(_) => grant.over(now),
-            None if shown => grant.over(now),
-            None => continue,
+            None => {
+                let mut shown = presented.iter().filter(|(id, _)| *id == grant.id);
+                if !shown.any(|(_, secret)| grant.is_opened_by(secret)) {
+                    continue;
+                }
+                let is_full = grant.keys.len() >= MAX_KEYS;
+                let over = grant.over(now).or(is_full.then_some(Refusal::Busy));
+                if over.is_none() {
+                    grant.keys.push(Key {
+                        peer,
+                        bound: now,
+                        revoked: None,
+                    });
+                }
+                over
+            }
         };
         match over {
             Some(over) => refusal = over,
-            None => {
-                let width = |grant: &Grant| (grant.branches.is_none(), grant.access);
-                if best.is_none_or(|best| width(grant) > width(best)) {
-                    best = Some(grant);
-                }
-            }
+            None => valid.push(&*grant),
         }
     }
-    best.cloned().ok_or(refusal)
+    match valid.is_empty() {
+        true => Err(refusal),
+        false => Ok(Allowed::of(valid.into_iter())),
+    }
 }
 
 #[cfg(test)]
@@ -293,22 +331,28 @@ mod tests {
     fn ask(
         grants: &mut [Grant],
         who: u8,
-        ticket: Presented<'_>,
+        tickets: Presented<'_>,
         at: i64,
-    ) -> Result<GrantId, Refusal> {
-        admit(grants, BUCKET, peer(who), ticket, Timestamp(at)).map(|grant| grant.id)
+    ) -> Result<Access, Refusal> {
+        let allowed = admit(grants, BUCKET, peer(who), tickets, Timestamp(at))?;
+        assert_eq!(allowed.ends, Some(Timestamp(100)));
+        Ok(allowed.access())
+    }
+
+    fn ticket(n: u8) -> (GrantId, Secret) {
+        (GrantId([n; 16]), SECRET)
     }
 
     #[test]
     fn a_ticket_lets_in_once_and_the_key_from_then_on() {
         let mut grants = [grant(1, Access::Read)];
-        let ticket = Some(&(GrantId([1; 16]), SECRET));
-        assert_eq!(ask(&mut grants, 1, None, 5), Err(Refusal::Unknown));
-        assert_eq!(ask(&mut grants, 1, ticket, 5), Ok(GrantId([1; 16])));
-        assert_eq!(ask(&mut grants, 1, None, 6), Ok(GrantId([1; 16])));
-        assert_eq!(ask(&mut grants, 2, None, 6), Err(Refusal::Unknown));
-        let other = (GrantId([1; 16]), Secret([8; 32]));
-        assert_eq!(ask(&mut grants, 2, Some(&other), 6), Err(Refusal::Unknown));
+        let ticket = [ticket(1)];
+        assert_eq!(ask(&mut grants, 1, &[], 5), Err(Refusal::Unknown));
+        assert_eq!(ask(&mut grants, 1, &ticket, 5), Ok(Access::Read));
+        assert_eq!(ask(&mut grants, 1, &[], 6), Ok(Access::Read));
+        assert_eq!(ask(&mut grants, 2, &[], 6), Err(Refusal::Unknown));
+        let other = [(GrantId([1; 16]), Secret([8; 32]))];
+        assert_eq!(ask(&mut grants, 2, &other, 6), Err(Refusal::Unknown));
         assert_eq!(grants[0].keys.len(), 1);
     }
 
@@ -325,44 +369,63 @@ mod tests {
             }
         };
         grants[0].keys = (1..1024).map(bound).collect();
-        let ticket = Some(&(GrantId([1; 16]), SECRET));
-        assert_eq!(ask(&mut grants, 1, ticket, 5), Ok(GrantId([1; 16])));
+        let ticket = [ticket(1)];
+        assert_eq!(ask(&mut grants, 1, &ticket, 5), Ok(Access::Read));
         assert_eq!(grants[0].keys.len(), MAX_KEYS);
-        assert_eq!(ask(&mut grants, 2, ticket, 5), Err(Refusal::Busy));
+        assert_eq!(ask(&mut grants, 2, &ticket, 5), Err(Refusal::Busy));
         assert_eq!(grants[0].keys.len(), MAX_KEYS);
         // Those that are in stay so.
-        assert_eq!(ask(&mut grants, 1, ticket, 6), Ok(GrantId([1; 16])));
+        assert_eq!(ask(&mut grants, 1, &ticket, 6), Ok(Access::Read));
     }
 
     #[test]
     fn what_is_over_lets_nobody_in() {
         let mut grants = [grant(1, Access::Read)];
-        let ticket = Some(&(GrantId([1; 16]), SECRET));
-        assert_eq!(ask(&mut grants, 1, ticket, 100), Err(Refusal::Expired));
+        let ticket = [ticket(1)];
+        assert_eq!(ask(&mut grants, 1, &ticket, 100), Err(Refusal::Expired));
         assert!(grants[0].keys.is_empty());
-        ask(&mut grants, 1, ticket, 99).unwrap();
-        assert_eq!(ask(&mut grants, 1, None, 100), Err(Refusal::Expired));
+        ask(&mut grants, 1, &ticket, 99).unwrap();
+        assert_eq!(ask(&mut grants, 1, &[], 100), Err(Refusal::Expired));
         grants[0].keys[0].revoked = Some(Timestamp(50));
-        assert_eq!(ask(&mut grants, 1, ticket, 60), Err(Refusal::Revoked));
+        assert_eq!(ask(&mut grants, 1, &ticket, 60), Err(Refusal::Revoked));
         grants[0].revoked = Some(Timestamp(50));
-        assert_eq!(ask(&mut grants, 3, ticket, 60), Err(Refusal::Revoked));
+        assert_eq!(ask(&mut grants, 3, &ticket, 60), Err(Refusal::Revoked));
     }
 
     #[test]
-    fn the_widest_grant_counts() {
+    fn all_grants_count_together() {
         let mut grants = [
             grant(1, Access::Read),
             grant(2, Access::Write),
-            grant(3, Access::Read),
+            grant(3, Access::Write),
+            grant(4, Access::Read),
         ];
-        for n in 1..=3 {
-            ask(&mut grants, 1, Some(&(GrantId([n; 16]), SECRET)), 5).unwrap();
-        }
-        assert_eq!(ask(&mut grants, 1, None, 6), Ok(GrantId([2; 16])));
-        grants[1].branches = Some(vec![BranchId(1)]);
-        assert_eq!(ask(&mut grants, 1, None, 6), Ok(GrantId([1; 16])));
+        let (one, two) = (BranchId(1), BranchId(2));
+        grants[1].branches = Some(vec![one]);
+        grants[3].branches = Some(vec![one, two]);
+        grants[3].expires = Some(Timestamp(50));
+        let tickets = [1, 2, 4].map(ticket);
+        let mut at = |time, tickets: &[_]| {
+            let allowed = admit(&mut grants, BUCKET, peer(1), tickets, Timestamp(time)).unwrap();
+            let branches: Vec<_> = allowed.branches.into_iter().collect();
+            (allowed.whole, branches, allowed.ends.unwrap().0)
+        };
+        // All of them are bound, by tickets that were presented together or one after the other.
+        let write = (one, Access::Write);
+        let parts = (None, vec![write, (two, Access::Read)], 50);
+        assert_eq!(at(5, &tickets[1..]), parts);
+        assert_eq!(at(6, &[]), parts);
+        let read = Some(Access::Read);
+        assert_eq!(at(6, &tickets), (read, vec![write], 50));
+        assert_eq!(at(50, &[]), (read, vec![write], 100));
+        assert_eq!(at(6, &[ticket(3)]), (Some(Access::Write), Vec::new(), 50));
+        // What is taken back leaves the others.
+        grants[2].revoked = Some(Timestamp(7));
+        grants[0].keys[0].revoked = Some(Timestamp(7));
+        let left = admit(&mut grants, BUCKET, peer(1), &[], Timestamp(60)).unwrap();
+        assert_eq!((left.whole, left.branches.len()), (None, 1));
         assert_eq!(
-            admit(&mut grants, BucketUid([2; 16]), peer(1), None, Timestamp(6)),
+            admit(&mut grants, BucketUid([2; 16]), peer(1), &[], Timestamp(6)),
             Err(Refusal::Unknown)
         );
     }

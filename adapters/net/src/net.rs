@@ -32,19 +32,21 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cover::{Cover, Role};
+use crate::cover::Role;
 use crate::driver::{
     Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault, stir,
 };
 use crate::gossip::Gate;
-use crate::grant::{Access, BucketUid, Grant, GrantId, Refusal, Secret, admit};
+use crate::grant::{Access, Allowed, BucketUid, GrantId, Refusal, Secret, admit};
 use crate::quota::Quota;
 use crate::records::{Joined, Known, Records};
 use crate::replicas::Replicas;
 use crate::status::{Behind, Lacks, Link, Status};
 use crate::ticket::Addrs;
 use crate::time::{now, until};
-use crate::wire::{self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Welcome, Word};
+use crate::wire::{
+    self, ALPN, Answer, Code, Greeting, Hello, Lacking, Lost, Scopes, Welcome, Word,
+};
 pub(crate) use blame::Blame;
 use circle::{Circle, Exchange};
 use swarm::{Callers, Swarm};
@@ -264,8 +266,8 @@ impl std::fmt::Debug for Inner {
 struct Asking {
     peer: EndpointId,
     bucket: BucketUid,
-    ticket: Option<(GrantId, Secret)>,
-    /// Without a ticket: what the other one is allowed.
+    tickets: Vec<(GrantId, Secret)>,
+    /// Without a grant: what the other one is allowed.
     allows: Option<Access>,
     /// Whether it is about the whole bucket.
     whole: bool,
@@ -276,7 +278,7 @@ type Admission<T> = std::result::Result<T, Refusal>;
 
 /// By what somebody is let in.
 enum Admitted {
-    Grant(Grant),
+    Grant(Allowed),
     Member(Access),
 }
 
@@ -861,15 +863,16 @@ impl Inner {
     async fn manage(self: Arc<Self>) {
         let mut records = self.records.subscribe();
         let mut dialled: HashMap<EndpointId, CancellationToken> = HashMap::new();
-        let mut asked: HashMap<LinkKey, (Joined, CancellationToken)> = HashMap::new();
+        let mut asked: HashMap<LinkKey, (Vec<Joined>, CancellationToken)> = HashMap::new();
         loop {
             let current = Arc::clone(&records.borrow_and_update());
             let mut wanted: HashSet<EndpointId> = HashSet::new();
-            let mut joined = HashMap::new();
+            let mut joined: HashMap<LinkKey, Vec<Joined>> = HashMap::new();
             let heard = current.joined.iter();
             for join in heard.filter(|join| !current.is_silent(join)) {
                 wanted.insert(join.peer);
-                joined.insert((join.peer, join.bucket, Role::Taker), join.clone());
+                let key = (join.peer, join.bucket, Role::Taker);
+                joined.entry(key).or_default().push(join.clone());
             }
             for grant in &current.grants {
                 let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
@@ -890,7 +893,7 @@ impl Inner {
             }
             for (key, join) in joined {
                 asked.entry(key).or_insert_with(|| {
-                    let task = Arc::clone(&self).keep_asking(join.clone());
+                    let task = Arc::clone(&self).keep_asking(key, join.clone());
                     (join, self.spawn_until(task))
                 });
             }
@@ -1248,35 +1251,35 @@ impl Inner {
         self: &Arc<Self>,
         peer: EndpointId,
         hello: &Hello,
-    ) -> Result<Admission<Grant>> {
+    ) -> Result<Admission<Allowed>> {
         let (bucket, addrs) = (hello.bucket, hello.addrs.clone());
-        let ticket = hello.ticket.clone();
+        let tickets = hello.tickets.clone();
         let mut records = self.records();
         let mut grants = records.grants.clone();
-        let mut admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
+        let mut admitted = admit(&mut grants, bucket, peer, &tickets, now());
         if admitted.is_err() {
             // The grant may have been given just now.
             let this = Arc::clone(self);
             blocking(move || this.reload()).await?;
             records = self.records();
             grants.clone_from(&records.grants);
-            admitted = admit(&mut grants, bucket, peer, ticket.as_ref(), now());
+            admitted = admit(&mut grants, bucket, peer, &tickets, now());
         }
-        let Ok(grant) = admitted else {
+        let Ok(allowed) = admitted else {
             return Ok(admitted);
         };
         let is_new = records
             .peer(peer)
             .is_none_or(|known| known.addrs != addrs || !known.met);
         if grants == records.grants && !is_new && records == self.records() {
-            return Ok(Ok(grant));
+            return Ok(Ok(allowed));
         }
         // What is read may have changed since, so the answer is found again where it is written.
         let this = Arc::clone(self);
         blocking(move || {
             this.change(|records| {
                 let grants = &mut records.grants;
-                let answer = admit(grants, bucket, peer, ticket.as_ref(), now());
+                let answer = admit(grants, bucket, peer, &tickets, now());
                 if answer.is_ok() {
                     records.met(peer, addrs);
                 }
@@ -1297,16 +1300,12 @@ impl Inner {
     ) {
         let bucket = hello.bucket;
         let (role, access, terms, whole) = match &admitted {
-            Admitted::Grant(grant) => {
-                let (access, branches) = (grant.access, grant.branches.clone());
-                let whole = branches.is_none();
-                (
-                    Role::Giver,
-                    access,
-                    OpenTerms::Giver { access, branches },
-                    whole,
-                )
-            }
+            Admitted::Grant(allowed) => (
+                Role::Giver,
+                allowed.access(),
+                OpenTerms::Giver(allowed.clone()),
+                allowed.whole.is_some(),
+            ),
             Admitted::Member(access) => {
                 let sends = hello.allows == Some(Access::Write);
                 let takes = *access == Access::Write;
@@ -1326,18 +1325,11 @@ impl Inner {
             }
         };
         self.note_replica(peer, bucket, hello.replica).await;
-        let scopes = match &begun.opened.cover {
-            Cover::All(_) => None,
-            Cover::Some(scopes) => {
-                let scopes = scopes.iter().map(|(s, a)| (*s, *a == Access::Write));
-                Some(scopes.collect())
-            }
-        };
         let statements = self.statements(bucket, whole);
         let welcome = Answer::Welcome(Welcome {
             version: PROTOCOL,
             access,
-            scopes,
+            scopes: Scopes::of(&begun.opened.cover),
             addrs: Addrs::of(&addr(&self.endpoint, &self.options)),
             replica: begun.driver.replica,
             statements,
@@ -1351,8 +1343,8 @@ impl Inner {
         let theirs = hello.statements.filter(|_| statements.is_some());
         let streams = (send, recv);
         let outcome = match admitted {
-            Admitted::Grant(grant) => {
-                let over = self.until_over(peer, grant);
+            Admitted::Grant(allowed) => {
+                let over = self.until_over(peer, bucket, allowed);
                 self.converse(key, access, begun, theirs, streams, over)
                     .await
             }
@@ -1365,24 +1357,25 @@ impl Inner {
         self.note(key, None, outcome);
     }
 
-    /// Waits until a peer's grant is over or another one.
-    async fn until_over(self: &Arc<Self>, peer: EndpointId, grant: Grant) -> Code {
+    /// Waits until a peer may do nothing any more, or something else.
+    async fn until_over(
+        self: &Arc<Self>,
+        peer: EndpointId,
+        bucket: BucketUid,
+        allowed: Allowed,
+    ) -> Code {
         let mut records = self.records.subscribe();
-        let same = |other: &Grant| {
-            let terms = |g: &Grant| (g.id, g.access, g.branches.clone());
-            terms(other) == terms(&grant)
-        };
         loop {
             let mut grants = records.borrow_and_update().grants.clone();
-            let current = match admit(&mut grants, grant.bucket, peer, None, now()) {
-                Ok(current) if same(&current) => current,
+            let current = match admit(&mut grants, bucket, peer, &[], now()) {
+                Ok(current) if current.is_as_much_as(&allowed) => current,
                 Ok(_) => return Code::Changed,
                 Err(Refusal::Revoked) => return Code::Revoked,
                 Err(Refusal::Expired) => return Code::Expired,
                 Err(_) => return Code::Stopping,
             };
             let longest = Duration::from_secs(24 * 3600);
-            let left = current.expires.map_or(longest, until).min(longest);
+            let left = current.ends.map_or(longest, until).min(longest);
             tokio::select! {
                 changed = records.changed() => {
                     if changed.is_err() {
@@ -1394,22 +1387,26 @@ impl Inner {
         }
     }
 
-    /// Asks for a joined bucket again and again.
-    async fn keep_asking(self: Arc<Self>, joined: Joined) {
-        let key = (joined.peer, joined.bucket, Role::Taker);
+    /// Asks for a joined bucket again and again, with all tickets for it that its giver gave.
+    async fn keep_asking(self: Arc<Self>, key: LinkKey, joined: Vec<Joined>) {
+        let (peer, bucket, _) = key;
+        let tickets = joined.iter().map(|join| (join.grant, join.secret.clone()));
+        let tickets: Vec<_> = tickets.collect();
+        let newest = joined.last().map(|join| join.grant);
+        let whole = joined.iter().any(|join| join.branches.is_empty());
         let first = Duration::from_millis(200);
         let mut waits = backoff(first);
         let mut prompts = Quota::new(PROMPTS.0, PROMPTS.1);
         let mut records = self.records.subscribe();
         loop {
-            let connection = self.connection(joined.peer).await;
+            let connection = self.connection(peer).await;
             let begun = Instant::now();
             let asking = Asking {
-                peer: joined.peer,
-                bucket: joined.bucket,
-                ticket: Some((joined.grant, joined.secret.clone())),
+                peer,
+                bucket,
+                tickets: tickets.clone(),
                 allows: None,
-                whole: joined.branches.is_empty(),
+                whole,
             };
             let outcome = self.ask(&connection, &asking).await;
             if begun.elapsed() > LASTED {
@@ -1424,7 +1421,7 @@ impl Inner {
                 }
                 _ => waits.next().unwrap_or(REFUSED),
             };
-            self.note(key, Some(joined.grant), outcome);
+            self.note(key, newest, outcome);
             records.mark_unchanged();
             tokio::select! {
                 () = sleep(wait) => {}
@@ -1451,7 +1448,7 @@ impl Inner {
         let hello = Hello {
             versions: vec![PROTOCOL],
             bucket,
-            ticket: asking.ticket.clone(),
+            tickets: asking.tickets.clone(),
             addrs: Addrs::of(&addr(&self.endpoint, &self.options)),
             replica: own,
             statements,
@@ -1851,11 +1848,12 @@ fn access(records: &Records, peer: EndpointId, bucket: BucketUid, role: Role) ->
         Role::Taker => records
             .joined
             .iter()
-            .find(|join| (join.peer, join.bucket) == (peer, bucket))
-            .map(|join| join.access),
-        Role::Giver => admit(&mut records.grants.clone(), bucket, peer, None, now())
+            .filter(|join| (join.peer, join.bucket) == (peer, bucket))
+            .map(|join| join.access)
+            .max(),
+        Role::Giver => admit(&mut records.grants.clone(), bucket, peer, &[], now())
             .ok()
-            .map(|grant| grant.access),
+            .map(|allowed| allowed.access()),
         // It is told of only while there is a conversation.
         Role::Member => None,
     };

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::grant::{Access, BucketUid, Grant, GrantId, Secret, random};
 use crate::members::{Member, Statements, What};
 use crate::ticket::{Addrs, Ticket};
+use crate::wire::MAX_TICKETS;
 
 const SCOPE: &str = "net";
 const RECORDS: &str = "records";
@@ -36,6 +37,20 @@ pub struct Joined {
     pub expires: Option<Timestamp>,
     pub(crate) grant: GrantId,
     pub(crate) secret: Secret,
+}
+
+impl Joined {
+    /// Tells whether it allows anything that another ticket of the same node does not, or for longer.
+    fn adds_to(&self, ticket: &Ticket, now: Timestamp) -> bool {
+        if self.grant == ticket.grant || self.expires.is_some_and(|expires| expires <= now) {
+            return false;
+        }
+        let last = |expires: Option<Timestamp>| expires.unwrap_or(Timestamp(i64::MAX));
+        let is_in = |name| ticket.branches.contains(name);
+        let covers = ticket.branches.is_empty()
+            || !self.branches.is_empty() && self.branches.iter().all(is_in);
+        !covers || self.access > ticket.access || last(self.expires) > last(ticket.expires)
+    }
 }
 
 /// A node that this one has to do with.
@@ -264,6 +279,12 @@ impl Records {
         }) || self
             .grants_of(id, now)
             .any(|grant| grant.bucket == bucket && grant.branches.is_none())
+    }
+
+    /// Returns by what a bucket was joined last from a node.
+    pub(crate) fn newest(&self, from: EndpointId, bucket: BucketUid) -> Option<&Joined> {
+        let mut joined = self.joined.iter().rev();
+        joined.find(|joined| (joined.peer, joined.bucket) == (from, bucket))
     }
 
     /// Tells whether others take what this node writes to a bucket, as far as it knows: it is its own, or
@@ -529,7 +550,8 @@ pub fn share(
 }
 
 impl Records {
-    /// Notes that a bucket comes by a ticket, which replaces an earlier one of the same node.
+    /// Notes that a bucket comes by a ticket. It replaces earlier ones of the same node that allow
+    /// nothing more.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] where the bucket has another uid, or another bucket the ticket's.
@@ -547,8 +569,15 @@ impl Records {
         }
         let peer = ticket.addr.id;
         self.met(peer, Addrs::of(&ticket.addr));
+        let is_of = |joined: &Joined| (joined.peer, joined.bucket) == (peer, ticket.bucket);
         self.joined
-            .retain(|joined| (joined.peer, joined.bucket) != (peer, ticket.bucket));
+            .retain(|joined| !is_of(joined) || joined.adds_to(ticket, now));
+        let before = self.joined.iter().filter(|joined| is_of(joined)).count();
+        if before >= MAX_TICKETS
+            && let Some(oldest) = self.joined.iter().position(is_of)
+        {
+            self.joined.remove(oldest);
+        }
         self.joined.push(Joined {
             bucket: ticket.bucket,
             peer,
@@ -692,6 +721,42 @@ mod tests {
             ..joined(6, &["main"])
         });
         assert!(records.may_write(BUCKET));
+    }
+
+    #[test]
+    fn tickets_that_allow_something_more_stay_beside_newer_ones() {
+        let bucket = BucketId(1);
+        let ticket = |n: u8, access, branches: &[&str], expires: Option<i64>| Ticket {
+            addr: key(5).public().into(),
+            bucket: BUCKET,
+            name: "work".to_owned(),
+            access,
+            branches: branches.iter().map(ToString::to_string).collect(),
+            grant: GrantId([n; 16]),
+            secret: Secret([n; 32]),
+            expires: expires.map(Timestamp),
+        };
+        let (read, write) = (Access::Read, Access::Write);
+        let mut records = Records::default();
+        let mut kept = |ticket: Ticket| {
+            records.join(bucket, &ticket, NOW).unwrap();
+            let joined = records.joined.iter().map(|joined| joined.grant.0[0]);
+            joined.collect::<Vec<_>>()
+        };
+        assert_eq!(kept(ticket(1, write, &["a"], None)), [1]);
+        assert_eq!(kept(ticket(2, read, &[], None)), [1, 2]);
+        assert_eq!(kept(ticket(1, write, &["a"], None)), [2, 1]);
+        assert_eq!(kept(ticket(3, write, &["a", "b"], None)), [2, 3]);
+        assert_eq!(kept(ticket(4, write, &[], Some(200))), [2, 3, 4]);
+        assert_eq!(kept(ticket(5, write, &[], None)), [5]);
+        // One that has expired is of no use.
+        assert_eq!(kept(ticket(6, write, &[], Some(50))), [5, 6]);
+        assert_eq!(kept(ticket(7, read, &[], None)), [5, 7]);
+        // No more than may be presented.
+        for n in 8..40 {
+            kept(ticket(n, write, &[&n.to_string()], None));
+        }
+        assert_eq!(kept(ticket(40, write, &["x"], None)).len(), MAX_TICKETS);
     }
 
     #[test]

@@ -105,8 +105,8 @@ impl Status {
     /// tickets that others took the place of, nothing is told.
     pub fn complete(&mut self, records: &Records) {
         for link in &mut self.links {
-            let is_by = |grant| records.joined.iter().any(|joined| joined.grant == grant);
-            if link.refused.is_some_and(|grant| !is_by(grant)) {
+            let newest = records.newest(link.peer, link.bucket);
+            if link.refused.is_some() && link.refused != newest.map(|joined| joined.grant) {
                 (link.trouble, link.refused) = (None, None);
             }
         }

@@ -35,14 +35,17 @@ const MAX_MEMBERS: usize = 64 << 10;
 /// The versions of the protocol that a peer may list.
 const MAX_VERSIONS: usize = 16;
 
+/// The tickets that a peer may present.
+pub(crate) const MAX_TICKETS: usize = 16;
+
 /// How a bucket is asked for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// The versions of the protocol that the asking side speaks.
     pub(crate) versions: Vec<u8>,
     pub(crate) bucket: BucketUid,
-    /// What a ticket says, as long as the answering side may not know the key.
-    pub(crate) ticket: Option<(GrantId, Secret)>,
+    /// What its tickets say, as long as the answering side may not know the key.
+    pub(crate) tickets: Vec<(GrantId, Secret)>,
     /// Where the asking side can be reached.
     pub(crate) addrs: Addrs,
     /// The replica of the bucket that the asking side is.
@@ -76,8 +79,7 @@ pub(crate) enum Answer {
 pub(crate) struct Welcome {
     pub(crate) version: u8,
     pub(crate) access: Access,
-    /// The scopes that the grant covers, in order, and whether they may be written; none for all.
-    pub(crate) scopes: Option<Vec<(Scope, bool)>>,
+    pub(crate) scopes: Scopes,
     /// Where the answering side can be reached.
     pub(crate) addrs: Addrs,
     /// The replica of the bucket that the answering side is.
@@ -86,17 +88,43 @@ pub(crate) struct Welcome {
     pub(crate) statements: Option<[u8; 16]>,
 }
 
+/// The scopes that are covered.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Scopes {
+    /// All of the bucket: what is allowed is allowed with each.
+    All,
+    /// These, in order, and whether each may be written.
+    Only(Vec<(Scope, bool)>),
+    /// All of the bucket to read, and these, in order, as it is said of each.
+    Besides(Vec<(Scope, bool)>),
+}
+
+impl Scopes {
+    pub(crate) fn of(cover: &Cover) -> Self {
+        let scopes = cover.scopes.iter();
+        let scopes = scopes.map(|(scope, access)| (*scope, *access == Access::Write));
+        let scopes: Vec<_> = scopes.collect();
+        match cover.others {
+            Some(_) if scopes.is_empty() => Self::All,
+            Some(_) => Self::Besides(scopes),
+            None => Self::Only(scopes),
+        }
+    }
+}
+
 impl Welcome {
     pub(crate) fn cover(&self) -> Option<Cover> {
-        match &self.scopes {
-            None => Some(Cover::All(self.access)),
-            Some(scopes) if scopes.len() > MAX_SCOPES => None,
-            Some(scopes) => {
-                let access = |write: bool| if write { Access::Write } else { Access::Read };
-                let scopes = scopes.iter().map(|(scope, write)| (*scope, access(*write)));
-                Some(Cover::Some(scopes.collect()))
-            }
-        }
+        let (scopes, others) = match &self.scopes {
+            Scopes::All => return Some(Cover::all(self.access)),
+            Scopes::Only(scopes) => (scopes, None),
+            Scopes::Besides(scopes) => (scopes, Some(Access::Read)),
+        };
+        let access = |write: bool| if write { Access::Write } else { Access::Read };
+        let each = scopes.iter().map(|(scope, write)| (*scope, access(*write)));
+        (scopes.len() <= MAX_SCOPES).then(|| Cover {
+            scopes: each.collect(),
+            others,
+        })
     }
 }
 
@@ -379,7 +407,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Greeting> {
 /// Reads the question that begins a stream, from its bytes without their length.
 pub(crate) fn hello(bytes: &[u8]) -> Result<Hello, Refusal> {
     match decode::<Hello>(bytes) {
-        Ok(hello) if hello.versions.len() <= MAX_VERSIONS => Ok(hello),
+        Ok(hello) if hello.versions.len() <= MAX_VERSIONS && hello.tickets.len() <= MAX_TICKETS => {
+            Ok(hello)
+        }
         Err(Greeting::Version) => Err(Refusal::Version),
         _ => Err(Refusal::Malformed),
     }
@@ -419,32 +449,37 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_lists_so_many_versions_and_no_more() {
-        let listed = |count: u8| {
+    fn a_greeting_lists_so_many_versions_and_tickets_and_no_more() {
+        let greeting = |versions: u8, tickets: usize| {
             let hello = Hello {
-                versions: (0..count).collect(),
+                versions: (0..versions).collect(),
                 bucket: BucketUid([1; 16]),
-                ticket: None,
+                tickets: vec![(GrantId([1; 16]), Secret([1; 32])); tickets],
                 addrs: Addrs::default(),
                 replica: ReplicaId([1; 16]),
                 statements: None,
                 allows: None,
             };
             let bytes = postcard::to_extend(&hello, vec![GREETING]).unwrap();
-            super::hello(&bytes).map(|hello| hello.versions.len())
+            assert!(bytes.len() <= MAX_HELLO);
+            super::hello(&bytes).map(|hello| (hello.versions.len(), hello.tickets.len()))
         };
-        assert_eq!(listed(16), Ok(MAX_VERSIONS));
-        assert_eq!(listed(17), Err(Refusal::Malformed));
+        assert_eq!(greeting(16, 16), Ok((MAX_VERSIONS, MAX_TICKETS)));
+        assert_eq!(greeting(17, 0), Err(Refusal::Malformed));
+        assert_eq!(greeting(1, 17), Err(Refusal::Malformed));
     }
 
     #[test]
     fn a_welcome_covers_so_many_branches_and_no_more() {
-        let covered = |count: usize| {
+        let covered = |count: usize, besides: bool| {
             let scopes = (0..count).map(|n| (Scope((n as u128).to_be_bytes()), n % 2 == 0));
             let welcome = Welcome {
                 version: PROTOCOL,
                 access: Access::Write,
-                scopes: Some(scopes.collect()),
+                scopes: match besides {
+                    true => Scopes::Besides(scopes.collect()),
+                    false => Scopes::Only(scopes.collect()),
+                },
                 addrs: Addrs::default(),
                 replica: ReplicaId([1; 16]),
                 statements: None,
@@ -456,11 +491,38 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        match covered(MAX_SCOPES) {
-            Some(Cover::Some(scopes)) => assert_eq!(scopes.len(), MAX_SCOPES),
-            other => panic!("{other:?}"),
+        for (besides, others) in [(false, None), (true, Some(Access::Read))] {
+            let cover = covered(MAX_SCOPES, besides).unwrap();
+            assert_eq!((cover.scopes.len(), cover.others), (MAX_SCOPES, others));
+            assert_eq!(covered(MAX_SCOPES + 1, besides), None);
         }
-        assert_eq!(covered(MAX_SCOPES + 1), None);
+    }
+
+    #[test]
+    fn what_is_covered_is_understood_as_it_was_meant() {
+        let (read, write) = (Access::Read, Access::Write);
+        let scopes = [(Scope([1; 16]), write)];
+        let cover = |scopes: &[(Scope, Access)], others| Cover {
+            scopes: scopes.iter().copied().collect(),
+            others,
+        };
+        for (cover, access) in [
+            (Cover::all(read), read),
+            (Cover::all(write), write),
+            (cover(&scopes, None), write),
+            (cover(&scopes, Some(read)), write),
+            (cover(&[], None), read),
+        ] {
+            let welcome = Welcome {
+                version: PROTOCOL,
+                access,
+                scopes: Scopes::of(&cover),
+                addrs: Addrs::default(),
+                replica: ReplicaId([1; 16]),
+                statements: None,
+            };
+            assert_eq!(welcome.cover(), Some(cover));
+        }
     }
 
     #[test]

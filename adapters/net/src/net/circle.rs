@@ -562,7 +562,7 @@ impl Inner {
         let asking = Asking {
             peer,
             bucket,
-            ticket: None,
+            tickets: Vec::new(),
             allows: Some(allows),
             whole: true,
         };

@@ -155,6 +155,115 @@ async fn a_grant_of_a_branch_covers_just_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_by_several_tickets_counts_together() {
+    let a = Node::start().await;
+    let on_a = a.bucket("work");
+    for name in ["one", "two", "unseen"] {
+        a.fork(on_a, name);
+    }
+    let branch = |name: &str| {
+        let branches = vec![name.to_owned()];
+        a.share(
+            on_a,
+            Offer {
+                branches,
+                ..offer(Access::Write)
+            },
+        )
+    };
+    let [one, two, all] = [
+        branch("one"),
+        branch("two"),
+        a.share(on_a, offer(Access::Read)),
+    ];
+    // Each of them used one after the other, and all at once.
+    for (n, apart) in [true, false].into_iter().enumerate() {
+        let mut b = Node::start().await;
+        let on_b = b.bucket("work");
+        if !apart {
+            b.stop().await;
+        }
+        for (ticket, branch) in [(&one, "one"), (&two, "two"), (&all, "main")] {
+            b.join(on_b, ticket);
+            if apart {
+                let mark = format!("/{branch}");
+                a.write(on_a, branch, &mark);
+                until(&mark, async || {
+                    b.paths(on_b, branch).contains(&mark) && b.links().await[0].in_step
+                })
+                .await;
+            }
+        }
+        if !apart {
+            b.run().await;
+        }
+        let unseen = format!("/unseen-{n}");
+        a.write(on_a, "unseen", &unseen);
+        until("all of it is read", async || {
+            b.paths(on_b, "unseen").contains(&unseen)
+        })
+        .await;
+        for branch in ["one", "two", "main"] {
+            b.write(on_b, branch, &format!("/{branch}-of-{n}"));
+        }
+        for branch in ["one", "two"] {
+            let path = format!("/{branch}-of-{n}");
+            until(&path, async || a.paths(on_a, branch).contains(&path)).await;
+        }
+        a.in_step_with(&b).await;
+        b.in_step().await;
+        let mine = format!("/main-of-{n}");
+        assert!(!a.paths(on_a, "main").contains(&mine));
+        let links = b.links().await;
+        assert_eq!((links[0].access, links[0].stays), (Access::Write, Some(1)));
+        // Branches to come are covered too.
+        let later = format!("later-{n}");
+        a.fork(on_a, &later);
+        a.write(on_a, &later, "/x");
+        until(&later, async || {
+            b.paths(on_b, &later).contains(&"/x".to_owned())
+        })
+        .await;
+        let bound = a.records();
+        let bound = bound.grants.iter().find(|grant| grant.id == two.grant);
+        assert_eq!(bound.unwrap().keys.len(), n + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_grant_that_is_taken_back_leaves_the_others() {
+    let (a, b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    a.fork(on_a, "side");
+    let side = a.share(
+        on_a,
+        Offer {
+            branches: vec!["side".to_owned()],
+            ..offer(Access::Write)
+        },
+    );
+    b.join(on_b, &side);
+    b.join(on_b, &a.share(on_a, offer(Access::Read)));
+    b.in_step().await;
+    b.write(on_b, "side", "/first");
+    until("it goes out", async || a.paths(on_a, "side") == ["/first"]).await;
+    Records::update(&*a.store, Durability::Full, |records, _| {
+        records.revoke_grant(side.grant, now())
+    })
+    .unwrap();
+    until("it is only read", async || {
+        let links = b.links().await;
+        links[0].connected && links[0].access == Access::Read
+    })
+    .await;
+    b.write(on_b, "side", "/second");
+    a.write(on_a, "main", "/news");
+    b.shows(on_b, "main", &["/news"]).await;
+    b.in_step().await;
+    assert!(!a.paths(on_a, "side").contains(&"/second".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_back_or_expires_ends_at_once() {
     let (a, b, c) = (
         Node::start().await,
