@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alknet_fs::{ContentPolicy, Error, ErrorKind, TreeRef};
+use clap::parser::ValueSource;
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Makes the part of a help text that shows how a command is used.
@@ -78,6 +79,16 @@ impl Args {
             && put.path.is_none()
         {
             return Err(put.without_path());
+        }
+        let is_given = matches.value_source("bucket") == Some(ValueSource::CommandLine);
+        let of_join = matches.subcommand_matches("join");
+        let is_given = is_given
+            || of_join
+                .is_some_and(|of| of.value_source("bucket") == Some(ValueSource::CommandLine));
+        if is_given && of_join.is_some() {
+            let why = "--bucket cannot be used with join, which makes the bucket: --as NAME says what to call \
+                       it here\n";
+            return Err(command().error(clap::error::ErrorKind::ArgumentConflict, why));
         }
         Ok(args)
     }
@@ -334,7 +345,9 @@ pub(crate) enum Command {
         ),
         long_about = "Get a bucket that another node shares.\n\nThe bucket is made here and kept the \
             same as there for as long as `alkfs node` runs, after a restart too. Contents come when \
-            they are read; see `alkfs policy` and `alkfs pin`."
+            they are read; see `alkfs policy` and `alkfs pin`.\n\nTickets for one bucket add up. Where \
+            the other node does not let this one in, nothing is joined. What was written here while \
+            the bucket was only read goes out by a ticket to write; it is said how much that is."
     )]
     Join(Join),
     /// List, name and revoke the nodes that this one shares with
@@ -916,7 +929,7 @@ pub(crate) struct Share {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Join {
     /// The ticket; - reads it from standard input
-    pub(crate) ticket: String,
+    pub(crate) ticket: OsString,
     /// What to call the bucket here [default: its name there]
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
@@ -954,7 +967,8 @@ pub(crate) enum PeersCommand {
             let it in."
     )]
     Revoke {
-        /// The node's key, the beginning of it, or its name; or a grant of `alkfs peers grants`
+        /// The node's key, the beginning of it, or its name; or of a grant of `alkfs peers grants` the id,
+        /// the beginning of it, or the label
         who: String,
     },
     /// Forget the name and addresses of a node that there is nothing more to do with

@@ -232,9 +232,12 @@ fn no_store(dir: &Path, named: bool) -> String {
 
 fn not_found(error: &Error, app: &App) -> Option<String> {
     match error.operation() {
-        Some("name peer") => return Some("`alkfs peers` lists them".to_owned()),
+        Some("name peer" | "forget peer") => {
+            return Some(known_peers(app, "`alkfs peers` lists them"));
+        }
         Some("revoke") => {
-            return Some("`alkfs peers` and `alkfs peers grants` list what there is".to_owned());
+            let lists = "`alkfs peers` and `alkfs peers grants` list what there is";
+            return Some(known_peers(app, lists));
         }
         _ => {}
     }
@@ -260,6 +263,20 @@ fn not_found(error: &Error, app: &App) -> Option<String> {
         }
         "no such write session" => Some("see `alkfs sessions list`".to_owned()),
         _ => similar_path(name, app),
+    }
+}
+
+/// Says by what names peers are known, and what lists them.
+fn known_peers(app: &App, lists: &str) -> String {
+    let peers = app.opened_store().and_then(|store| store.peers().ok());
+    let names = peers.into_iter().flatten().map(|peer| match peer.name {
+        Some(name) => name,
+        None => peer.id.chars().take(10).collect(),
+    });
+    let names: Vec<_> = names.take(10).collect();
+    match names.is_empty() {
+        true => lists.to_owned(),
+        false => format!("there is {}; {lists}", names.join(", ")),
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn name_peers(txn: &dyn ReadTxn, events: &mut [Event]) {
     }
 }
 
-fn replica(author: &str) -> Option<ReplicaId> {
+pub(crate) fn replica(author: &str) -> Option<ReplicaId> {
     let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if author.len() != 32 || !author.bytes().all(is_hex) {
         return None;

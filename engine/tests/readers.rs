@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use alknet_fs::node::ShareOptions;
-use alknet_fs::{Branch, ContentPolicy, Durability, Hash, Timestamp, TreeRef};
+use alknet_fs::node::{JoinOptions, ShareOptions};
+use alknet_fs::{Branch, ContentPolicy, Durability, Hash, Store, Timestamp, TreeRef};
 use alknet_fs_blobs::BlobStore;
 use alknet_fs_blobs::wire::{ALPN, Fetcher, GuardedBlobs, Outcome, Want};
 use alknet_fs_content::{Config, Contents};
@@ -16,8 +16,9 @@ use alknet_fs_net::{EndpointAddr, Records, SecretKey, secret_key};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use common::{Side, pair, until};
 use iroh::Endpoint;
-use iroh::endpoint::presets;
+use iroh::endpoint::{Connection, ConnectionError, presets};
 use iroh_blobs::get::request::get_blob;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 impl Side {
@@ -72,6 +73,13 @@ fn now() -> Timestamp {
     Timestamp(since.unwrap().as_nanos() as i64)
 }
 
+/// A store that takes in what is fetched.
+fn blobs(dir: &TempDir) -> BlobStore {
+    let store = SqliteStore::create(dir.path(), Options::default()).unwrap();
+    let contents = Contents::open_store(dir.path(), Config::default()).unwrap();
+    BlobStore::spawn(Arc::new(store), contents, Default::default()).unwrap()
+}
+
 /// One that has a key, and asks for whatever it likes.
 struct Asker {
     runtime: Runtime,
@@ -113,9 +121,7 @@ impl Asker {
         let hash = Hash::of(bytes);
         let conn = self.endpoint.connect(to.clone(), ALPN).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::create(dir.path(), Options::default()).unwrap();
-        let contents = Contents::open_store(dir.path(), Config::default()).unwrap();
-        let blobs = BlobStore::spawn(Arc::new(store), contents, Default::default()).unwrap();
+        let blobs = blobs(&dir);
         let fetcher = Fetcher::new(&blobs);
         let want = Want {
             hash,
@@ -132,6 +138,23 @@ impl Asker {
         let kept = fetcher.keep(&conn, &[hash]).await.unwrap();
         conn.close(0u32.into(), b"");
         [has[0], fetched, kept[0]]
+    }
+
+    /// Connects by both protocols, to stay, and reads a content over each.
+    fn open(&self, to: &EndpointAddr, bytes: &[u8]) -> [Connection; 2] {
+        self.runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let connect = async |alpn| self.endpoint.connect(to.clone(), alpn).await.unwrap();
+            let contents = connect(ALPN).await;
+            let own = blobs(&dir);
+            let fetcher = Fetcher::new(&own);
+            let has = fetcher.has(&contents, &[Hash::of(bytes)]).await;
+            assert_eq!(has.unwrap(), [true]);
+            let blobs = connect(GuardedBlobs::ALPN).await;
+            let got = get_blob(blobs.clone(), iroh_blobs::Hash::new(bytes)).await;
+            assert!(got.unwrap() == bytes);
+            [contents, blobs]
+        })
     }
 
     async fn ask_for_blob(&self, to: &EndpointAddr, bytes: &[u8]) -> bool {
@@ -282,6 +305,40 @@ fn a_grant_that_expires_covers_nothing_any_more() {
         given == [false; 4]
     });
     assert!(!asker.is_given(&to, b"for a while"));
+}
+
+#[test]
+fn connections_end_when_what_was_given_is_taken_back() {
+    let a = Side::new();
+    a.write("/f", b"of a");
+    let to = a.addr();
+    let mut b = Side::new();
+    b.stop();
+    let asker = Asker::new(b.key());
+    assert!(!asker.is_given(&to, b"of a"));
+    drop(asker);
+    b.start();
+    let theirs = JoinOptions::new().name("theirs");
+    let ticket = a.share(&ShareOptions::new());
+    b.bucket = b.store.join(&ticket, &theirs).unwrap();
+    b.has("main", "/f");
+    b.stop();
+    let asker = Asker::new(b.key());
+    assert!(asker.is_given(&to, b"of a"));
+
+    let open = asker.open(&to, b"of a");
+    // By another handle on the store, as another process has one.
+    let other = Store::open(a.store.path().unwrap()).unwrap();
+    assert_eq!(other.revoke_peer(&b.id()).unwrap(), 1);
+    for conn in open {
+        until("it ends", || conn.close_reason().is_some());
+        let why = conn.close_reason().unwrap();
+        let ConnectionError::ApplicationClosed(close) = why else {
+            panic!("{why}");
+        };
+        assert_eq!(close.error_code.into_inner(), 5);
+    }
+    assert!(!asker.is_given(&to, b"of a"));
 }
 
 #[test]

@@ -58,6 +58,9 @@ const GREETING: Duration = Duration::from_secs(10);
 /// How long a dialled node may take.
 const DIALLING: Duration = Duration::from_secs(20);
 
+/// How long a connection stays once its conversations have to end: they say first that they do.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
 /// How long the endpoint may take to close in order.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -441,6 +444,11 @@ impl Net {
         self.inner.begun.subscribe()
     }
 
+    /// Returns what changes whenever the store keeps something else of the node: whom it let in, for one.
+    pub fn changes(&self) -> watch::Receiver<Arc<Records>> {
+        self.inner.records.subscribe()
+    }
+
     /// Returns what changes whenever the status may have.
     pub fn stirs(&self) -> watch::Receiver<u64> {
         self.inner.stirred.subscribe()
@@ -712,6 +720,11 @@ impl Inner {
         self.records().call(peer)
     }
 
+    /// Returns what a peer is called in the log.
+    fn label(&self, peer: EndpointId) -> String {
+        self.records().label(peer)
+    }
+
     /// Changes what the store keeps of the node, where there is anything to change.
     async fn update(
         self: &Arc<Self>,
@@ -840,7 +853,7 @@ impl Inner {
             if let DiscoveryEvent::Discovered { endpoint_info, .. } = event {
                 let peer = endpoint_info.endpoint_id;
                 if self.knows(peer) {
-                    tracing::debug!(peer = %peer.fmt_short(), "found on the local network");
+                    tracing::debug!(peer = %self.label(peer), "found on the local network");
                     found.send_modify(|found| {
                         found.insert(peer, Instant::now());
                     });
@@ -987,7 +1000,9 @@ impl Inner {
             let _ = timeout(first, self.connection(peer)).await;
         }
         let mut dialled = Instant::now();
+        let mut records = self.records.subscribe();
         loop {
+            records.mark_unchanged();
             if let Some(connection) = self.live(peer) {
                 let begun = Instant::now();
                 connection.closed().await;
@@ -1000,13 +1015,18 @@ impl Inner {
                     Ok(()) => continue,
                     Err(why) => why,
                 };
-                tracing::debug!(peer = %peer.fmt_short(), "not reached: {why}");
+                tracing::debug!(peer = %self.label(peer), "not reached: {why}");
                 self.note_unreached(peer, &why);
             }
-            let wait = waits.next().unwrap_or(REFUSED);
+            let is_refused = self.is_refused(peer);
+            let wait = match is_refused {
+                true => REFUSED,
+                false => waits.next().unwrap_or(REFUSED),
+            };
             tokio::select! {
                 _ = timeout(wait, self.connection(peer)) => {}
                 () = self.found_since(peer, dialled) => waits = backoff(first),
+                _ = records.changed(), if is_refused => waits = backoff(first),
             }
         }
     }
@@ -1116,7 +1136,7 @@ impl Inner {
     async fn serve(self: Arc<Self>, connection: Connection, dialled: bool) {
         let peer = connection.remote_id();
         let mut stranger = None;
-        if !dialled && !self.knows(peer) {
+        if !dialled && !self.lets_in(peer) {
             match Arc::clone(&self.strangers).try_acquire_owned() {
                 Ok(permit) => stranger = Some(permit),
                 Err(_) => {
@@ -1135,7 +1155,8 @@ impl Inner {
             .spawn(async move { hearing.run_until_cancelled(heard).await });
         let let_in = Arc::new(Notify::new());
         let patience = sleep(GREETING);
-        tokio::pin!(patience);
+        let out = self.until_out(peer);
+        tokio::pin!(patience, out);
         loop {
             tokio::select! {
                 stream = connection.accept_bi() => {
@@ -1154,14 +1175,68 @@ impl Inner {
                     connection.close(Code::Protocol.into(), b"nothing was asked for in time");
                     return;
                 }
+                () = &mut out, if stranger.is_none() => {
+                    let _ = timeout(LAST_WORDS, connection.closed()).await;
+                    connection.close(Code::Revoked.into(), b"nothing lets you in any more");
+                    return;
+                }
                 () = self.stop.cancelled() => {
-                    // The conversations say first that they end.
-                    let _ = timeout(Duration::from_millis(300), connection.closed()).await;
+                    let _ = timeout(LAST_WORDS, connection.closed()).await;
                     connection.close(Code::Stopping.into(), b"the node stops");
                     return;
                 }
             }
         }
+    }
+
+    /// Waits until a peer that this node once let in, or out, takes part in nothing any more.
+    async fn until_out(&self, peer: EndpointId) {
+        let (mut records, mut circle) = (self.records.subscribe(), self.circle.subscribe());
+        loop {
+            let current = Arc::clone(&records.borrow_and_update());
+            circle.mark_unchanged();
+            let at = now();
+            if !self.lets_in(peer) && current.is_acquainted(peer) {
+                return;
+            }
+            let ends = current
+                .grants_of(peer, at)
+                .filter_map(|grant| grant.expires);
+            let longest = Duration::from_secs(24 * 3600);
+            let left = ends.min().map_or(longest, until).min(longest);
+            let changed = tokio::select! {
+                changed = records.changed() => changed,
+                changed = circle.changed() => changed,
+                () = sleep(left) => Ok(()),
+            };
+            if changed.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Tells whether a peer refuses all that was joined from it, and nothing was given to it.
+    fn is_refused(&self, peer: EndpointId) -> bool {
+        let records = self.records();
+        if records.grants_of(peer, now()).next().is_some() {
+            return false;
+        }
+        let links = self.links.lock();
+        let of = links
+            .iter()
+            .filter(|((who, _, role), _)| (*who, *role) == (peer, Role::Taker));
+        // A newer ticket was not refused yet.
+        let is_refused = |bucket: BucketUid, link: &LinkState| {
+            let newest = records.newest(peer, bucket).map(|joined| joined.grant);
+            link.refused.is_some() && link.refused == newest
+        };
+        let mut of = of.peekable();
+        of.peek().is_some() && of.all(|((_, bucket, _), link)| is_refused(*bucket, link))
+    }
+
+    /// Tells whether anything lets a peer in, or something was joined from it.
+    fn lets_in(&self, peer: EndpointId) -> bool {
+        self.records().takes_part(peer, now()) || self.is_member(peer)
     }
 
     /// Answers a stream that a peer opened.
@@ -1188,7 +1263,7 @@ impl Inner {
                     }
                     Ok(Err(refusal)) => refusal,
                     Err(e) => {
-                        tracing::warn!(peer = %self.call(peer), "not answered: {e}");
+                        tracing::warn!(peer = %self.label(peer), "not answered: {e}");
                         return end(&mut send, &mut recv, Code::Store);
                     }
                 },
@@ -1209,7 +1284,7 @@ impl Inner {
             }
         };
         match refusal {
-            Refusal::Busy => tracing::debug!(peer = %self.call(peer), "a peer is to ask later"),
+            Refusal::Busy => tracing::debug!(peer = %self.label(peer), "a peer is to ask later"),
             _ => self.blame(peer, format_args!("a peer was refused: {refusal:?}")),
         }
         let answer = Answer::Refused {
@@ -1320,7 +1395,7 @@ impl Inner {
         let begun = match self.begin(bucket, terms).await {
             Ok(begun) => begun,
             Err(e) => {
-                tracing::warn!(peer = %self.call(peer), "not answered: {e}");
+                tracing::warn!(peer = %self.label(peer), "not answered: {e}");
                 return end(&mut send, &mut recv, Code::Store);
             }
         };
@@ -1719,7 +1794,7 @@ impl Inner {
             Outcome::Over(_) => None,
             Outcome::Failed(e) => {
                 match is_own_fault(e.kind()) {
-                    true => tracing::warn!(peer = %self.call(key.0), "{}", ended(&e)),
+                    true => tracing::warn!(peer = %self.label(key.0), "{}", ended(&e)),
                     false => self.blame(key.0, ended(&e)),
                 }
                 Some(e.to_string())
@@ -1736,7 +1811,9 @@ impl Inner {
             Outcome::Refused(refusal) => {
                 match key.2 {
                     // Others may do, and who was let in just now is not known everywhere.
-                    Role::Member => tracing::debug!(%peer, "not let in: {refusal}"),
+                    Role::Member => {
+                        tracing::debug!(peer = %self.label(key.0), "not let in: {refusal}")
+                    }
                     _ => self.blame(key.0, format_args!("not let in: {refusal}")),
                 }
                 Some(format!("{peer} does not let this node in: {refusal}"))

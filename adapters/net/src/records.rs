@@ -10,7 +10,7 @@ use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
 use iroh::{EndpointAddr, EndpointId, SecretKey};
 use serde::{Deserialize, Serialize};
 
-use crate::grant::{Access, BucketUid, Grant, GrantId, Secret, random};
+use crate::grant::{Access, BucketUid, Grant, GrantId, Refusal, Secret, random};
 use crate::members::{Member, Statements, What};
 use crate::ticket::{Addrs, Ticket};
 use crate::wire::MAX_TICKETS;
@@ -230,6 +230,14 @@ impl Records {
         name.unwrap_or_else(|| id.fmt_short().to_string())
     }
 
+    /// Returns what a node is called in the log: its name, if it has one, and the beginning of its key.
+    pub fn label(&self, id: EndpointId) -> String {
+        match self.peer(id).and_then(|peer| peer.name.as_deref()) {
+            Some(name) => format!("{name} ({})", id.fmt_short()),
+            None => id.fmt_short().to_string(),
+        }
+    }
+
     /// Finds a node by its name, its key or the beginning of its key: one that this one has to do with,
     /// or of which others state something.
     ///
@@ -266,6 +274,49 @@ impl Records {
                 .iter()
                 .filter_map(|grant| grant.key(id))
                 .any(|key| key.revoked.is_none())
+    }
+
+    /// Finds the grants that have an id which begins like this, or a label: those that count no more only
+    /// where no other has it.
+    pub fn find_grants(&self, who: &str, now: Timestamp) -> Vec<&Grant> {
+        let begins = |grant: &&Grant| {
+            let is_id = !who.is_empty() && grant.id.to_string().starts_with(who);
+            is_id || grant.name.as_deref() == Some(who)
+        };
+        let all: Vec<_> = self.grants.iter().filter(begins).collect();
+        let counts = |grant: &&&Grant| grant.over(now).is_none();
+        match all.iter().any(|grant| counts(&grant)) {
+            true => all.iter().filter(counts).copied().collect(),
+            false => all,
+        }
+    }
+
+    /// Tells whether a grant lets a node in at a time, or something was joined from it.
+    pub(crate) fn takes_part(&self, id: EndpointId, now: Timestamp) -> bool {
+        let mut joined = self.joined.iter();
+        joined.any(|joined| joined.peer == id) || self.grants_of(id, now).next().is_some()
+    }
+
+    /// Tells whether this node ever let a node in, or let it out.
+    pub(crate) fn is_acquainted(&self, id: EndpointId) -> bool {
+        let mut banned = self.banned.iter();
+        banned.any(|(_, peer)| *peer == id)
+            || self.grants.iter().any(|grant| grant.key(id).is_some())
+    }
+
+    /// Returns why a node is let into a bucket no more by what this one gave it, if it was given anything
+    /// and none of it counts at a time.
+    pub fn ended(&self, id: EndpointId, bucket: BucketUid, now: Timestamp) -> Option<Refusal> {
+        let mut ended = None;
+        for grant in self.grants.iter().filter(|grant| grant.bucket == bucket) {
+            let over = match grant.key(id) {
+                None => continue,
+                Some(key) if key.revoked.is_some() => Some(Refusal::Revoked),
+                Some(_) => grant.over(now),
+            };
+            ended = Some(over?);
+        }
+        ended
     }
 
     /// Tells whether a node has to do with the whole of a bucket by a grant between it and this one.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cover::Role;
 use crate::grant::{Access, BucketUid, GrantId};
 use crate::records::Records;
+use crate::time::now;
 
 const SCOPE: &str = "net";
 const STATUS: &str = "status";
@@ -101,8 +102,9 @@ impl Status {
         Ok(status.unwrap_or_default())
     }
 
-    /// Adds whoever was let in or joined, and was not told of because the node did not run since; of
-    /// tickets that others took the place of, nothing is told.
+    /// Adds whoever was let in or joined, and was not told of because the node did not run since. Leaves
+    /// out what was left since, and whom nothing lets in any more and that was forgotten. Of tickets that
+    /// others took the place of, nothing is told.
     pub fn complete(&mut self, records: &Records) {
         for link in &mut self.links {
             let newest = records.newest(link.peer, link.bucket);
@@ -114,8 +116,23 @@ impl Status {
         let joined = joined.filter(|join| !records.is_silent(join));
         let joined = joined.map(|join| (join.peer, join.bucket, false, join.access));
         let given = records.grants.iter().flat_map(|grant| {
-            let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
-            keys.map(|key| (key.peer, grant.bucket, true, grant.access))
+            let keys = grant.keys.iter();
+            keys.map(|key| (key.peer, grant.bucket))
+        });
+        let at = now();
+        let given = given.map(|(peer, bucket)| {
+            let valid = records.grants_of(peer, at).filter(|g| g.bucket == bucket);
+            let access = valid.map(|grant| grant.access).max();
+            (peer, bucket, true, access.unwrap_or(Access::Read))
+        });
+        let is_forgotten = |peer, bucket| {
+            records.peer(peer).is_none() && records.ended(peer, bucket, at).is_some()
+        };
+        let given = given.filter(|(peer, bucket, ..)| !is_forgotten(*peer, *bucket));
+        self.links.retain(|link| match link.role() {
+            Role::Giver => link.connected || !is_forgotten(link.peer, link.bucket),
+            Role::Taker => records.newest(link.peer, link.bucket).is_some(),
+            Role::Member => true,
         });
         for (peer, bucket, shared, access) in joined.chain(given) {
             let is_it = |link: &Link| {

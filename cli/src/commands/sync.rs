@@ -5,8 +5,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use alknet_fs::node::{
-    Access, Behind, Bind, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node, NodeOptions,
-    PeerStatus, Relays, ShareOptions, Ticket,
+    Access, Behind, Bind, Ended, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node,
+    NodeOptions, PeerStatus, Relays, Revoked, ShareOptions, Ticket,
 };
 use alknet_fs::{Error, ErrorKind};
 use serde::Serialize;
@@ -94,17 +94,47 @@ struct JoinRecord<'a> {
     connected: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'a str>,
+    /// What was kept here so far and goes out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsent: Option<UnsentRecord>,
+}
+
+#[derive(Serialize)]
+struct UnsentRecord {
+    /// Nothing where the number is not known.
+    commits: Option<u64>,
+}
+
+/// Says what to do where nothing was joined.
+fn not_joined(error: Error) -> Failure {
+    let detail = error.detail();
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => "nothing was joined, and all is as it was before",
+        ErrorKind::AlreadyExists if detail.contains("here already, as") => {
+            "without --as the ticket is used for the bucket that is here; `alkfs bucket rename` gives \
+             that another name"
+        }
+        ErrorKind::AlreadyExists if detail.contains("shared with others") => {
+            "`--as NAME` gives the joined bucket another name"
+        }
+        ErrorKind::AlreadyExists => {
+            "`--as NAME` gives the joined bucket another name, `--merge` makes one bucket of the two"
+        }
+        _ => return error.into(),
+    };
+    Failure::with_hint(error, hint)
 }
 
 pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
-    let text = match args.ticket.as_str() {
-        "-" => {
-            let mut text = String::new();
-            let read = std::io::stdin().take(1 << 20).read_to_string(&mut text);
+    // What is no text is no ticket either, and said to be none.
+    let text = match args.ticket.to_string_lossy() {
+        text if text == "-" => {
+            let mut bytes = Vec::new();
+            let read = std::io::stdin().take(1 << 20).read_to_end(&mut bytes);
             read.map_err(|e| Error::from(e).op("join").path("standard input"))?;
-            text
+            String::from_utf8_lossy(&bytes).into_owned()
         }
-        text => text.to_owned(),
+        text => text.into_owned(),
     };
     let ticket: Ticket = text.parse().map_err(|e: Error| e.op("join"))?;
     let mut options = JoinOptions::new().merge(args.merge);
@@ -112,28 +142,25 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
         options = options.name(name);
     }
     let store = app.store()?;
-    let bucket = match store.join(&ticket, &options) {
-        Err(e) if e.is_already_exists() => {
-            let hint = "`--as NAME` gives the joined bucket another name, `--merge` makes one bucket \
-                        of the two";
-            return Err(Failure::with_hint(e, hint));
-        }
-        joined => joined?.name()?,
-    };
-    let running = store.sync_status()?.running.is_some();
+    let unsent = store.unsent(&ticket)?;
+    if let Some(unsent) = unsent {
+        let what = match unsent.commits {
+            Some(commits) => {
+                let verb = if commits == 1 { "goes" } else { "go" };
+                let changes = count(commits, "change", "changes");
+                format!("{changes} made here while the bucket was only read {verb} out")
+            }
+            None => "changes made here while the bucket was only read go out".to_owned(),
+        };
+        app.out.note(format_args!("{what} by this ticket"));
+    }
     let (task, bar) = app.out.follow(app.task(), "join", Unit::Files);
-    let answer = store.wait_until_admitted(&ticket, args.wait, &task);
+    let joined = store.join_and_wait(&ticket, &options, args.wait, &task);
     drop(bar);
+    let (bucket, link) = joined.map_err(not_joined)?;
+    let bucket = bucket.name()?;
+    let running = store.sync_status()?.running.is_some();
     let name = printable(&bucket);
-    let link = answer.map_err(|e| {
-        if e.kind() != ErrorKind::PermissionDenied {
-            return Failure::from(e);
-        }
-        let hint = format!(
-            "the bucket {name} is here, and gets nothing: join again with a new ticket, or `alkfs sync leave {name}`"
-        );
-        Failure::with_hint(e, hint)
-    })?;
     let peer = ticket.addr.id.to_string();
     let connected = running && link.connected;
     let trouble = link.trouble.as_deref().filter(|_| running && !connected);
@@ -145,6 +172,9 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
         running,
         connected,
         trouble,
+        unsent: unsent.map(|unsent| UnsentRecord {
+            commits: unsent.commits,
+        }),
         bucket: &bucket,
     };
     let from = match connected {
@@ -271,22 +301,18 @@ pub(crate) fn peers(app: &App, command: PeersCommand) -> Result<()> {
             Ok(app.out.done(&record, line)?)
         }
         PeersCommand::Revoke { who } => {
-            let known = store.grants()?;
-            let grant = known.iter().find(|grant| grant.id.to_string() == who);
-            let grants = match grant.map(|grant| grant.id) {
-                Some(id) => {
-                    store.revoke_grant(id)?;
-                    1
-                }
-                None => store.revoke_peer(&who)?,
+            let revoked = store.revoke(&who)?;
+            let (grants, is_peer) = match revoked {
+                Revoked::Grant(_) => (1, false),
+                Revoked::Peer(grants) => (grants, true),
             };
-            if grants == 0 && grant.is_none() {
+            if grants == 0 {
                 let why = "it was let into nothing: a bucket that comes from it is left with `alkfs sync leave`";
                 app.out.note(why);
             }
             let record = Done {
                 op: "revoke",
-                peer: grant.is_none().then_some(&*who),
+                peer: is_peer.then_some(&*who),
                 name: None,
                 grants: Some(grants),
             };
@@ -308,13 +334,17 @@ pub(crate) fn short(key: &str) -> &str {
     key.get(..SHORT).unwrap_or(key)
 }
 
-fn given(grant: &GrantInfo) -> String {
-    let bucket = grant.bucket.as_deref().unwrap_or("(deleted)");
-    let branches = match grant.branches.is_empty() {
+fn may(bucket: Option<&str>, branches: &[String], access: Access) -> String {
+    let bucket = bucket.unwrap_or("(deleted)");
+    let branches = match branches.is_empty() {
         true => String::new(),
-        false => format!(" ({})", grant.branches.join(", ")),
+        false => format!(" ({})", branches.join(", ")),
     };
-    format!("{bucket}{branches}: {}", grant.access.name())
+    format!("{bucket}{branches}: {}", access.name())
+}
+
+fn given(grant: &GrantInfo) -> String {
+    may(grant.bucket.as_deref(), &grant.branches, grant.access)
 }
 
 fn let_in(member: &MemberInfo) -> String {
@@ -329,7 +359,8 @@ fn list_peers(app: &App) -> Result<()> {
     let mut table = Table::new(&["peer", "name", "may", "joined from it"]);
     for peer in &peers {
         let joined = peer.joined.iter().filter_map(|join| join.bucket.as_deref());
-        let joined: Vec<_> = joined.collect();
+        let mut joined: Vec<_> = joined.collect();
+        joined.dedup();
         app.out.record(&PeerRecord {
             peer: &peer.id,
             name: peer.name.as_deref(),
@@ -337,8 +368,11 @@ fn list_peers(app: &App) -> Result<()> {
             joined: joined.clone(),
             member: peer.member.iter().map(MemberRecord::new).collect(),
         })?;
-        let may = peer.grants.iter().map(given);
-        let may: Vec<_> = may.chain(peer.member.iter().map(let_in)).collect();
+        let given = peer.grants.iter().map(given);
+        let given: Vec<_> = given.chain(peer.member.iter().map(let_in)).collect();
+        let taken = peer.joined.iter();
+        let taken = taken.map(|join| may(join.bucket.as_deref(), &join.branches, join.access));
+        let taken: Vec<_> = taken.collect();
         let or_none = |text: String| {
             if text.is_empty() {
                 "-".to_owned()
@@ -349,8 +383,8 @@ fn list_peers(app: &App) -> Result<()> {
         table.push(vec![
             Cell::new(short(&peer.id)).styled(BOLD),
             Cell::new(peer.name.as_deref().unwrap_or("-")),
-            Cell::new(or_none(may.join("; "))),
-            Cell::new(or_none(joined.join(", "))),
+            Cell::new(or_none(given.join("; "))),
+            Cell::new(or_none(taken.join("; "))),
         ]);
     }
     if peers.is_empty() {
@@ -416,6 +450,8 @@ struct StatusRecord<'a> {
     trouble: Option<&'a str>,
     #[serde(skip_serializing_if = "is_false")]
     refused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<&'static str>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -485,6 +521,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     for peer in &status.peers {
         app.out.record(&record(peer))?;
         let (state, style) = match () {
+            () if peer.ended.is_some() => (peer.ended.map_or("", Ended::name), DIM),
             () if peer.synced => ("synced", GOOD),
             () if peer.in_step => ("contents", BOLD),
             () if peer.connected => ("syncing", BOLD),
@@ -495,6 +532,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
         let access = peer.access.name();
         let may = match (peer.member, peer.shared) {
             (true, _) => format!("{access}, as others say"),
+            (false, true) if peer.ended.is_some() => "-".to_owned(),
             (false, true) => format!("it may {access}"),
             (false, false) => access.to_owned(),
         };
@@ -581,6 +619,7 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
         stays_here: peer.stays_here,
         trouble: peer.trouble.as_deref(),
         refused: peer.refused,
+        ended: peer.ended.map(Ended::name),
     }
 }
 

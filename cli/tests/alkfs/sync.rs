@@ -182,6 +182,17 @@ fn a_bucket_is_shared_joined_and_taken_back() {
         ran.stderr.contains("warning") && ran.text().contains("refused"),
         "{ran:?}"
     );
+    // Nobody waits for whom nothing lets in.
+    let status = a.one(&["sync", "status", "--wait", "60"]);
+    assert_eq!(
+        (&status["ended"], &status["connected"]),
+        (&"revoked".into(), &false.into())
+    );
+    let ran = a.run(&["sync", "status"]);
+    assert!(
+        ran.text().contains("revoked") && !ran.stderr.contains("warning"),
+        "{ran:?}"
+    );
     assert!(a.run(&["peers", "grants"]).text().contains("never"));
     // Nobody comes in by that ticket, and is told so at once, with what to do.
     let c = Bench::new();
@@ -192,9 +203,13 @@ fn a_bucket_is_shared_joined_and_taken_back() {
         "{error}"
     );
     assert!(
-        said(&error, "hint").contains("sync leave theirs"),
+        said(&error, "hint").contains("nothing was joined"),
         "{error}"
     );
+    assert_eq!(c.json(&["bucket", "list"]).len(), 1);
+    for nothing in [["peers", "list"], ["sync", "status"]] {
+        assert!(c.json(&nothing).is_empty(), "{nothing:?}");
+    }
     // Who is known for nothing any more is forgotten; nobody else is.
     let error = b.fails(
         &["peers", "forget", &said(&b.one(&["peers", "list"]), "peer")],
@@ -206,6 +221,7 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     );
     a.one(&["peers", "forget", "laptop"]);
     assert!(a.json(&["peers", "list"]).is_empty());
+    assert!(a.json(&["sync", "status"]).is_empty());
     assert_eq!(b.run(&["sync", "status", "--wait", "0.1"]).status, 1);
     b.one(&["sync", "leave", "theirs"]);
     b.fails(&["sync", "leave", "theirs"], "NotFound");
@@ -221,6 +237,147 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     }
     #[cfg(not(target_os = "linux"))]
     drop(node_a);
+}
+
+#[test]
+fn peers_and_grants_are_found_by_what_they_are_called() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    let message = |error: &Value| error["message"].as_str().unwrap().to_owned();
+    let shared = a.one(&["share", "--label", "for b"]);
+    let ticket = shared["ticket"].as_str().unwrap();
+    b.one(&["join", ticket, "--as", "theirs"]);
+    let own = b.one(&["peers", "list"])["peer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // The key of the node itself is that of no peer.
+    for who in [&own[..], &own[..8]] {
+        for command in [
+            &["peers", "revoke", who][..],
+            &["peers", "forget", who],
+            &["peers", "name", who, "me"],
+        ] {
+            let error = a.fails(command, "InvalidInput");
+            assert!(message(&error).contains("own node"), "{error}");
+        }
+    }
+    let peer = a.one(&["peers", "list"])["peer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    a.one(&["peers", "name", &peer[..8], "laptop"]);
+    for command in ["revoke", "forget"] {
+        let error = a.fails(&["peers", command, "desktop"], "NotFound");
+        let hint = error["hint"].as_str().unwrap();
+        assert!(
+            hint.contains("laptop") && hint.contains("`alkfs peers`"),
+            "{error}"
+        );
+    }
+    // Grants by their labels, and by what their ids begin with.
+    let grants = ["x", "x", "only"].map(|label| {
+        let shared = a.one(&["share", "--label", label]);
+        shared["grant"].as_str().unwrap().to_owned()
+    });
+    let error = a.fails(&["peers", "revoke", "x"], "InvalidInput");
+    assert!(message(&error).contains("several grants"), "{error}");
+    for who in [&grants[0][..20], "x", "only"] {
+        let revoked = a.one(&["peers", "revoke", who]);
+        assert_eq!((&revoked["grants"], revoked.get("peer")), (&1.into(), None));
+    }
+    for grant in a.json(&["peers", "grants"]) {
+        let is_one = grants.iter().any(|id| grant["grant"] == id[..]);
+        assert_eq!(grant.get("revoked").is_some(), is_one, "{grant}");
+    }
+    a.one(&["share", "--label", "laptop"]);
+    let error = a.fails(&["peers", "revoke", "laptop"], "InvalidInput");
+    assert!(
+        message(&error).contains("both a peer and a grant"),
+        "{error}"
+    );
+    assert_eq!(a.one(&["peers", "revoke", &peer])["peer"], peer[..]);
+}
+
+#[test]
+fn tickets_add_up_and_what_they_let_out_is_said() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/hello", "hello");
+    a.one(&["branch", "create", "docs"]);
+    let ticket = |args: &[&str]| {
+        let shared = a.one(&[&["share"], args].concat());
+        shared["ticket"].as_str().unwrap().to_owned()
+    };
+    let first = b.one(&["join", &ticket(&["--branch", "docs"]), "--as", "theirs"]);
+    assert!(first.get("unsent").is_none(), "{first}");
+    let peers = b.run(&["peers", "list"]);
+    assert!(peers.text().contains("theirs (docs): write"), "{peers:?}");
+    b.one(&["join", &ticket(&["--read-only"])]);
+    a.put("/news", "news");
+    reads(&b, "theirs", "/news", "news");
+    b.json_with(
+        &[
+            "--bucket", "theirs", "--branch", "docs", "put", "-", "/page",
+        ],
+        b"page",
+    );
+    eventually("it goes out", || {
+        a.run(&["--branch", "docs", "cat", "/page"]).stdout == b"page"
+    });
+    for path in ["/one", "/two"] {
+        b.json_with(&["--bucket", "theirs", "put", "-", path], b"own");
+    }
+    eventually("it stays", || b.one(&["sync", "status"])["stays_here"] == 2);
+    assert_eq!(a.run(&["cat", "/one"]).status, 1);
+    let whole = ticket(&[]);
+    let other = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    let ran = b.run(&["join", &whole]);
+    assert!(
+        ran.status == 0
+            && ran
+                .stderr
+                .contains("2 changes made here while the bucket was only read go out"),
+        "{ran:?}"
+    );
+    reads(&a, "default", "/one", "own");
+    reads(&a, "default", "/two", "own");
+    let again = b.one(&["join", &other]);
+    assert!(again.get("unsent").is_none(), "{again}");
+    // Where no node tells how many they are, it is said that there are some.
+    let c = Bench::new();
+    c.one(&["join", &ticket(&["--read-only"]), "--as", "theirs"]);
+    assert!(c.one(&["join", &whole]).get("unsent").is_none());
+    let d = Bench::new();
+    d.one(&["join", &ticket(&["--read-only"]), "--as", "theirs"]);
+    d.json_with(&["--bucket", "theirs", "put", "-", "/three"], b"own");
+    let unsent = &d.one(&["join", &whole])["unsent"];
+    assert_eq!(*unsent, serde_json::json!({"commits": null}));
+}
+
+#[test]
+fn a_join_that_is_refused_leaves_all_as_it_was() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/hello", "hello");
+    let share = |args: &[&str]| {
+        let shared = a.one(&[&["share"], args].concat());
+        ["ticket", "grant"].map(|key| shared[key].as_str().unwrap().to_owned())
+    };
+    let [good, _] = share(&["--read-only"]);
+    let [taken_back, grant] = share(&[]);
+    a.one(&["peers", "revoke", &grant]);
+    // A bucket of its own stays, unshared, and can be merged with another one.
+    b.fails(&["join", "--merge", &taken_back], "PermissionDenied");
+    assert_eq!(b.json(&["bucket", "list"]).len(), 1);
+    assert!(b.json(&["sync", "status"]).is_empty());
+    b.put("/own", "own");
+    b.fails(&["join", &taken_back, "--as", "x"], "PermissionDenied");
+    assert_eq!(b.json(&["bucket", "list"]).len(), 1);
+    assert!(b.json(&["peers", "list"]).is_empty());
+    b.one(&["join", "--merge", &good]);
+    reads(&b, "default", "/hello", "hello");
+    reads(&b, "default", "/own", "own");
 }
 
 #[test]
@@ -256,6 +413,8 @@ fn what_is_shared_for_a_while_is_refused_after_that() {
     });
     let said = b.run(&["sync", "status"]);
     assert!(said.stderr.contains(why), "{said:?}");
+    let status = a.one(&["sync", "status", "--wait", "60"]);
+    assert_eq!(status["ended"], "expired");
     a.put("/later", "later");
     let here = ["--bucket", "theirs", "cat", "/hello"];
     assert_eq!(b.run(&here).stdout, b"hello");
@@ -378,4 +537,37 @@ fn what_is_no_ticket_is_refused_with_what_to_do() {
     );
     assert!(bench.json(&["sync", "status"]).is_empty());
     assert!(bench.json(&["peers", "list"]).is_empty());
+    let error = &bench.run_with(&["--json", "join", "-"], b"\xff\xfe").stderr;
+    assert!(error.contains("that is no ticket"), "{error}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut command = bench.command(&["join"]);
+        command.arg(std::ffi::OsStr::from_bytes(b"alkfs\xff"));
+        let out = command.output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(said.contains("incomplete or was altered"), "{said}");
+    }
+    // What it is called here is said otherwise.
+    for args in [
+        ["--bucket", "mine", "join", &ticket],
+        ["join", &ticket, "--bucket", "mine"],
+    ] {
+        let ran = bench.run(&args);
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains("--as NAME"), "{ran:?}");
+    }
+    let other = Bench::new();
+    other.one(&["join", &ticket, "--as", "theirs"]);
+    let error = other.fails(&["join", &ticket, "--as", "another"], "AlreadyExists");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(hint.contains("without --as"), "{error}");
+    let third = Bench::new();
+    let theirs = third.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    let error = other.fails(&["join", &theirs, "--as", "theirs"], "AlreadyExists");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(
+        hint.contains("--as NAME") && !hint.contains("--merge"),
+        "{error}"
+    );
 }

@@ -221,6 +221,7 @@ pub(super) struct Readers {
     /// This node's key, where members that others let in may read too.
     own: Option<EndpointId>,
     names: Arc<Mutex<HashMap<Part, Arc<Slot>>>>,
+    changes: watch::Sender<u64>,
 }
 
 impl Readers {
@@ -229,6 +230,14 @@ impl Readers {
             store,
             own,
             names: Arc::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Tells all that are connected that somebody may have been let out.
+    pub(super) async fn follow(self, mut records: watch::Receiver<Arc<Records>>) {
+        while records.changed().await.is_ok() {
+            self.changes.send_modify(|count| *count += 1);
         }
     }
 
@@ -326,6 +335,15 @@ impl wire::Access for Readers {
             || self
                 .own
                 .is_some_and(|own| !shared(&records, own, peer).is_empty()))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn label(&self, peer: EndpointId) -> String {
+        let records = self.store.read().and_then(|txn| Records::load(&*txn));
+        records.unwrap_or_default().label(peer)
     }
 
     fn keep(&self, _peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {

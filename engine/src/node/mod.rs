@@ -28,8 +28,8 @@ use tally::Tallies;
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
 pub use records::{
-    GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus,
-    ShareOptions, SyncStatus,
+    Ended, GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus,
+    Revoked, ShareOptions, SyncStatus, Unsent,
 };
 
 /// How a node takes part in the network. By default it listens on every address of the machine and
@@ -165,7 +165,7 @@ impl Node {
         let own = net.gossip.then(|| key.public());
         let readers = Readers::new(Arc::clone(&tree), own);
         let access = Arc::new(readers.clone());
-        runtime.spawn(readers.keep_small());
+        runtime.spawn(readers.clone().keep_small());
         let started = on(&runtime, async move {
             let blobs = BlobStore::spawn(Arc::clone(&tree), contents, Default::default())?;
             let protocol = ContentProtocol::new(&blobs, access.clone());
@@ -190,6 +190,7 @@ impl Node {
         let id = net.endpoint().id().to_string();
         let (endpoint, ending) = (net.endpoint().clone(), net.ending());
         let (mut arrivals, stirs) = (net.arrivals(), net.stirs());
+        runtime.spawn(readers.follow(net.changes()));
         let net = Arc::new(Mutex::new(Some(net)));
         let source = Source::new(
             Arc::clone(&inner.tree),

@@ -1,19 +1,21 @@
 //! Sharing, joining, and telling how it stands: what any process of a store may do.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::branch;
 use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
-use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
+use alknet_fs_core::{Cursor, Error, ErrorKind, Event, Result, Timestamp, TreePath};
 use alknet_fs_net::{
-    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, NetOptions, Offer, Records, Status,
-    Ticket, reserve, secret_key,
+    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, Joined, NetOptions, Offer, Records,
+    Refusal, Status, Ticket, reserve, secret_key,
 };
 
 use super::late;
 use super::tally::{is_current, missing_here};
 use crate::bucket::Bucket;
+use crate::peers::replica;
 use crate::progress::{Progress, Task};
 use crate::store::{Store, now};
 
@@ -157,6 +159,33 @@ pub struct PeerInfo {
     pub member: Vec<MemberInfo>,
 }
 
+/// What [`Store::revoke`] took back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// A grant, from all who use it.
+    Grant(GrantId),
+    /// Everything that a peer was given: so many grants, and buckets into which others let it.
+    Peer(usize),
+}
+
+/// What was written here while others did not take it, and a ticket lets out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsent {
+    /// The number of commits; nothing where it is not known.
+    pub commits: Option<u64>,
+}
+
+/// What is to be put back where a join is refused.
+struct Before {
+    bucket: BucketId,
+    is_made: bool,
+    is_new: bool,
+    is_met: bool,
+    joined: Vec<Joined>,
+    /// When it was joined.
+    at: Timestamp,
+}
+
 /// How many contents are missing on a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MissingContents {
@@ -206,6 +235,27 @@ pub struct PeerStatus {
     pub trouble: Option<String>,
     /// Whether that is because the peer does not let this store in: nothing comes before it does.
     pub refused: bool,
+    /// Why the peer is not let in any more, where all that it was given of the bucket is over.
+    pub ended: Option<Ended>,
+}
+
+/// How what was given ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was taken back.
+    Revoked,
+    /// Its time is over.
+    Expired,
+}
+
+impl Ended {
+    /// Returns `"revoked"` or `"expired"`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 /// How it stands with all peers.
@@ -222,18 +272,18 @@ pub struct SyncStatus {
 }
 
 impl SyncStatus {
-    /// Tells whether there is a peer with whom this store shares or from which it joined something, and
-    /// all of these are synced.
+    /// Tells whether there is a peer with whom this store shared or from which it joined something, and
+    /// all of these are synced, but those that are [let in no more](PeerStatus::ended).
     pub fn is_synced(&self) -> bool {
         let mut own = self.peers.iter().filter(|peer| !peer.member).peekable();
-        own.peek().is_some() && own.all(|peer| peer.synced)
+        own.peek().is_some() && own.all(|peer| peer.synced || peer.ended.is_some())
     }
 
     /// Returns how many commits and contents are known to be missing somewhere, and the bytes of these.
     fn lacking(&self) -> (u64, u64) {
         let none = MissingContents::default();
         let mut sum = (0, 0);
-        for peer in &self.peers {
+        for peer in self.peers.iter().filter(|peer| peer.ended.is_none()) {
             sum.0 += peer.missing_here.cuts + peer.missing_there.cuts;
             for contents in [peer.contents_here, peer.contents_there.unwrap_or(none)] {
                 sum.0 += contents.contents;
@@ -378,11 +428,100 @@ impl Store {
     /// [`ErrorKind::Unsupported`] for a store in memory.
     pub fn join(&self, ticket: &Ticket, options: &JoinOptions) -> Result<Bucket> {
         let joined = self.join_in(ticket, options);
-        let id = joined.map_err(|e| e.op("join").path(&ticket.name))?;
-        Ok(self.bucket_handle(id))
+        let before = joined.map_err(|e| e.op("join").path(&ticket.name))?;
+        Ok(self.bucket_handle(before.bucket))
     }
 
-    fn join_in(&self, ticket: &Ticket, options: &JoinOptions) -> Result<BucketId> {
+    /// As [`join`](Self::join), and [waits](Self::wait_until_admitted) for the answer of the node that gave
+    /// the ticket. Where that does not let this one in, everything is as it was before.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn join_and_wait(
+        &self,
+        ticket: &Ticket,
+        options: &JoinOptions,
+        timeout: Duration,
+        task: &Task,
+    ) -> Result<(Bucket, PeerStatus)> {
+        let joined = self.join_in(ticket, options);
+        let before = joined.map_err(|e| e.op("join").path(&ticket.name))?;
+        let bucket = self.bucket_handle(before.bucket);
+        match self.wait_until_admitted(ticket, timeout, task) {
+            Ok(link) => Ok((bucket, link)),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                let undone = self.undo_join(ticket, before);
+                undone.map_err(|e| e.op("join").path(&ticket.name))?;
+                Err(e)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes back that a bucket was joined. A bucket that was made for it goes, unless something was
+    /// written to it meanwhile.
+    fn undo_join(&self, ticket: &Ticket, before: Before) -> Result<()> {
+        let (peer, uid) = (ticket.addr.id, ticket.bucket);
+        Records::update(&*self.inner.tree, Durability::Full, |records, txn| {
+            let is_of = |joined: &Joined| (joined.peer, joined.bucket) == (peer, uid);
+            // Somebody may have joined by another ticket meanwhile.
+            let later = records.joined.iter().filter(|joined| is_of(joined));
+            let later = later.filter(|joined| joined.since > before.at);
+            let later: Vec<_> = later.cloned().collect();
+            records.joined.retain(|joined| !is_of(joined));
+            records.joined.extend(before.joined);
+            if !later.is_empty() {
+                records.joined.extend(later);
+                return Ok(());
+            }
+            let is_used = records.joined.iter().any(|joined| joined.peer == peer);
+            if !before.is_met && !is_used {
+                records.peers.retain(|known| known.id != peer);
+            }
+            let is_used = records.joined.iter().any(|joined| joined.bucket == uid)
+                || records.grants.iter().any(|grant| grant.bucket == uid);
+            if before.is_new && !is_used {
+                records.buckets.retain(|(id, _)| *id != before.bucket);
+            }
+            if before.is_made && !is_used && is_empty(txn, before.bucket)? {
+                txn.remove_bucket(before.bucket)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Tells what a ticket would let out of what was written here while the bucket was only read, in all
+    /// or for the branch; nothing where there is no such bucket here, or nothing of that kind.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn unsent(&self, ticket: &Ticket) -> Result<Option<Unsent>> {
+        let txn = self.inner.tree.read()?;
+        let records = Records::load(&*txn)?;
+        let of = |joined: &&Joined| joined.bucket == ticket.bucket;
+        let joined: Vec<_> = records.joined.iter().filter(of).collect();
+        let all = joined
+            .iter()
+            .any(|joined| joined.branches.is_empty() && joined.access == Access::Write);
+        let Some(bucket) = records.bucket(ticket.bucket) else {
+            return Ok(None);
+        };
+        if ticket.access == Access::Read || joined.is_empty() || all {
+            return Ok(None);
+        }
+        let mut told = Status::load(&*txn)?;
+        told.complete(&records);
+        let links = told.links.iter();
+        let links = links.filter(|link| link.bucket == ticket.bucket && !link.shared);
+        let known = links.filter_map(|link| link.stays).max();
+        // What was written since is not counted.
+        let is_counted = self.inner.keeper.node_owner()?.is_some() && ticket.branches.is_empty();
+        let commits = known.filter(|known| *known > 0 && is_counted);
+        let is_any = known.is_some_and(|known| known > 0) || wrote_here(&*txn, bucket)?;
+        Ok(is_any.then_some(Unsent { commits }))
+    }
+
+    fn join_in(&self, ticket: &Ticket, options: &JoinOptions) -> Result<Before> {
         let invalid = |why: &str| Error::with_detail(ErrorKind::InvalidInput, why);
         self.check_for_node()?;
         if secret_key(&*self.inner.tree)?.public() == ticket.addr.id {
@@ -401,6 +540,14 @@ impl Store {
                 Some(id) => txn.bucket(id)?,
                 None => None,
             };
+            let is_of =
+                |joined: &&Joined| (joined.peer, joined.bucket) == (ticket.addr.id, ticket.bucket);
+            let joined = records.joined.iter().filter(is_of).cloned().collect();
+            let (is_new, is_met) = (
+                records.bucket(ticket.bucket).is_none(),
+                records.peer(ticket.addr.id).is_some(),
+            );
+            let mut is_made = false;
             let bucket = match (known, txn.bucket_named(wanted)?) {
                 (Some(known), _) => {
                     if options
@@ -426,14 +573,25 @@ impl Store {
                         "there is a bucket {wanted} already: give the joined one another name, or merge the two"
                     ));
                 }
-                (None, None) => branch::create_bucket(txn, wanted, &context)?.0.id,
+                (None, None) => {
+                    is_made = true;
+                    branch::create_bucket(txn, wanted, &context)?.0.id
+                }
             };
             // A bucket of that uid that was deleted here comes again.
             records
                 .buckets
                 .retain(|(id, uid)| *uid != ticket.bucket || *id == bucket);
-            records.join(bucket, ticket, now())?;
-            Ok(bucket)
+            let at = now();
+            records.join(bucket, ticket, at)?;
+            Ok(Before {
+                bucket,
+                is_made,
+                is_new,
+                is_met,
+                joined,
+                at,
+            })
         })
     }
 
@@ -578,9 +736,10 @@ impl Store {
     /// [`ErrorKind::NotFound`]; [`ErrorKind::AlreadyExists`] where another peer has the name;
     /// [`ErrorKind::InvalidInput`].
     pub fn name_peer(&self, who: &str, name: &str) -> Result<()> {
+        let own = self.own_id().map_err(|e| e.op("name peer"))?;
         let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
             branch::check_label("peer", name)?;
-            let id = records.find_peer(who)?;
+            let id = find_other(records, who, own)?;
             let has_name = |name: &str, other: Option<&str>| other == Some(name);
             let mut others = records.peers.iter().filter(|peer| peer.id != id);
             if others.any(|peer| has_name(name, peer.name.as_deref())) {
@@ -602,9 +761,9 @@ impl Store {
     /// into a bucket.
     pub fn forget_peer(&self, who: &str) -> Result<()> {
         let forget = || {
-            let own = secret_key(&*self.inner.tree)?.public();
+            let own = self.own_id()?;
             Records::update(&*self.inner.tree, Durability::Full, |records, _| {
-                let id = records.find_peer(who)?;
+                let id = find_other(records, who, own)?;
                 records.forget_peer(id, own, now())
             })
         };
@@ -619,11 +778,55 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidInput`] where several peers match.
     pub fn revoke_peer(&self, who: &str) -> Result<usize> {
+        let own = self.own_id().map_err(|e| e.op("revoke"))?;
         let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
-            let id = records.find_peer(who)?;
+            let id = find_other(records, who, own)?;
             Ok(records.revoke_peer(id, now()))
         });
         update.map_err(|e| e.op("revoke"))
+    }
+
+    /// Takes back what `who` says: [everything that a peer was given](Self::revoke_peer), by its name, its
+    /// key or the beginning of it, or [a grant](Self::revoke_grant), by its label, its id or the beginning
+    /// of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::InvalidInput`] where several match, and for this store's own
+    /// node.
+    pub fn revoke(&self, who: &str) -> Result<Revoked> {
+        let own = self.own_id().map_err(|e| e.op("revoke"))?;
+        let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+            let several = |why: &str| {
+                let error = Error::with_detail(ErrorKind::InvalidInput, why);
+                Err(error.path(who))
+            };
+            let grants: Vec<_> = records
+                .find_grants(who, now())
+                .iter()
+                .map(|g| g.id)
+                .collect();
+            match (find_other(records, who, own), &grants[..]) {
+                (Ok(_), [_, ..]) => several(
+                    "both a peer and a grant are called so: give more of the key, or of the grant's id",
+                ),
+                (Ok(id), []) => Ok(Revoked::Peer(records.revoke_peer(id, now()))),
+                (Err(e), []) if e.kind() == ErrorKind::NotFound => {
+                    let why = "no peer of that name or key, and no grant of that label or id";
+                    Err(Error::with_detail(ErrorKind::NotFound, why).path(who))
+                }
+                (Err(e), []) => Err(e),
+                (Err(_), [id]) => {
+                    records.revoke_grant(*id, now())?;
+                    Ok(Revoked::Grant(*id))
+                }
+                (Err(_), _) => several("several grants are called so: give more of the id of one"),
+            }
+        });
+        update.map_err(|e| e.op("revoke"))
+    }
+
+    fn own_id(&self) -> Result<EndpointId> {
+        Ok(secret_key(&*self.inner.tree)?.public())
     }
 
     /// Takes a grant back from everybody who uses it; its ticket is worth nothing any more.
@@ -688,6 +891,54 @@ impl Store {
     }
 }
 
+/// Finds a peer, which the node of this store is not.
+fn find_other(records: &Records, who: &str, own: EndpointId) -> Result<EndpointId> {
+    let found = records.find_peer(who);
+    let is_own = match &found {
+        Ok(id) => *id == own,
+        Err(e) => {
+            let begins = !who.is_empty() && own.to_string().starts_with(who);
+            begins && e.kind() == ErrorKind::NotFound
+        }
+    };
+    if is_own {
+        let why = "that is the key of this store's own node, which is no peer of itself";
+        return Err(Error::with_detail(ErrorKind::InvalidInput, why).path(who));
+    }
+    found
+}
+
+/// Tells whether nothing was ever put into a bucket.
+fn is_empty(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
+    let mut is_empty = txn.branches(bucket)?.len() <= 1;
+    txn.scan_tree(bucket, &TreePath::root(), &mut |_, _, _, _| {
+        is_empty = false;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(is_empty)
+}
+
+/// Tells whether anything was written to a bucket in this store, as far as its events go back.
+fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
+    let mut cursor = Cursor::START;
+    loop {
+        let events = match txn.events(Some(bucket), cursor, 256) {
+            Ok(events) => events,
+            // It cannot be told any more.
+            Err(e) if e.kind() == ErrorKind::Lagged => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        let Some(last) = events.last() else {
+            return Ok(false);
+        };
+        cursor = last.cursor;
+        let is_own = |event: &Event| replica(&event.author).is_none();
+        if events.iter().any(is_own) {
+            return Ok(true);
+        }
+    }
+}
+
 /// Tells how it stands: as the node says at this moment, or as it said last.
 pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> {
     let running = store.inner.keeper.node_owner()?;
@@ -700,7 +951,12 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
     told.complete(&records);
     let mut peers = Vec::new();
     for link in told.links {
-        let connected = link.connected && running.is_some();
+        let ended = match records.ended(link.peer, link.bucket, now()) {
+            _ if !link.shared => None,
+            Some(Refusal::Expired) => Some(Ended::Expired),
+            ended => ended.map(|_| Ended::Revoked),
+        };
+        let connected = link.connected && running.is_some() && ended.is_none();
         if link.member && !connected {
             continue;
         }
@@ -742,8 +998,9 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
                 && Some(contents_here) == none
                 && contents_there == none
                 && link.lacks_now,
-            trouble: link.trouble,
+            trouble: link.trouble.filter(|_| ended.is_none()),
             refused: link.refused.is_some() && !connected,
+            ended,
         });
     }
     let key = match running.is_some() || records != Records::default() {

@@ -41,6 +41,7 @@ pub(super) fn request(
     if contents > 0
         && let Some(requests) = shared.refusals.count(peer, Instant::now())
     {
+        let peer = access.label(peer);
         tracing::warn!(%peer, contents, requests, "a peer asks for contents that it may not read");
     }
     Ok(may_read)
@@ -72,7 +73,7 @@ struct Told {
 impl Refusals {
     /// Counts a refused request; returns how many there were since the log told of the asker last, where
     /// it is to be told now.
-    fn count(&self, peer: EndpointId, now: Instant) -> Option<u64> {
+    pub(super) fn count(&self, peer: EndpointId, now: Instant) -> Option<u64> {
         let mut told = self.0.lock();
         if told.len() >= ASKERS_MAX && !told.contains_key(&peer) {
             told.retain(|_, told| now.duration_since(told.at) < AGAIN);

@@ -14,7 +14,7 @@ use iroh_blobs::provider::events::{
 use iroh_blobs::provider::handle_connection;
 
 use super::asker::request;
-use super::{Access, let_in};
+use super::{Access, let_in, let_out};
 use crate::BlobStore;
 use crate::actor::ours;
 use crate::shared::{Shared, to_io};
@@ -59,6 +59,7 @@ impl GuardedBlobs {
             Ok(true) => Ok(()),
             Ok(false) => Err(AbortReason::Permission),
             Err(error) => {
+                let peer = self.access.label(peer);
                 tracing::error!(%peer, %error, "who may read is not known");
                 Err(AbortReason::Permission)
             }
@@ -111,9 +112,12 @@ fn is_served(
 
 impl ProtocolHandler for GuardedBlobs {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
-        if !let_in(&self.blobs.shared, &self.access, &conn).await {
+        let (shared, changes) = (&self.blobs.shared, self.access.changes());
+        if !let_in(shared, &self.access, &conn).await {
             return Ok(());
         }
+        let served = conn.clone();
+        let out = let_out(shared, &self.access, &served, changes);
         let peer = conn.remote_id();
         let mask = EventMask {
             get: RequestMode::Intercept,
@@ -129,7 +133,14 @@ impl ProtocolHandler for GuardedBlobs {
             }
         };
         let store = self.blobs.api().clone();
-        tokio::join!(handle_connection(conn, store, events), decide);
+        let serving = async { tokio::join!(handle_connection(conn, store, events), decide) };
+        tokio::pin!(serving);
+        tokio::select! {
+            _ = &mut serving => {}
+            () = out => {
+                serving.await;
+            }
+        }
         Ok(())
     }
 }

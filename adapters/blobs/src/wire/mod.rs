@@ -15,10 +15,13 @@ mod large;
 mod serve;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use alknet_fs_core::{Error, Hash, Result};
 use iroh::EndpointId;
 use iroh::endpoint::{Connection, ConnectionError, VarInt};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::shared::Shared;
 
@@ -44,6 +47,9 @@ pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
 /// The peer may read nothing at all: so ends its connection, not only a stream.
 pub(crate) const STRANGER: VarInt = VarInt::from_u32(5);
 
+/// How often it is looked whether who is connected may still read anything, where nothing changes.
+const LOOKING: Duration = Duration::from_secs(30);
+
 /// Who may read what.
 ///
 /// Asked before anything is told of a content, on a thread that may block. What a peer may not read
@@ -64,6 +70,16 @@ pub trait Access: Send + Sync + 'static {
         Ok(true)
     }
 
+    /// Returns what changes when somebody may take part no longer; by default nothing does.
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
+
+    /// Returns what a peer is called in the log.
+    fn label(&self, peer: EndpointId) -> String {
+        peer.fmt_short().to_string()
+    }
+
     /// Keeps contents that a peer may read, and tells of each whether it is here and stays for a while:
     /// the peer may remove its own.
     ///
@@ -80,20 +96,60 @@ impl<F: Fn(EndpointId, &[Hash]) -> Result<Vec<bool>> + Send + Sync + 'static> Ac
     }
 }
 
+async fn takes_part(
+    shared: &Arc<Shared>,
+    access: &Arc<dyn Access>,
+    peer: EndpointId,
+) -> Result<bool> {
+    let asked = access.clone();
+    let takes_part = shared.run(move |_| asked.takes_part(peer)).await;
+    let takes_part = takes_part.map_err(Error::from).flatten();
+    if let Err(error) = &takes_part {
+        tracing::error!(peer = %access.label(peer), %error, "who may read is not known");
+    }
+    takes_part
+}
+
 /// Sends a peer away that may read nothing at all; returns whether it stays.
 async fn let_in(shared: &Arc<Shared>, access: &Arc<dyn Access>, conn: &Connection) -> bool {
-    let (peer, asked) = (conn.remote_id(), access.clone());
-    let takes_part = shared.run(move |_| asked.takes_part(peer)).await;
-    let (code, why) = match takes_part.map_err(Error::from).flatten() {
+    let peer = conn.remote_id();
+    match takes_part(shared, access, peer).await {
         Ok(true) => return true,
-        Ok(false) => (STRANGER, &b"there is nothing here for you"[..]),
-        Err(error) => {
-            tracing::error!(%peer, %error, "who may read is not known");
-            (INTERNAL, &b"try again later"[..])
+        Ok(false) => {
+            if let Some(requests) = shared.refusals.count(peer, Instant::now()) {
+                let peer = access.label(peer);
+                tracing::warn!(%peer, requests, "a peer that may read nothing here is sent away");
+            }
+            conn.close(STRANGER, b"there is nothing here for you");
         }
-    };
-    conn.close(code, why);
+        Err(_) => conn.close(INTERNAL, b"try again later"),
+    }
     false
+}
+
+/// Waits until a peer that was let in may read nothing any more, and sends it away.
+async fn let_out(
+    shared: &Arc<Shared>,
+    access: &Arc<dyn Access>,
+    conn: &Connection,
+    mut changes: watch::Receiver<u64>,
+) {
+    let mut is_told = true;
+    loop {
+        let changed = async {
+            match is_told {
+                true => changes.changed().await.is_ok(),
+                false => std::future::pending().await,
+            }
+        };
+        // What ends by itself is no change.
+        is_told = timeout(LOOKING, changed).await.unwrap_or(is_told);
+        let takes_part = takes_part(shared, access, conn.remote_id()).await;
+        if let Ok(false) = takes_part {
+            conn.close(STRANGER, b"there is nothing here for you any more");
+            return;
+        }
+    }
 }
 
 /// Tells whether the peer ended a connection because this node may read nothing there.

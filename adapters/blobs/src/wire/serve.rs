@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::asker::{readable, request};
 use super::frames::{self, Answer, Ask, Question, RANGES_MAX, Raw, Slice, bits, malformed, put};
-use super::{Access, INTERNAL, MALFORMED, MISSING, SMALL_MAX, TOO_SLOW, let_in};
+use super::{Access, INTERNAL, MALFORMED, MISSING, SMALL_MAX, TOO_SLOW, let_in, let_out};
 use crate::BlobStore;
 use crate::encode::{Encoder, Source};
 use crate::shared::Shared;
@@ -59,9 +59,12 @@ impl ContentProtocol {
 
 impl ProtocolHandler for ContentProtocol {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
+        let changes = self.access.changes();
         if !let_in(&self.shared, &self.access, &conn).await {
             return Ok(());
         }
+        let out = let_out(&self.shared, &self.access, &conn, changes);
+        tokio::pin!(out);
         let server = Server {
             shared: self.shared.clone(),
             access: self.access.clone(),
@@ -78,6 +81,7 @@ impl ProtocolHandler for ContentProtocol {
                     Err(_closed) => return Ok(()),
                 },
                 _ = conn.closed() => return Ok(()),
+                () = &mut out => return Ok(()),
             }
         }
     }
@@ -131,12 +135,16 @@ impl Server {
             Err(Refusal { code, error }) => {
                 match code {
                     MISSING => {}
-                    MALFORMED => tracing::warn!(peer = %self.peer, %error, "refused"),
+                    MALFORMED => {
+                        tracing::warn!(peer = %self.access.label(self.peer), %error, "refused")
+                    }
                     // The peer went, or its stream did.
                     _ if error.kind() == ErrorKind::Io => {
-                        tracing::debug!(peer = %self.peer, %error, "not answered");
+                        tracing::debug!(peer = %self.access.label(self.peer), %error, "not answered");
                     }
-                    _ => tracing::error!(peer = %self.peer, %error, "not answered"),
+                    _ => {
+                        tracing::error!(peer = %self.access.label(self.peer), %error, "not answered")
+                    }
                 }
                 // It may be closed already.
                 let _ = send.reset(code);

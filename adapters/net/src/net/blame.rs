@@ -96,7 +96,7 @@ impl Inner {
         let line = self.blame.line(peer, self.knows(peer), Instant::now());
         if let Some(left_out) = line {
             let left_out = (left_out > 0).then_some(left_out);
-            tracing::warn!(peer = %self.call(peer), left_out, "{what}");
+            tracing::warn!(peer = %self.label(peer), left_out, "{what}");
         }
     }
 
@@ -105,7 +105,7 @@ impl Inner {
         let line = self.remarks.line(peer, self.knows(peer), Instant::now());
         if let Some(left_out) = line {
             let left_out = (left_out > 0).then_some(left_out);
-            tracing::info!(peer = %self.call(peer), left_out, "{what}");
+            tracing::info!(peer = %self.label(peer), left_out, "{what}");
         }
     }
 }

@@ -161,8 +161,13 @@ impl Drop for Claim {
 
 impl Inner {
     pub(super) fn knows(&self, peer: EndpointId) -> bool {
-        let is_member = |circle: &Circle| circle.members.values().any(|m| m.contains_key(&peer));
-        self.records().knows(peer) || is_member(&self.circle.borrow())
+        self.records().knows(peer) || self.is_member(peer)
+    }
+
+    /// Tells whether others let a peer into any bucket that is here.
+    pub(super) fn is_member(&self, peer: EndpointId) -> bool {
+        let circle = self.circle.borrow();
+        circle.members.values().any(|m| m.contains_key(&peer))
     }
 
     fn own(&self) -> EndpointId {
@@ -192,7 +197,7 @@ impl Inner {
             let mut restated = (*records).clone();
             restated.restate(&key, &gone, now());
             for (_, peer) in restated.silent.difference(&records.silent) {
-                let peer = restated.call(*peer);
+                let peer = restated.label(*peer);
                 tracing::warn!(%peer, "others let it out: nothing is taken from it any more");
             }
             match restated == *records {
@@ -439,7 +444,7 @@ impl Inner {
                 self.blame(peer, format_args!("{what}, {forged} times"));
             }
             Err(e) => {
-                tracing::warn!(peer = %self.call(peer), "what it says of members was not kept: {e}");
+                tracing::warn!(peer = %self.label(peer), "what it says of members was not kept: {e}");
             }
         }
     }

@@ -100,6 +100,9 @@ async fn hear(recv: &mut RecvStream) -> Result<Vec<u8>, u32> {
         ReadExactError::ReadError(ReadError::Reset(code)) => {
             u32::try_from(code.into_inner()).unwrap()
         }
+        ReadExactError::ReadError(ReadError::ConnectionLost(
+            ConnectionError::ApplicationClosed(close),
+        )) => u32::try_from(close.error_code.into_inner()).unwrap(),
         other => panic!("{other}"),
     };
     recv.read_exact(&mut length).await.map_err(code)?;

@@ -204,6 +204,8 @@ async fn what_was_given_by_several_tickets_counts_together() {
         })
         .await;
         for branch in ["one", "two", "main"] {
+            let mark = format!("/{branch}");
+            until(&mark, async || b.paths(on_b, branch).contains(&mark)).await;
             b.write(on_b, branch, &format!("/{branch}-of-{n}"));
         }
         for branch in ["one", "two"] {
@@ -265,7 +267,7 @@ async fn one_grant_that_is_taken_back_leaves_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_back_or_expires_ends_at_once() {
-    let (a, b, c) = (
+    let (a, mut b, mut c) = (
         Node::start().await,
         Node::start().await,
         Node::start().await,
@@ -287,7 +289,10 @@ async fn what_is_taken_back_or_expires_ends_at_once() {
     })
     .await;
     assert!(now() >= soon);
+    let is_connected = |with: &Node| a.net().connected_since(with.id()).is_some();
+    until("the connection is closed", async || !is_connected(&c)).await;
     let peer = b.net().endpoint().id();
+    assert!(is_connected(&b));
     let revoked = Records::update(&*a.store, Durability::Full, |records, _| {
         Ok(records.revoke_peer(peer, now()))
     });
@@ -298,8 +303,9 @@ async fn what_is_taken_back_or_expires_ends_at_once() {
         !links[0].connected && trouble.is_some_and(|why| why.contains("revoked"))
     })
     .await;
+    until("the connection is closed", async || !is_connected(&b)).await;
     a.write(on_a, "main", "/own");
-    for (mut node, bucket, why) in [(b, on_b, "revoked"), (c, on_c, "expired")] {
+    for (node, bucket, why) in [(&mut b, on_b, "revoked"), (&mut c, on_c, "expired")] {
         node.write(bucket, "main", "/too-late");
         // A node that starts knows of no refusal: it asks again.
         node.stop().await;
@@ -313,6 +319,9 @@ async fn what_is_taken_back_or_expires_ends_at_once() {
         assert_eq!(node.paths(bucket, "main"), ["/too-late"]);
     }
     assert_eq!(a.paths(on_a, "main"), ["/own"]);
+    // A new ticket lets in at once who was refused.
+    b.join(on_b, &a.share(on_a, offer(Access::Write)));
+    b.shows(on_b, "main", &["/own", "/too-late"]).await;
 }
 
 /// Each fills all that the connection takes before it has heard anything of what the other one says: nobody
