@@ -325,10 +325,12 @@ fn tickets_add_up_and_what_they_let_out_is_said() {
     eventually("it goes out", || {
         a.run(&["--branch", "docs", "cat", "/page"]).stdout == b"page"
     });
-    for path in ["/one", "/two"] {
+    for (path, stays) in [("/one", 1), ("/two", 2)] {
         b.json_with(&["--bucket", "theirs", "put", "-", path], b"own");
+        eventually("it stays", || {
+            b.one(&["sync", "status"])["stays_here"] == stays
+        });
     }
-    eventually("it stays", || b.one(&["sync", "status"])["stays_here"] == 2);
     assert_eq!(a.run(&["cat", "/one"]).status, 1);
     let whole = ticket(&[]);
     let other = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
