@@ -5,7 +5,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alknet_fs::node::{JoinOptions, ShareOptions};
 use alknet_fs::{Branch, ContentPolicy, Durability, Hash, Store, Timestamp, TreeRef};
@@ -330,6 +330,7 @@ fn connections_end_when_what_was_given_is_taken_back() {
     // By another handle on the store, as another process has one.
     let other = Store::open(a.store.path().unwrap()).unwrap();
     assert_eq!(other.revoke_peer(&b.id()).unwrap(), 1);
+    let begun = Instant::now();
     for conn in open {
         until("it ends", || conn.close_reason().is_some());
         let why = conn.close_reason().unwrap();
@@ -338,6 +339,8 @@ fn connections_end_when_what_was_given_is_taken_back() {
         };
         assert_eq!(close.error_code.into_inner(), 5);
     }
+    // The node is told: it does not only look from time to time.
+    assert!(begun.elapsed() < Duration::from_secs(20));
     assert!(!asker.is_given(&to, b"of a"));
 }
 

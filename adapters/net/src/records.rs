@@ -914,6 +914,16 @@ mod tests {
     }
 
     #[test]
+    fn the_log_says_names_and_keys() {
+        let mut records = Records::default();
+        let id = key(2).public();
+        let short = id.fmt_short().to_string();
+        assert_eq!(records.label(id), short);
+        records.peer_mut(id).name = Some("laptop".to_owned());
+        assert_eq!(records.label(id), format!("laptop ({short})"));
+    }
+
+    #[test]
     fn nobody_stays_known_by_hints_alone() {
         let addrs = Addrs {
             direct: vec![([127, 0, 0, 1], 5).into()],
