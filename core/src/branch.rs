@@ -408,6 +408,31 @@ pub fn take_snapshot(
     Ok(snapshot)
 }
 
+/// Gives a snapshot another name: what it shows, and when it was taken, stays. It is published as that the
+/// snapshot went and another came.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`]; [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidInput`].
+pub fn rename_snapshot(
+    txn: &mut dyn WriteTxn,
+    id: BranchId,
+    name: &str,
+    new: &str,
+    context: &Context,
+) -> Result<()> {
+    check_label("snapshot", new)?;
+    let mut renamed = snapshot(txn, id, name)?;
+    if name == new {
+        return Ok(());
+    }
+    if txn.snapshot(id, new)?.is_some() {
+        return Err(exists("snapshot", new));
+    }
+    delete_snapshot(txn, id, name, context)?;
+    new.clone_into(&mut renamed.name);
+    name_snapshot(txn, &renamed, context)
+}
+
 /// Forgets a snapshot's name. Branches forked from it keep what they see.
 ///
 /// # Errors

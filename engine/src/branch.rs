@@ -156,6 +156,18 @@ impl Branch {
         self.inner.tree.read()?.snapshots(self.id)
     }
 
+    /// Gives a snapshot another name, on all nodes. To watchers one snapshot goes, and another comes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::AlreadyExists`], [`ErrorKind::InvalidInput`].
+    pub fn rename_snapshot(&self, name: &str, new: &str) -> Result<()> {
+        let context = self.inner.context();
+        let mut txn = self.inner.write()?;
+        branch::rename_snapshot(&mut *txn, self.id, name, new, &context)
+            .map_err(|e| e.op("rename snapshot"))?;
+        txn.commit()
+    }
+
     /// Forgets a snapshot's name. Branches forked from it keep what they show.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! Conflicts: what nodes wrote to one path without knowing of each other.
 
+use std::collections::HashMap;
+
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::store::ReadTxn;
 use alknet_fs_core::sync;
-use alknet_fs_core::sync::{Keep, ReplicaId, Resolution, Value};
+use alknet_fs_core::sync::{Keep, ReplicaId, Resolution, Stamp, Value};
 use alknet_fs_core::tree::{Follow, resolve};
 use alknet_fs_core::{Entry, EventPeer, Node, Result, Timestamp, TreePath};
 
@@ -37,7 +39,7 @@ pub struct Side {
     pub written: Option<SideWritten>,
 }
 
-/// Who wrote one side of a [`Conflict`], and when.
+/// Who wrote one side of a [`Conflict`], or gave a name, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SideWritten {
     /// When, by that node's clock.
@@ -59,7 +61,23 @@ pub struct NameConflict {
     pub snapshot: Option<String>,
     /// The name that was given to it.
     pub name: String,
+    /// Who gave it that name and when, as far as that is known.
+    pub written: Option<SideWritten>,
 }
+
+impl SideWritten {
+    fn of(stamp: Stamp, here: Option<ReplicaId>, peers: &Peers<'_>) -> Self {
+        Self {
+            at: Timestamp(i64::try_from(stamp.time).unwrap_or(i64::MAX)),
+            replica: stamp.replica,
+            here: Some(stamp.replica) == here,
+            peer: peers.of(stamp.replica),
+        }
+    }
+}
+
+/// How many letters of a node's key stand for it where it has no name.
+const SHORT: usize = 10;
 
 impl Branch {
     /// Returns the conflicts of the branch itself, not of what it inherits, by path. Whoever writes a path
@@ -86,12 +104,7 @@ impl Branch {
                 })
             };
             let written = |value: &Value| {
-                let written = SideWritten {
-                    at: Timestamp(i64::try_from(value.stamp.time).unwrap_or(i64::MAX)),
-                    replica: value.stamp.replica,
-                    here: Some(value.stamp.replica) == here,
-                    peer: peers.of(value.stamp.replica),
-                };
+                let written = SideWritten::of(value.stamp, here, &peers);
                 side(value.entry().cloned(), Some(written))
             };
             for conflict in sync::conflicts(&*txn, &chain)? {
@@ -116,7 +129,9 @@ impl Branch {
     }
 
     /// Decides a conflict, on all nodes: keeps what is shown, one of the others, or both, the others beside
-    /// what is shown under names such as `name (conflict 2026-11-22 from 1a2b3c4d).ext`. Returns these.
+    /// what is shown under names such as `name (conflict 2026-11-22 from laptop).ext`: with what the node is
+    /// called here that wrote it, or the beginning of its key or, where that is not known, of its replica.
+    /// Returns these.
     ///
     /// One of the others that is a removal removes what is shown, and one that is a file takes the place of
     /// a directory with all that is in it. Its content is waited for where it is not here, as a read of it
@@ -140,12 +155,33 @@ impl Branch {
                     fetched.map_err(|e| e.path(&path))?;
                     continue;
                 }
-                let done = sync::resolve(&mut *txn, &chain, &self.inner.context(), &path, keep)?;
+                let called = self.callers(&*txn, &chain, &path)?;
+                let called = |replica| called.get(&replica).cloned();
+                let context = self.inner.context();
+                let done = sync::resolve(&mut *txn, &chain, &context, &path, keep, &called)?;
                 txn.commit()?;
                 return Ok(done);
             }
         };
         resolved().map_err(|e: crate::Error| e.op("resolve"))
+    }
+
+    /// Returns what the nodes are called that wrote what lost at a path.
+    fn callers(
+        &self,
+        txn: &dyn ReadTxn,
+        chain: &Chain,
+        path: &TreePath,
+    ) -> Result<HashMap<ReplicaId, String>> {
+        let peers = Peers::new(txn);
+        let losers = sync::conflict(txn, chain, path)?.map_or(Vec::new(), |c| c.losers);
+        let replicas = losers.iter().map(|loser| loser.stamp.replica);
+        let called = replicas.filter_map(|replica| {
+            let EventPeer { id, name } = peers.of(replica)?;
+            let short = || id.chars().take(SHORT).collect();
+            Some((replica, name.unwrap_or_else(short)))
+        });
+        Ok(called.collect())
     }
 
     /// Returns the content of the loser that is to be kept, where that is not here.
@@ -204,6 +240,7 @@ impl Bucket {
             return Ok(Vec::new());
         };
         let mut all = Vec::new();
+        let peers = Peers::new(&*txn);
         for conflict in names.conflicts {
             // It may have gone, or got another name, since that was noted.
             let Some(branch) = txn.branch(conflict.branch)? else {
@@ -219,6 +256,9 @@ impl Bucket {
                     branch: branch.name,
                     snapshot,
                     name: conflict.name,
+                    written: conflict
+                        .stamp
+                        .map(|stamp| SideWritten::of(stamp, Some(names.replica), &peers)),
                 });
             }
         }

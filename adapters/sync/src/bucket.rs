@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::branch::{Applied, Branch, History};
 use crate::collect::Found;
-use crate::conflicts::note_names;
 use crate::kept;
 
 /// What is kept of a bucket besides its documents, and changes with every commit.
@@ -414,7 +413,7 @@ impl Bucket {
         kept::set(txn, &scope, RECORD, &self.record)?;
         if self.scopes != *scopes {
             kept::set(txn, &scope, SCOPES, &self.scopes)?;
-            note_names(txn, self.bucket, self.record.replica, &self.scopes)?;
+            self.note_names(txn)?;
         }
         if self.wanted != *wanted {
             kept::set(txn, &scope, WANTED, &self.wanted)?;

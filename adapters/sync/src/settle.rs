@@ -501,7 +501,7 @@ fn line(base: Option<(BranchId, Option<Epoch>)>) -> Option<LineBase> {
 }
 
 /// Appends a short suffix to a name that somebody else has.
-fn with_suffix(name: &str, hex: &str) -> String {
+pub(crate) fn with_suffix(name: &str, hex: &str) -> String {
     let mut end = name.len().min(NAME_MAX);
     while !name.is_char_boundary(end) {
         end -= 1;
@@ -509,6 +509,6 @@ fn with_suffix(name: &str, hex: &str) -> String {
     format!("{}~{}", &name[..end], &hex[..8])
 }
 
-fn digest(stamp: Stamp) -> String {
+pub(crate) fn digest(stamp: Stamp) -> String {
     blake3::hash(&kept::encode(&stamp)).to_hex().to_string()
 }

@@ -76,7 +76,7 @@ impl Node {
     fn resolve(&self, at: &TreePath, keep: Keep, now: i64) -> Result<Resolution> {
         let mut txn = self.store.write(Durability::Full).unwrap();
         let chain = Chain::load(&*txn, self.main, None).unwrap();
-        let done = resolve(&mut *txn, &chain, &context(now), at, keep)?;
+        let done = resolve(&mut *txn, &chain, &context(now), at, keep, &|_| None)?;
         txn.commit().unwrap();
         Ok(done)
     }
@@ -508,11 +508,14 @@ fn names_that_several_gave_are_listed() {
     }
     meet(&mut a, &mut b, 30);
     meet(&mut a, &mut b, 31);
-    let mut listed = Vec::new();
+    let (mut listed, mut given_by) = (Vec::new(), Vec::new());
     for node in [&a, &b] {
         let txn = node.store.read().unwrap();
         let names = names(&*txn, node.number).unwrap().unwrap();
         assert_eq!(names.replica, node.bucket.replica());
+        let by = |c: &alknet_fs_core::sync::NameConflict| c.stamp.unwrap().replica;
+        let by: Vec<_> = names.conflicts.iter().map(by).collect();
+        given_by.push(by);
         let of = |c: &alknet_fs_core::sync::NameConflict| {
             (c.is_snapshot, c.name.clone(), c.shown_as.clone())
         };
@@ -521,6 +524,9 @@ fn names_that_several_gave_are_listed() {
         listed.push(all);
     }
     assert_eq!(listed[0], listed[1]);
+    assert_eq!(given_by[0], given_by[1]);
+    let replicas = [&a, &b].map(|node| node.bucket.replica());
+    assert!(given_by[0].iter().all(|by| replicas.contains(by)));
     let [(false, work, shown), (true, v1, _)] = &listed[0][..] else {
         panic!("{listed:?}");
     };

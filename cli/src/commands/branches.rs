@@ -1,6 +1,6 @@
 //! Buckets, branches, snapshots, and what they share.
 
-use alknet_fs::{Bucket, Error, ErrorKind, Timestamp, TreeRef};
+use alknet_fs::{Bucket, Error, ErrorKind, NameConflict, Timestamp, TreeRef};
 use serde::Serialize;
 
 use crate::app::App;
@@ -100,20 +100,25 @@ struct BranchRecord<'a> {
     live: bool,
     snapshots: usize,
     created: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given: Option<String>,
 }
 
 pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
     let bucket = app.bucket()?;
     match command {
         BranchCommand::List => {
-            let mut table = Table::new(&["branch", "forked off", ">snapshots", "made"]);
+            let given = Given::of(&bucket)?;
+            let mut table = given.table(&["branch", "forked off", ">snapshots", "made"]);
             for info in bucket.branches()? {
+                let conflict = given.find(&info.name, None);
                 app.out.record(&BranchRecord {
                     name: &info.name,
                     parent: info.parent.as_deref(),
                     live: info.live,
                     snapshots: info.snapshots,
                     created: output::rfc3339(info.created),
+                    given: conflict.map(|conflict| conflict.name.clone()),
                 })?;
                 let parent = match (&info.parent, info.live) {
                     (None, _) => "-".to_owned(),
@@ -125,6 +130,7 @@ pub(crate) fn branch(app: &App, command: BranchCommand) -> Result<()> {
                     Cell::new(parent),
                     Cell::right(info.snapshots),
                     Cell::new(output::time(info.created, output::MINUTE)).styled(DIM),
+                    Cell::new(conflict.map(super::conflicts::given).unwrap_or_default()),
                 ]);
             }
             Ok(app.out.table(&table)?)
@@ -241,11 +247,35 @@ fn nanos_now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
+/// The branches and snapshots of a bucket that have other names here than they were given.
+struct Given(Vec<NameConflict>);
+
+impl Given {
+    fn of(bucket: &Bucket) -> Result<Self> {
+        Ok(Self(bucket.name_conflicts()?))
+    }
+
+    fn find(&self, branch: &str, snapshot: Option<&str>) -> Option<&NameConflict> {
+        let is_it = |c: &&NameConflict| c.branch == branch && c.snapshot.as_deref() == snapshot;
+        self.0.iter().find(is_it)
+    }
+
+    /// Makes a table with a column for them, where there are any.
+    fn table(&self, heads: &[&str]) -> Table {
+        match self.0.is_empty() {
+            true => Table::new(heads),
+            false => Table::new(&[heads, &["is"]].concat()),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct SnapshotRecord<'a> {
     branch: &'a str,
     name: &'a str,
     created: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given: Option<String>,
 }
 
 pub(crate) fn snapshot(app: &App, command: SnapshotCommand) -> Result<()> {
@@ -256,17 +286,21 @@ pub(crate) fn snapshot(app: &App, command: SnapshotCommand) -> Result<()> {
                 Some(tree) => vec![tree.branch.clone()],
                 None => bucket.branches()?.into_iter().map(|b| b.name).collect(),
             };
-            let mut table = Table::new(&["snapshot", "taken"]);
+            let given = Given::of(&bucket)?;
+            let mut table = given.table(&["snapshot", "taken"]);
             for branch in &names {
                 for snapshot in bucket.branch(branch)?.snapshots()? {
+                    let conflict = given.find(branch, Some(&snapshot.name));
                     app.out.record(&SnapshotRecord {
                         branch,
                         name: &snapshot.name,
                         created: output::rfc3339(snapshot.created),
+                        given: conflict.map(|conflict| conflict.name.clone()),
                     })?;
                     table.push(vec![
                         Cell::new(format_args!("{branch}@{}", snapshot.name)).styled(BOLD),
                         Cell::new(output::time(snapshot.created, output::SECOND)).styled(DIM),
+                        Cell::new(conflict.map(super::conflicts::given).unwrap_or_default()),
                     ]);
                 }
             }
@@ -283,6 +317,18 @@ pub(crate) fn snapshot(app: &App, command: SnapshotCommand) -> Result<()> {
             Ok(app
                 .out
                 .done(&record, format_args!("took the snapshot {of}@{name}"))?)
+        }
+        SnapshotCommand::Rename { name, new } => {
+            app.branch("rename snapshot")?
+                .rename_snapshot(&name, &new)?;
+            let of = app.tree().branch;
+            let record = Named {
+                branch: Some(&of),
+                from: Some(name.clone()),
+                ..named("rename snapshot", &new)
+            };
+            let line = format!("renamed the snapshot {of}@{name} to {of}@{new}");
+            Ok(app.out.done(&record, line)?)
         }
         SnapshotCommand::Delete { name } => {
             app.branch("delete snapshot")?.delete_snapshot(&name)?;

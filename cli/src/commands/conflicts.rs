@@ -1,6 +1,6 @@
 //! Conflicts: listing and deciding them.
 
-use alknet_fs::{ErrorKind, EventPeer, Fetching, Keep, Node, Side};
+use alknet_fs::{ErrorKind, EventPeer, Fetching, Keep, NameConflict, Node, Side, SideWritten};
 use serde::Serialize;
 
 use super::records::{called, octal};
@@ -51,6 +51,28 @@ struct NameRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<&'a str>,
     name: &'a str,
+    #[serde(flatten)]
+    given: GivenRecord,
+}
+
+/// Who gave a name.
+#[derive(Default, Serialize)]
+struct GivenRecord {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<EventPeer>,
+    here: bool,
+}
+
+impl GivenRecord {
+    fn of(written: Option<&SideWritten>) -> Self {
+        written.map_or_else(Self::default, |written| Self {
+            replica: Some(written.replica.to_string()),
+            peer: written.peer.clone(),
+            here: written.here,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -135,6 +157,7 @@ pub(crate) fn conflicts(app: &App, args: &Conflicts) -> Result<()> {
             branch: &conflict.branch,
             snapshot: conflict.snapshot.as_deref(),
             name: &conflict.name,
+            given: GivenRecord::of(conflict.written.as_ref()),
         })?;
     }
     if conflicts.is_empty() && names.is_empty() {
@@ -145,39 +168,58 @@ pub(crate) fn conflicts(app: &App, args: &Conflicts) -> Result<()> {
         app.out.table(&table)?;
     }
     for conflict in &names {
-        let (branch, name) = (printable(&conflict.branch), printable(&conflict.name));
-        app.out.line(match &conflict.snapshot {
-            None => format!("branch {branch}: another branch is called {name}, too"),
-            Some(snapshot) => {
-                let snapshot = printable(snapshot);
-                format!("snapshot {branch}@{snapshot}: another snapshot is called {name}, too")
-            }
-        })?;
+        let shown = match &conflict.snapshot {
+            None => format!("branch {}", conflict.branch),
+            Some(snapshot) => format!("snapshot {}@{snapshot}", conflict.branch),
+        };
+        let what = match &conflict.snapshot {
+            None => "branch",
+            Some(_) => "snapshot",
+        };
+        app.out.line(format_args!(
+            "{}: {}; another {what} has that name, too",
+            printable(&shown),
+            printable(&given(conflict))
+        ))?;
     }
     if !conflicts.is_empty() {
         app.out.note(format_args!(
             "{}: what is shown as the winner is at the path; `alkfs resolve PATH --keep winner|N|both` \
-             decides, and so does whoever writes the path",
-            count(conflicts.len() as u64, "conflict", "conflicts")
+             decides, and so does whoever writes the path; `alkfs cat --side N PATH` prints one",
+            count(conflicts.len() as u64, "path in conflict", "paths in conflict")
+        ));
+    }
+    if !names.is_empty() {
+        app.out.note(format_args!(
+            "{}: `alkfs branch rename` and `alkfs snapshot rename` settle it, and so does deleting one",
+            count(names.len() as u64, "name in conflict", "names in conflict")
         ));
     }
     Ok(())
 }
 
+/// Says which name a branch or a snapshot was given that has another one here, and by whom.
+pub(crate) fn given(conflict: &NameConflict) -> String {
+    match conflict.written.as_ref().map(by) {
+        Some(by) => format!("{} of {by}", conflict.name),
+        None => format!("called {} elsewhere", conflict.name),
+    }
+}
+
+/// Says who wrote, for people.
+fn by(written: &SideWritten) -> String {
+    match &written.peer {
+        _ if written.here => "this store".to_owned(),
+        Some(peer) => called(peer).to_owned(),
+        None => written.replica.to_string()[..8].to_owned(),
+    }
+}
+
 fn row(branch: &str, path: &str, keep: &str, side: &Side) -> Vec<Cell> {
     let entry = side.entry.as_ref();
     let bytes = entry.filter(|entry| entry.is_file());
-    let (written, by) = match &side.written {
-        Some(written) if written.here => (Some(written.at), "this store".to_owned()),
-        Some(written) => {
-            let by = match &written.peer {
-                Some(peer) => called(peer).to_owned(),
-                None => written.replica.to_string()[..8].to_owned(),
-            };
-            (Some(written.at), by)
-        }
-        None => (None, "-".to_owned()),
-    };
+    let written = side.written.as_ref();
+    let (written, by) = (written.map(|written| written.at), written.map(by));
     let hash = entry.and_then(alknet_fs::Entry::hash);
     let size = match bytes.map(|entry| size(entry.size())) {
         Some(size) if !side.content_here => format!("{size}, elsewhere"),
@@ -192,7 +234,7 @@ fn row(branch: &str, path: &str, keep: &str, side: &Side) -> Vec<Cell> {
         Cell::right(size),
         Cell::new(written.map_or("-".to_owned(), |at| output::time(at, output::SECOND)))
             .styled(DIM),
-        Cell::new(by),
+        Cell::new(by.unwrap_or_else(|| "-".to_owned())),
         Cell::new(hash.map_or("-".to_owned(), |hash| hash.to_hex()[..10].to_owned())).styled(DIM),
     ]
 }

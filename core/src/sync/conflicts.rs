@@ -288,7 +288,8 @@ pub fn has_conflicts(txn: &dyn ReadTxn, branch: BranchId) -> Result<bool> {
     Ok(has)
 }
 
-/// Decides a conflict. The caller commits the transaction.
+/// Decides a conflict; `called` says what the node is called that has a replica, for the names of copies.
+/// The caller commits the transaction.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] where there is no conflict at the path; [`ErrorKind::InvalidInput`] where it has
@@ -299,6 +300,7 @@ pub fn resolve(
     context: &Context,
     path: &TreePath,
     keep: Keep,
+    called: &dyn Fn(ReplicaId) -> Option<String>,
 ) -> Result<Resolution> {
     let Some(mut conflict) = conflict(txn, chain, path)? else {
         let why = "there is no conflict at this path";
@@ -326,7 +328,7 @@ pub fn resolve(
                 let Some(entry) = loser.entry() else {
                     continue;
                 };
-                let beside = free_name(&mut editor, chain, path, loser.stamp)?;
+                let beside = free_name(&mut editor, chain, path, loser.stamp, called)?;
                 editor.replace(&beside, entry.clone())?;
                 done.beside.push(beside);
             }
@@ -339,17 +341,24 @@ pub fn resolve(
     Ok(done)
 }
 
-/// Finds a name beside a path for a loser: `name (conflict 2026-11-22 from 1a2b3c4d).ext`.
+/// The most of a node's name that is in the name of a copy, in bytes.
+const CALLED_MAX: usize = 64;
+
+/// Finds a name beside a path for a loser: `name (conflict 2026-11-22 from laptop).ext`, or with the first
+/// digits of the replica where the node that wrote it is not known.
 fn free_name(
     editor: &mut Editor<'_>,
     chain: &Chain,
     path: &TreePath,
     stamp: Stamp,
+    called: &dyn Fn(ReplicaId) -> Option<String>,
 ) -> Result<TreePath> {
     let name = path.name();
     let dot = name.rfind('.').filter(|dot| *dot > 0);
     let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
-    let replica = &stamp.replica.to_string()[..8];
+    let replica = || stamp.replica.to_string()[..8].to_owned();
+    let called = called(stamp.replica).unwrap_or_else(replica);
+    let called = shorten(&called, CALLED_MAX);
     let date = date(stamp.time);
     let dir = path.parent().unwrap_or_else(TreePath::root);
     for n in 1_u32.. {
@@ -357,7 +366,7 @@ fn free_name(
             1 => String::new(),
             n => format!(" {n}"),
         };
-        let mark = format!(" (conflict {date} from {replica}{again})");
+        let mark = format!(" (conflict {date} from {called}{again})");
         let room = MAX_NAME_LEN.saturating_sub(mark.len());
         let extension = shorten(extension, room / 2);
         let stem = shorten(stem, room - extension.len());
@@ -406,6 +415,9 @@ pub struct NameConflict {
     pub shown_as: String,
     /// Whether it is a snapshot of the branch.
     pub is_snapshot: bool,
+    /// Who gave it the name, and when, as far as that was noted.
+    #[serde(skip)]
+    pub stamp: Option<Stamp>,
 }
 
 /// What is noted of a bucket besides its branches' conflicts.
@@ -425,10 +437,16 @@ pub fn names(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Option<Names>> {
     let Some(bytes) = txn.value(&format!("sync/{bucket}"), NAMES)? else {
         return Ok(None);
     };
-    postcard::from_bytes(&bytes).map(Some).map_err(|_| {
+    let (mut names, rest) = postcard::take_from_bytes::<Names>(&bytes).map_err(|_| {
         let why = "what is noted of a bucket's names does not decode";
         Error::with_detail(ErrorKind::Corrupt, why)
-    })
+    })?;
+    // What stores of earlier versions noted ends here.
+    let stamps: Vec<_> = postcard::from_bytes(rest).unwrap_or_default();
+    for (conflict, stamp) in names.conflicts.iter_mut().zip(stamps) {
+        conflict.stamp = stamp;
+    }
+    Ok(Some(names))
 }
 
 /// Notes something of a bucket.
@@ -438,6 +456,8 @@ pub fn names(txn: &dyn ReadTxn, bucket: BucketId) -> Result<Option<Names>> {
 pub fn set_names(txn: &mut dyn WriteTxn, bucket: BucketId, names: &Names) -> Result<()> {
     // Writing to memory cannot fail.
     let bytes = postcard::to_extend(names, Vec::new()).unwrap_or_default();
+    let stamps: Vec<_> = names.conflicts.iter().map(|c| c.stamp).collect();
+    let bytes = postcard::to_extend(&stamps, bytes).unwrap_or_default();
     txn.set_value(&format!("sync/{bucket}"), NAMES, Some(&bytes))
 }
 
@@ -452,6 +472,7 @@ impl NameConflict {
             name: shown_as.strip_suffix(&suffix)?.to_owned(),
             shown_as: shown_as.to_owned(),
             is_snapshot: false,
+            stamp: None,
         })
     }
 }
