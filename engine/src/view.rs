@@ -356,15 +356,45 @@ impl View {
         }
     }
 
-    /// Opens a content by its hash, whatever path it has.
+    /// Opens a content by its hash, whatever path it has. One that lost in a [`Conflict`](crate::Conflict)
+    /// of the bucket is waited for where it is not here, as a read of a path would.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] where the store does not hold it.
+    /// [`ErrorKind::NotFound`] where the store does not hold it, and it did not lose in a conflict;
+    /// [`ErrorKind::ContentUnavailable`] where it did, and does not arrive in time.
     pub fn open_content(&self, hash: &Hash) -> Result<Reader> {
-        let found = self.find_content(hash)?;
-        found.map(Reader::new).ok_or_else(|| {
+        if let Some(found) = self.find_content(hash)? {
+            return Ok(Reader::new(found));
+        }
+        let Some((named, branch, path)) = self.lost(hash)? else {
             let detail = "the store holds no such content";
-            Error::with_detail(ErrorKind::NotFound, detail).path(hash)
+            return Err(Error::with_detail(ErrorKind::NotFound, detail).path(hash));
+        };
+        let fetching = self.fetching.as_deref().cloned().unwrap_or_default();
+        let content = self.inner.fetched_lost(&named, (branch, &path), &fetching);
+        let content = content.map_err(|e| e.op("open").path(&path))?;
+        self.inner.used(hash);
+        Ok(Reader::new(content))
+    }
+
+    /// Finds where a content lost in a conflict of the bucket that nobody has decided.
+    fn lost(&self, hash: &Hash) -> Result<Option<(Named, BranchId, TreePath)>> {
+        let bucket = self.chain.bucket();
+        self.with(|txn, _| {
+            let mut found = None;
+            txn.conflict_contents(bucket, 0, &mut |lost| {
+                if lost.hash == *hash {
+                    let size = lost.size;
+                    let named = Named {
+                        bucket,
+                        hash: *hash,
+                        size,
+                    };
+                    found = Some((named, lost.branch, lost.path));
+                }
+                Ok(())
+            })?;
+            Ok(found)
         })
     }
 

@@ -109,6 +109,33 @@ fn what_lost_is_passed_on_by_who_fetched_it() {
 }
 
 #[test]
+fn what_lost_is_read_before_anybody_decides() {
+    let [mut a, b] = pair(&ShareOptions::new());
+    a.stop();
+    b.write_first("/f", b"of b");
+    a.write("/f", b"of a");
+    a.start();
+    until("a knows of it", || a.conflict("/f").is_some());
+    let lost = a.conflict("/f").unwrap().others.remove(0);
+    assert!(!lost.content_here, "nobody wanted it yet");
+    let hash = lost.entry.unwrap().hash().unwrap();
+    let reader = a.main().view().unwrap().open_content(&hash).unwrap();
+    assert_eq!(reader.into_bytes().unwrap(), b"of b");
+    assert_eq!(a.main().read("/f").unwrap(), b"of a");
+    // One that nothing names is not asked for.
+    let none = a.main().view().unwrap().open_content(&Hash::of(b"none"));
+    assert_eq!(none.unwrap_err().kind(), ErrorKind::NotFound);
+    // The copy has the name of who wrote it, where that is known.
+    let b_id = b.node.as_ref().unwrap().id();
+    a.store.name_peer(b_id, "laptop").unwrap();
+    let done = a.main().resolve("/f", Keep::Both).unwrap();
+    assert!(
+        done.beside[0].as_str().ends_with(" from laptop)"),
+        "{done:?}"
+    );
+}
+
+#[test]
 fn what_shows_stays_where_the_content_of_a_loser_cannot_be_had() {
     let mut b = Side::new();
     let c = b.joined(&ShareOptions::new());

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use alknet_fs::{
-    Cancel, Entry, Error, ErrorKind, Fetching, Kind, Node, OpenOptions, Reader, SetAttrs, Task,
-    Timestamp, TreePath, View, Walk,
+    Cancel, Entry, Error, ErrorKind, Fetching, Hash, Kind, Node, OpenOptions, Reader, SetAttrs,
+    Task, Timestamp, TreePath, View, Walk,
 };
 
 use super::records::{DoneRecord, EntryRecord, FileRecord, octal};
@@ -122,8 +122,7 @@ pub(crate) fn get(app: &App, args: &Get) -> Result<()> {
     }
     let view = app.view()?;
     let path = TreePath::parse(&args.path)?;
-    let entry = view.stat(&path)?;
-    let (view, reader) = open(app, view, &path)?;
+    let (view, entry, reader) = open(app, view, &path, args.how.side)?;
     let target = match &args.file {
         None => PathBuf::from(path.name()),
         Some(target) if target.is_dir() => target.join(path.name()),
@@ -206,8 +205,13 @@ fn copy(
             .path(path)
             .into());
     }
-    if how.verify {
-        view.verify(path)?;
+    match how.side {
+        _ if !how.verify => {}
+        None => view.verify(path)?,
+        Some(_) => {
+            let verified = reader.copy_verified(&mut io::sink(), task);
+            verified.map_err(|e| e.op("verify").path(path))?;
+        }
     }
     let copied = match &how.range {
         Some(range) => reader.copy_range(range.clone(), writer, task),
@@ -252,18 +256,57 @@ pub(crate) fn cat(app: &App, args: &Cat) -> Result<()> {
     Ok(())
 }
 
-/// Opens a file; where its content has to come from a peer first, a bar shows how it comes.
-fn open(app: &App, view: View, path: &TreePath) -> Result<(View, Reader)> {
+/// Opens a file, or what lost at its path in a conflict; where the content has to come from a peer first,
+/// a bar shows how it comes.
+fn open(
+    app: &App,
+    view: View,
+    path: &TreePath,
+    side: Option<usize>,
+) -> Result<(View, Entry, Reader)> {
+    let lost = side.map(|side| lost(app, path, side)).transpose()?;
     let (task, bar) = app.out.follow(app.task(), "fetch", Unit::Bytes);
     let view = view.fetching(&Fetching::new().task(&task));
-    let reader = view.open(path);
+    let opened = match lost {
+        Some((entry, hash)) => view.open_content(&hash).map(|reader| (entry, reader)),
+        None => view
+            .open(path)
+            .and_then(|reader| Ok((view.stat(path)?, reader))),
+    };
     drop(bar);
-    Ok((view, reader?))
+    let (entry, reader) = opened?;
+    Ok((view, entry, reader))
+}
+
+/// Finds what lost at a path, as `alkfs conflicts` counts it.
+fn lost(app: &App, path: &TreePath, side: usize) -> Result<(Entry, Hash)> {
+    let error = |kind, detail: String| Error::with_detail(kind, detail).op("read").path(path);
+    let conflicts = app.branch("read")?.conflicts()?;
+    let conflict = conflicts.into_iter().find(|c| c.path == *path);
+    let sides = conflict.map_or(Vec::new(), |conflict| conflict.others);
+    let Some(found) = sides.get(side - 1) else {
+        let detail = match sides.len() {
+            0 => "there is no conflict at this path".to_owned(),
+            1 => "the conflict has one other side".to_owned(),
+            sides => format!("the conflict has {sides} other sides"),
+        };
+        let hint = "`alkfs conflicts` lists the sides that there are";
+        return Err(Failure::with_hint(error(ErrorKind::NotFound, detail), hint));
+    };
+    let other = |what: &str| error(ErrorKind::InvalidInput, format!("side {side} is {what}"));
+    match &found.entry {
+        Some(entry) => match (&entry.node, entry.hash()) {
+            (_, Some(hash)) => Ok((entry.clone(), hash)),
+            (Node::Symlink { target }, _) => Err(other(&format!("a link to {target}")).into()),
+            _ => Err(error(ErrorKind::IsADirectory, format!("side {side}")).into()),
+        },
+        None => Err(other("a removal: there is nothing to read").into()),
+    }
 }
 
 fn print(app: &App, view: View, path: &str, how: &ReadHow) -> Result<View> {
     let path = TreePath::parse(path)?;
-    let (view, reader) = open(app, view, &path)?;
+    let (view, _, reader) = open(app, view, &path, how.side)?;
     let task = app.task();
     app.out.raw(|stdout| {
         copy(&view, &path, &reader, stdout, how, &task)?;
