@@ -9,7 +9,7 @@ use super::transfer::took;
 use crate::app::App;
 use crate::args::{Evict, Fetch, Limit, Pin, Policy, Unpin};
 use crate::failure::{Failure, Result};
-use crate::output::{BAD, BOLD, Cell, DIM, Table, Unit, count, printable, size};
+use crate::output::{self, BAD, BOLD, Cell, DIM, Table, Unit, count, printable, size};
 
 #[derive(Serialize)]
 struct UnfetchedRecord<'a> {
@@ -112,6 +112,12 @@ pub(crate) fn pin(app: &App, args: &Pin) -> Result<()> {
         };
         let line = format!("{} is kept here", printable(pattern));
         app.out.done(&record, line)?;
+        if !app.global.json && !app.global.quiet && !bucket.has_match(pattern)? {
+            app.out.note(format_args!(
+                "nothing matches {} yet: what comes there is kept",
+                printable(pattern)
+            ));
+        }
     }
     if !app.store()?.content_queue()?.served {
         app.out
@@ -145,6 +151,10 @@ struct EvictRecord {
     bytes_here: u64,
     only_here: u64,
     only_here_bytes: u64,
+    promised: u64,
+    promised_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promised_until: Option<String>,
     files_deferred: bool,
 }
 
@@ -170,6 +180,9 @@ pub(crate) fn evict(app: &App, args: &Evict) -> Result<()> {
         bytes_here: report.bytes_here,
         only_here: report.only_here,
         only_here_bytes: report.only_here_bytes,
+        promised: report.promised,
+        promised_bytes: report.promised_bytes,
+        promised_until: report.promised_until.map(output::rfc3339),
         files_deferred: report.files_deferred,
     };
     let what = count(report.contents, "content", "contents");
@@ -185,6 +198,16 @@ pub(crate) fn evict(app: &App, args: &Evict) -> Result<()> {
         let bytes = size(report.only_here_bytes);
         app.out.note(format_args!(
             "{contents} ({bytes}) stay, because no peer says to hold them"
+        ));
+    }
+    if report.bytes_here > to_bytes
+        && let Some(until) = report.promised_until
+    {
+        let contents = count(report.promised, "content", "contents");
+        let bytes = size(report.promised_bytes);
+        let until = output::time(until, output::SECOND);
+        app.out.note(format_args!(
+            "{contents} ({bytes}) stay, because peers made room relying on them: try again after {until}"
         ));
     }
     if report.files_deferred {
@@ -203,6 +226,8 @@ struct PolicyRecord<'a> {
     pins: &'a [String],
     /// Of the whole store, in bytes.
     cache_limit: Option<u64>,
+    /// What the limit is of: the bytes of all contents of the store.
+    cached_bytes: u64,
     waiting: u64,
     waiting_bytes: u64,
     retried: u64,
@@ -224,7 +249,7 @@ pub(crate) fn policy(app: &App, args: &Policy) -> Result<()> {
     }
     let settings = bucket.content_settings()?;
     let queue = store.content_queue()?;
-    let limit = store.cache_limit()?;
+    let (limit, cached) = (store.cache_limit()?, store.cached_bytes()?);
     let name = bucket.name()?;
     app.out.record(&PolicyRecord {
         bucket: &name,
@@ -232,6 +257,7 @@ pub(crate) fn policy(app: &App, args: &Policy) -> Result<()> {
         timeout_seconds: settings.timeout.as_secs_f64(),
         pins: &settings.pins,
         cache_limit: limit,
+        cached_bytes: cached,
         waiting: queue.contents,
         waiting_bytes: queue.bytes,
         retried: queue.retried,
@@ -244,7 +270,11 @@ pub(crate) fn policy(app: &App, args: &Policy) -> Result<()> {
     };
     line("bucket", name.clone());
     line("fetched", settings.policy.name().to_owned());
-    line("reads wait", format!("{:?} at most", settings.timeout));
+    let waits = match settings.timeout.is_zero() {
+        true => "for nothing: what is not here cannot be read".to_owned(),
+        false => format!("{:?} at most", settings.timeout),
+    };
+    line("reads wait", waits);
     let pins = match settings.pins.is_empty() {
         true => "none".to_owned(),
         false => settings.pins.join(" "),
@@ -252,9 +282,9 @@ pub(crate) fn policy(app: &App, args: &Policy) -> Result<()> {
     line("pins", pins);
     let limit = match limit {
         None => "no limit".to_owned(),
-        Some(bytes) => format!("{} at most, of all buckets", size(bytes)),
+        Some(bytes) => format!("{} at most", size(bytes)),
     };
-    line("kept", limit);
+    line("kept", format!("{} of all buckets, {limit}", size(cached)));
     let waits = match (queue.contents, queue.scanning) {
         (0, false) => "nothing waits to be fetched".to_owned(),
         (0, true) => "it is not known yet what is missing".to_owned(),

@@ -24,6 +24,19 @@ fn the_policy_is_shown_and_set() {
     for word in ["eager", "120s", "3.00 GiB", "no"] {
         assert!(shown.text().contains(word), "{word}: {shown:?}");
     }
+    bench.put("/f", "data");
+    assert_eq!(bench.one(&["policy"])["cached_bytes"], 4);
+    assert!(
+        bench
+            .run(&["policy"])
+            .text()
+            .contains("4 B of all buckets, 3.00 GiB at most")
+    );
+    let shown = bench.run(&["policy", "--timeout", "0"]);
+    assert!(
+        shown.text().contains("what is not here cannot be read"),
+        "{shown:?}"
+    );
     let none = bench.one(&["policy", "--cache-limit", "none"]);
     assert!(none["cache_limit"].is_null());
     for bad in [
@@ -39,7 +52,20 @@ fn pins_are_listed_set_and_taken_off() {
     let bench = Bench::new();
     assert_eq!(bench.run(&["pin"]).status, 0);
     assert!(bench.json(&["pin"]).is_empty());
-    bench.json(&["pin", "/docs", "*.md"]);
+    let said = bench.run(&["pin", "/docs", "*.md"]).stderr;
+    for pin in ["/docs", "*.md"] {
+        assert!(
+            said.contains(&format!("nothing matches {pin} yet")),
+            "{said}"
+        );
+    }
+    bench.put("/a.md", "text");
+    assert!(
+        !bench
+            .run(&["pin", "*.md"])
+            .stderr
+            .contains("nothing matches")
+    );
     let pins = bench.json(&["pin"]);
     let pins: Vec<_> = pins.iter().map(|pin| pin["pin"].as_str()).collect();
     assert_eq!(pins, [Some("/docs"), Some("*.md")]);
@@ -60,7 +86,11 @@ fn fetching_what_is_here_is_nothing_and_evicting_needs_a_node() {
     assert_eq!(bench.one(&["fetch", "/f"])["contents"], 0);
     assert_eq!(bench.one(&["fetch", "--all"])["contents"], 0);
     bench.fails(&["fetch", "/none"], "NotFound");
-    assert_eq!(bench.run(&["fetch"]).status, 2);
+    let wrong = bench.run(&["fetch"]);
+    assert!(
+        wrong.status == 2 && wrong.stderr.contains("fetch --all"),
+        "{wrong:?}"
+    );
     let error = bench.fails(&["evict"], "InvalidInput");
     assert!(
         error["hint"].as_str().unwrap().contains("--to-bytes"),
@@ -162,4 +192,33 @@ fn contents_come_and_go_between_two_nodes() {
         b.run(&at(&["fetch", "/small"])).status == 0 && is_here("/small")
     });
     assert_eq!(b.run(&at(&["cat", "/small"])).stdout, b"small");
+}
+
+#[test]
+fn what_peers_rely_on_stays_and_is_said() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/f", "data");
+    let shared = a.one(&["share"]);
+    b.one(&["join", shared["ticket"].as_str().unwrap(), "--as", "theirs"]);
+    let cat = ["--bucket", "theirs", "cat", "/f"];
+    eventually("the file", || b.run(&cat).stdout == b"data");
+    // The other one removes it because this one has it, and so this one keeps it.
+    assert_eq!(b.one(&["evict", "--to-bytes", "0"])["contents"], 1);
+    let kept = a.one(&["evict", "--to-bytes", "0"]);
+    assert_eq!(
+        (
+            &kept["contents"],
+            &kept["promised"],
+            &kept["promised_bytes"]
+        ),
+        (&0.into(), &1.into(), &4.into())
+    );
+    assert!(kept["promised_until"].is_string(), "{kept}");
+    let said = a.run(&["evict", "--to-bytes", "0"]).stderr;
+    assert!(
+        said.contains("1 content (4 B) stay") && said.contains("try again after 2"),
+        "{said}"
+    );
+    assert_eq!(b.run(&cat).stdout, b"data");
 }

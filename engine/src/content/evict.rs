@@ -54,6 +54,15 @@ pub struct EvictReport {
     pub only_here: u64,
     /// Their bytes.
     pub only_here_bytes: u64,
+    /// Contents that would have gone, but that peers were promised: these removed theirs, and rely on it.
+    #[serde(default)]
+    pub promised: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub promised_bytes: u64,
+    /// When the last of these promises ends.
+    #[serde(default)]
+    pub promised_until: Option<Timestamp>,
     /// Whether the room is given back only by a later collection, because a view was open.
     pub files_deferred: bool,
 }
@@ -83,6 +92,12 @@ impl Store {
     /// Returns how many bytes of contents the store may hold.
     pub fn cache_limit(&self) -> Result<Option<u64>> {
         limit(&*self.inner.tree.read()?)
+    }
+
+    /// Counts the bytes of the contents that are here, as [`set_cache_limit`](Self::set_cache_limit) limits
+    /// them. The cost follows the number of contents.
+    pub fn cached_bytes(&self) -> Result<u64> {
+        self.inner.bytes_here()
     }
 
     /// Removes the contents that were not used for the longest time until the store holds at most
@@ -144,6 +159,8 @@ struct Candidate {
 struct Found {
     bytes: u64,
     candidates: Vec<Candidate>,
+    /// What may go but for what peers were promised: the number, the bytes, and until when, in milliseconds.
+    promised: (u64, u64, u64),
     rules: Vec<Rule>,
     /// All events up to here are taken into account.
     cursor: Cursor,
@@ -210,6 +227,11 @@ impl Inner {
             let found = self.look_for_evictable(unused_for)?;
             report.bytes_here = found.bytes;
             (report.only_here, report.only_here_bytes) = (0, 0);
+            let (promised, promised_bytes, until) = found.promised;
+            (report.promised, report.promised_bytes) = (promised, promised_bytes);
+            let until = i64::try_from(until).unwrap_or(i64::MAX);
+            let until = Timestamp(until.saturating_mul(1_000_000));
+            report.promised_until = (promised > 0).then_some(until);
             if found.bytes <= to_bytes {
                 break;
             }
@@ -263,7 +285,7 @@ impl Inner {
         }
         let mut stays = held_here(&*txn)?;
         stays.extend(bases);
-        let promised = held::promised(&*txn)?;
+        let promised = held::promises(&*txn)?;
         let mut lost = 0;
         for rule in &rules {
             let pinned = match rule.settings.policy {
@@ -300,17 +322,44 @@ impl Inner {
             // What nothing refers to is for garbage collection.
             .filter(|content| content.bucket != BucketId(0) && !stays.contains(&content.hash))
             .filter(|content| content.bytes > 0 && content.used <= limit)
-            .filter(|content| !held::is_among(&promised, &content.hash))
             .collect();
+        let mut kept = (0, 0, 0);
+        candidates.retain(|content| {
+            let until = promised.get(&shards::key(&content.hash)).copied();
+            if let Some(until) = until {
+                kept = (kept.0 + 1, kept.1 + content.bytes, until.max(kept.2));
+            }
+            until.is_none()
+        });
         candidates.sort_unstable_by_key(|c| (std::cmp::Reverse(c.known), c.used, c.hash));
         Ok(Found {
             bytes,
             candidates,
+            promised: kept,
             rules,
             cursor: txn.last_cursor()?,
             lost,
             fresh: HashSet::new(),
         })
+    }
+
+    /// Counts the bytes of all contents that are here, as the limit does.
+    fn bytes_here(&self) -> Result<u64> {
+        let txn = self.tree.read()?;
+        let (mut bytes, mut after) = (0, None);
+        loop {
+            let records = txn.contents_after(after.as_ref(), 256, false)?;
+            let Some(last) = records.last() else {
+                return Ok(bytes);
+            };
+            after = Some(last.hash);
+            for record in records {
+                bytes += match record.form {
+                    ContentForm::Delta => self.own_bytes(&*txn, &record.hash)?,
+                    _ => record.size,
+                };
+            }
+        }
     }
 
     /// Returns the bytes that a delta takes itself.

@@ -64,12 +64,15 @@ pub(super) fn held_elsewhere(txn: &dyn ReadTxn) -> Result<HashSet<Key>> {
 
 /// Returns the contents that others were promised, and are still.
 pub(crate) fn promised(txn: &dyn ReadTxn) -> Result<HashSet<Key>> {
+    Ok(promises(txn)?.into_keys().collect())
+}
+
+/// Returns the contents that others were promised, and until when that is, in milliseconds.
+pub(super) fn promises(txn: &dyn ReadTxn) -> Result<HashMap<Key, u64>> {
     let now = millis();
-    let promised = shards::all(txn, PROMISED)?.into_iter();
-    Ok(promised
-        .filter(|(_, until)| *until > now)
-        .map(|(key, _)| key)
-        .collect())
+    let mut promises = shards::all(txn, PROMISED)?;
+    promises.retain(|_, until| *until > now);
+    Ok(promises)
 }
 
 /// Tells whether others were promised a content, and are still.

@@ -1,10 +1,11 @@
 //! Which contents a bucket wants here.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use alknet_fs_core::event::glob_set;
 use alknet_fs_core::store::{BucketId, ReadTxn, WriteTxn};
-use alknet_fs_core::{Error, ErrorKind, Result};
+use alknet_fs_core::{Error, ErrorKind, Result, TreePath};
 use serde::{Deserialize, Serialize};
 
 use crate::bucket::Bucket;
@@ -126,6 +127,27 @@ impl Bucket {
             }
             Ok(())
         })
+    }
+
+    /// Tells whether a pin would be of anything that is there: on a branch, or in what was there before and
+    /// is not collected yet. The cost follows the size of the bucket where it is not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a malformed pattern.
+    pub fn has_match(&self, pattern: &str) -> Result<bool> {
+        let pins = Pins::new(&[pattern.to_owned()]).map_err(|e| e.op("match").path(pattern))?;
+        let mut found = false;
+        let txn = self.inner.tree.read()?;
+        txn.scan_tree(self.id, &TreePath::root(), &mut |parent, name, _, row| {
+            let path = TreePath::from_stored(parent, name);
+            let inside = path.as_str().get(1..).unwrap_or_default();
+            found = row.entry.is_some() && pins.0.is_match(inside);
+            Ok(match found {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+        })?;
+        Ok(found)
     }
 
     /// Takes a pin off, given as it was set. What is here stays until it is evicted.

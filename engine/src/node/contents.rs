@@ -10,7 +10,7 @@ use alknet_fs_blobs::wire::{self, Fetcher, Progress};
 use alknet_fs_core::branch::with_ancestors;
 use alknet_fs_core::store::{BucketId, ReadTxn, Store as TreeStore};
 use alknet_fs_core::{Cursor, ErrorKind, Hash, Result};
-use alknet_fs_net::{EndpointId, Lacks, Link, Net, Records};
+use alknet_fs_net::{EndpointId, Grant, Lacks, Link, Net, Records};
 use iroh::Endpoint;
 use iroh::endpoint::Connection;
 use parking_lot::Mutex;
@@ -266,7 +266,7 @@ impl Readers {
 }
 
 /// Finds what a peer was given.
-fn given(txn: &dyn ReadTxn, records: &Records, peer: EndpointId) -> Result<Vec<Part>> {
+pub(super) fn given(txn: &dyn ReadTxn, records: &Records, peer: EndpointId) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for grant in records.grants_of(peer, now()) {
         if let Some(bucket) = records.bucket(grant.bucket) {
@@ -434,6 +434,37 @@ impl Source {
         });
     }
 
+    /// Returns who does not let this node in, and why, where these are all from whom it could get contents
+    /// of a bucket.
+    async fn refusals(&self, bucket: BucketId) -> Option<(Vec<String>, String)> {
+        let records = self.records().ok()?;
+        let uid = records.uid(bucket)?;
+        let joined = records.joined.iter().filter(|join| join.bucket == uid);
+        let joined: HashSet<_> = joined.map(|join| join.peer).collect();
+        let of_bucket = |grant: &&Grant| grant.bucket == uid && grant.over(now()).is_none();
+        let mut given = records.grants.iter().filter(of_bucket);
+        // Those may come who were let in here.
+        if joined.is_empty() || given.any(|g| g.keys.iter().any(|key| key.revoked.is_none())) {
+            return None;
+        }
+        let status = self.net.lock().await.as_ref()?.status(false).await;
+        let refused = status
+            .links
+            .into_iter()
+            .filter(|link| link.bucket == uid && link.refused.is_some() && !link.connected);
+        let whys: HashMap<_, _> = refused
+            .map(|link| (link.peer, link.trouble.unwrap_or_default()))
+            .collect();
+        if !joined.iter().all(|peer| whys.contains_key(peer)) {
+            return None;
+        }
+        let mut asked: Vec<_> = joined.iter().map(|peer| records.call(*peer)).collect();
+        asked.sort_unstable();
+        let mut whys: Vec<_> = whys.into_values().collect();
+        whys.sort_unstable();
+        Some((asked, whys.join("; ")))
+    }
+
     /// Returns the peers that did not answer lately, and have not come again since.
     async fn silent(&self) -> HashSet<EndpointId> {
         let net = self.net.lock().await;
@@ -503,8 +534,15 @@ impl Source {
                     tried.clear();
                     continue;
                 }
-                // Somebody may come, as long as nobody could be asked.
+                // Somebody may come, as long as nobody could be asked: unless none of them lets this one in.
                 if waited && tried.is_empty() && !fetch.is_over() {
+                    if let Some((asked, why)) = self.refusals(bucket).await {
+                        for (at, _) in wants {
+                            let (asked, why) = (asked.clone(), why.clone());
+                            fetch.done(at, Outcome::Failed { asked, why });
+                        }
+                        return;
+                    }
                     sleep(STEP).await;
                     continue;
                 }
