@@ -75,11 +75,6 @@ impl Args {
     pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
         let matches = command().try_get_matches()?;
         let args = Self::from_arg_matches(&matches)?;
-        if let Command::Put(put) = &args.command
-            && put.path.is_none()
-        {
-            return Err(put.without_path());
-        }
         let is_given = matches.value_source("bucket") == Some(ValueSource::CommandLine);
         let of_join = matches.subcommand_matches("join");
         let is_given = is_given
@@ -90,7 +85,15 @@ impl Args {
                        it here\n";
             return Err(command().error(clap::error::ErrorKind::ArgumentConflict, why));
         }
-        Ok(args)
+        match &args.command {
+            Command::Put(put) if put.path.is_none() => Err(put.without_path()),
+            Command::Fetch(fetch) if fetch.path.is_empty() && !fetch.all => {
+                let text = "it does not say what to fetch: name paths, or `alkfs fetch --all` for all of \
+                            the bucket";
+                Err(missing("fetch", text))
+            }
+            _ => Ok(args),
+        }
     }
 }
 
@@ -192,6 +195,7 @@ pub(crate) enum Command {
         "alkfs get /notes.txt            # to ./notes.txt"
         "alkfs get --verify /disk.img copy.img"
         "alkfs get --range 1M..2M /disk.img part.img"
+        "alkfs get --side 1 /notes.txt theirs.txt   # what lost in a conflict"
         "alkfs get /backup.tar - | tar t"
     ))]
     Get(Get),
@@ -200,6 +204,7 @@ pub(crate) enum Command {
         "alkfs cat /notes.txt"
         "alkfs --branch main@v1 cat /src/a.rs"
         "alkfs cat --range ..1K /log.txt"
+        "alkfs cat --side 1 /notes.txt   # what lost in a conflict, see alkfs conflicts"
     ))]
     Cat(Cat),
     /// List directories
@@ -280,7 +285,7 @@ pub(crate) enum Command {
         "alkfs branch restore main v1"
     ))]
     Branch(BranchCommand),
-    /// List, take and delete snapshots
+    /// List, take, rename and delete snapshots
     #[command(subcommand, after_help = examples!(
         "alkfs snapshot create v1"
         "alkfs snapshot list"
@@ -428,7 +433,7 @@ pub(crate) enum Command {
         long_about = "Make room: remove contents that a peer holds, those first that were not read \
             for longest.\n\nThe process that runs the node (`alkfs node`) asks the peers first; what \
             is only here stays, and so does what is pinned, in use, or in a bucket that is eager or \
-            not shared. What went is fetched again when it is read."
+            not shared; and what a peer evicted relying on this node, for ten minutes. What went is fetched again when it is read."
     )]
     Evict(Evict),
     /// Show or set when contents are fetched, how long reads wait, and how much is kept
@@ -444,13 +449,16 @@ pub(crate) enum Command {
         after_help = examples!(
             "alkfs conflicts                 # of all branches of the bucket"
             "alkfs conflicts agent-a"
+            "alkfs cat --side 1 /notes.txt   # read what lost"
             "alkfs --json conflicts | jq -r .path"
         ),
         long_about = "List what nodes wrote to one path without knowing of each other.\n\nOn all \
             nodes the same one wins and is shown: an edit over a removal, a directory over a file, \
             else the later one. The others are kept until somebody decides, by `alkfs resolve` or by \
-            writing the path. Branches and snapshots that were given one name on several nodes are \
-            listed too; to rename or delete one of them settles it."
+            writing the path; `alkfs cat --side N PATH` prints one, and `alkfs get` writes it to a file.\n\n\
+            Branches and snapshots that were given one name on several nodes are listed too: all but one \
+            have \"~\" and some digits behind the name. To rename or delete one of them settles it \
+            (`alkfs branch rename`, `alkfs snapshot rename`)."
     )]
     Conflicts(Conflicts),
     /// Decide a conflict, on all nodes
@@ -461,8 +469,8 @@ pub(crate) enum Command {
             "alkfs resolve /notes.txt --keep both     # the others beside it, under other names"
         ),
         long_about = "Decide a conflict, on all nodes. See `alkfs conflicts` for the sides that there \
-            are.\n\nA side that is a removal removes what is shown, and one that is a file takes the \
-            place of a directory with all that is in it."
+            are, and `alkfs cat --side N` to read one.\n\nA side that is a removal removes what is shown, and one \
+            that is a file takes the place of a directory with all that is in it."
     )]
     Resolve(Resolve),
     /// Check the store; the exit status is 1 where something is wrong
@@ -581,6 +589,9 @@ pub(crate) struct ReadHow {
     /// Only these bytes; the end is not included, either may be left out, K, M and G multiply
     #[arg(long, value_parser = parse_range, value_name = "START..END")]
     pub(crate) range: Option<std::ops::Range<u64>>,
+    /// Where the path is in conflict, what lost there: the number of the side in `alkfs conflicts`
+    #[arg(long, value_parser = parse_side, value_name = "N")]
+    pub(crate) side: Option<usize>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -815,6 +826,14 @@ pub(crate) enum SnapshotCommand {
         /// Its name
         name: String,
     },
+    /// Give a snapshot of --branch another name
+    #[command(after_help = examples!("alkfs snapshot rename v1~1a2b3c4d v1-laptop"))]
+    Rename {
+        /// Its name
+        name: String,
+        /// Its new name
+        new: String,
+    },
     /// Forget a snapshot of --branch; branches forked from it keep what they show
     #[command(after_help = examples!("alkfs snapshot delete v1"))]
     Delete {
@@ -910,6 +929,13 @@ fn keep_side(text: &str) -> Result<KeepSide, String> {
     }
 }
 
+fn parse_side(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("a side is a number from 1, as `alkfs conflicts` lists them".to_owned()),
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Share {
     /// The bucket [default: that of --bucket]
@@ -994,7 +1020,8 @@ pub(crate) enum SyncCommand {
             contents. \"contents\": both know the same, but contents are missing on a side; by the policy \
             \"on-read\" these come when they are read. \"syncing\": something is on its way. \"away\": not \
             connected. \"refused\": the other does not let this one in.\n\n\"behind here\" is what this store lacks, \"behind there\" what the other is not \
-            known to have. In \"may\" stands what the other lets this node do (\"read\", \"write\"), or what \
+            known to have. Of one that is not connected it is what was known last, with what was written here \
+            since; \"unknown\" where they never were. In \"may\" stands what the other lets this node do (\"read\", \"write\"), or what \
             it is let do here (\"it may write\"); \"as others say\" where there is no grant between the two."
     )]
     Status {
@@ -1003,7 +1030,12 @@ pub(crate) enum SyncCommand {
         wait: Option<Duration>,
     },
     /// Stop keeping a joined bucket the same as elsewhere; the bucket stays
-    #[command(after_help = examples!("alkfs sync leave their-work"))]
+    #[command(
+        after_help = examples!("alkfs sync leave their-work"),
+        long_about = "Stop keeping a joined bucket the same as elsewhere; the bucket stays.\n\nWhom this \
+            node let in goes on with it, until `alkfs peers revoke`; and so does everybody else, among each \
+            other. To delete the bucket leaves it too."
+    )]
     Leave {
         /// The bucket [default: that of --bucket]
         #[arg(value_name = "BUCKET")]
@@ -1109,7 +1141,6 @@ pub(crate) struct Gc {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Fetch {
     /// The files or directories to fetch
-    #[arg(required_unless_present = "all")]
     pub(crate) path: Vec<String>,
     /// Fetch all that the bucket's branches and snapshots show
     #[arg(long, conflicts_with = "path")]
@@ -1183,14 +1214,19 @@ impl Put {
             _ if self.file.starts_with("/") => format!("alkfs put - {given}"),
             _ => format!("alkfs put {given} /PATH"),
         };
-        let mut command = command();
-        command.build();
         let text = format!("it does not say where to put it: try `{meant}`");
-        let kind = clap::error::ErrorKind::MissingRequiredArgument;
-        match command.find_subcommand_mut("put") {
-            Some(put) => put.error(kind, text),
-            None => command.error(kind, text),
-        }
+        missing("put", &text)
+    }
+}
+
+/// Makes the error for an argument that a command misses.
+fn missing(name: &str, text: &str) -> clap::Error {
+    let mut command = command();
+    command.build();
+    let kind = clap::error::ErrorKind::MissingRequiredArgument;
+    match command.find_subcommand_mut(name) {
+        Some(found) => found.error(kind, text),
+        None => command.error(kind, text),
     }
 }
 

@@ -335,7 +335,7 @@ impl Store {
         txn.commit()
     }
 
-    /// Deletes a bucket with all its branches, snapshots, sessions and events.
+    /// Deletes a bucket with all its branches, snapshots, sessions and events. What was joined of it is left.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`].
@@ -346,6 +346,8 @@ impl Store {
             .id;
         txn.remove_bucket(id)?;
         txn.commit()?;
+        #[cfg(feature = "sync")]
+        self.forget_joined(id)?;
         self.inner
             .chains
             .lock()

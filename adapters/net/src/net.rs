@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
-use alknet_fs_core::{Error, ErrorKind, Result};
+use alknet_fs_core::{Cursor, Error, ErrorKind, Result};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_lite::StreamExt as _;
 use iroh::endpoint::{
@@ -198,6 +198,8 @@ struct LinkState {
     refused: Option<GrantId>,
     /// How many changes that were made here the grant did not let out, when that was last known.
     stays: Option<u64>,
+    /// How it stood when they conversed last.
+    last: Option<Last>,
     /// Whether the peer is told what nodes state of each other, and heard on it: from its first frame
     /// on, with which it shows that it hears.
     exchanges: bool,
@@ -205,6 +207,14 @@ struct LinkState {
     whole: bool,
     /// When the peer was heard last.
     heard: Option<Instant>,
+}
+
+/// What was known of both sides at some time, and up to where of what was committed here.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    missing_here: Behind,
+    missing_there: Behind,
+    gathered: Cursor,
 }
 
 /// A driver with its thread.
@@ -291,6 +301,11 @@ fn links_of(told: Status) -> BTreeMap<LinkKey, LinkState> {
     let state = |link: Link| LinkState {
         seen: link.seen,
         stays: link.stays,
+        last: link.gathered.map(|gathered| Last {
+            missing_here: link.missing_here,
+            missing_there: link.missing_there,
+            gathered,
+        }),
         ..LinkState::default()
     };
     own.map(|link| ((link.peer, link.bucket, link.role()), state(link)))
@@ -1879,6 +1894,7 @@ impl Inner {
             for link in links.values_mut() {
                 let of = link.live.and_then(|(id, ..)| progress.get(&id));
                 link.stays = of.and_then(|progress| progress.stays).or(link.stays);
+                link.last = of.and_then(Last::of).or(link.last);
             }
             links.clone()
         };
@@ -1887,7 +1903,7 @@ impl Inner {
             let shared = role == Role::Giver;
             let progress = link.live.and_then(|(id, ..)| progress.get(&id).copied());
             let progress = progress.unwrap_or_default();
-            let behind = |(cuts, scopes)| Behind { cuts, scopes };
+            let last = link.last.filter(|_| link.live.is_none());
             Link {
                 peer,
                 bucket,
@@ -1900,10 +1916,12 @@ impl Inner {
                 connected: link.live.is_some(),
                 seen: link.live.map(|_| now).or(link.seen),
                 in_step: link.live.is_some() && progress.in_step,
-                missing_here: behind(progress.missing_here),
-                missing_there: behind(progress.missing_there),
+                missing_here: last
+                    .map_or_else(|| behind(progress.missing_here), |last| last.missing_here),
+                missing_there: last
+                    .map_or_else(|| behind(progress.missing_there), |last| last.missing_there),
                 state: progress.state,
-                gathered: progress.gathered,
+                gathered: last.map(|last| last.gathered).or(progress.gathered),
                 lacks: link.lacks.map(|(_, lacks)| lacks),
                 lacks_now: link.lacks.is_some_and(|(state, _)| state == progress.state),
                 stays: link.stays,
@@ -1917,6 +1935,20 @@ impl Inner {
         };
         status.complete(&records);
         status
+    }
+}
+
+fn behind((cuts, scopes): (u64, u64)) -> Behind {
+    Behind { cuts, scopes }
+}
+
+impl Last {
+    fn of(progress: &Progress) -> Option<Self> {
+        Some(Self {
+            missing_here: behind(progress.missing_here),
+            missing_there: behind(progress.missing_there),
+            gathered: progress.gathered?,
+        })
     }
 }
 

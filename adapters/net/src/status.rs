@@ -50,13 +50,13 @@ pub struct Link {
     pub seen: Option<Timestamp>,
     /// Whether both are known to know the same of the bucket, as far as the grant covers it.
     pub in_step: bool,
-    /// What the peer is known to have that is missing here.
+    /// What the peer is known to have that is missing here; as it was last, where they do not converse.
     pub missing_here: Behind,
-    /// What the peer is not known to have.
+    /// What the peer is not known to have; as it was last, where they do not converse.
     pub missing_there: Behind,
     /// What is known here, as far as the grant covers it: the same on both sides where they are in step.
     pub state: [u8; 16],
-    /// Up to where this tells of what was committed here; nothing where they do not converse.
+    /// Up to where this tells of what was committed here; nothing where they never conversed.
     pub gathered: Option<Cursor>,
     /// The contents of the bucket, as far as the grant covers it, that the peer said last not to hold.
     pub lacks: Option<Lacks>,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use alknet_fs::node::{
     Access, Behind, Bind, Ended, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node,
-    NodeOptions, PeerStatus, Relays, Revoked, ShareOptions, Ticket,
+    NodeOptions, PeerInfo, PeerStatus, Relays, Revoked, ShareOptions, Ticket,
 };
-use alknet_fs::{Error, ErrorKind};
+use alknet_fs::{ContentPolicy, Error, ErrorKind};
 use serde::Serialize;
 
 use crate::app::App;
@@ -439,11 +439,9 @@ struct StatusRecord<'a> {
     seen: Option<String>,
     synced: bool,
     in_step: bool,
-    missing_here: Behind,
-    missing_there: Behind,
-    contents_here: Missing,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contents_there: Option<Missing>,
+    known: bool,
+    behind_here: BehindRecord,
+    behind_there: BehindRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     stays_here: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -459,17 +457,23 @@ fn is_false(it: &bool) -> bool {
     !it
 }
 
+/// What one side lacks that the other has.
 #[derive(Serialize)]
-struct Missing {
-    contents: u64,
-    bytes: u64,
+struct BehindRecord {
+    commits: u64,
+    branches: u64,
+    /// Nothing where the other side did not say.
+    contents: Option<u64>,
+    bytes: Option<u64>,
 }
 
-impl From<MissingContents> for Missing {
-    fn from(missing: MissingContents) -> Self {
+impl BehindRecord {
+    fn new(commits: Behind, contents: Option<MissingContents>) -> Self {
         Self {
-            contents: missing.contents,
-            bytes: missing.bytes,
+            commits: commits.cuts,
+            branches: commits.scopes,
+            contents: contents.map(|missing| missing.contents),
+            bytes: contents.map(|missing| missing.bytes),
         }
     }
 }
@@ -479,17 +483,53 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
         SyncCommand::Status { wait } => status(app, wait),
         SyncCommand::Leave { name } => {
             let name = name.as_deref().unwrap_or_else(|| app.bucket_name());
-            app.store()?.leave(name)?;
+            leave(app, name)?;
             let record = Done {
                 op: "leave",
                 peer: None,
                 name: Some(name),
                 grants: None,
             };
-            let line = format!("left {}: the bucket stays, on its own", printable(name));
-            Ok(app.out.done(&record, line)?)
+            let others = takers(app, name)?;
+            let line = match others.is_empty() {
+                true => format!("left {}: the bucket stays, on its own", printable(name)),
+                false => format!("left {}: the bucket stays", printable(name)),
+            };
+            app.out.done(&record, line)?;
+            if !others.is_empty() {
+                app.out.note(format_args!(
+                    "whom this node let in goes on with it: {}; `alkfs peers revoke` ends that",
+                    printable(&others.join(", "))
+                ));
+            }
+            Ok(())
         }
     }
+}
+
+fn leave(app: &App, name: &str) -> Result<()> {
+    let error = match app.store()?.leave(name) {
+        Err(error) if app.store()?.bucket(name).is_ok() => error,
+        left => return Ok(left?),
+    };
+    let hint = match takers(app, name)?.join(", ") {
+        others if others.is_empty() => "`alkfs sync status` lists what was joined".to_owned(),
+        others => format!(
+            "this node shares it, and need not leave it: `alkfs peers revoke` lets out {}, who keep what \
+             they have, and go on among each other",
+            printable(&others)
+        ),
+    };
+    Err(Failure::with_hint(error, hint))
+}
+
+/// Returns what the nodes are called that this one let into a bucket.
+fn takers(app: &App, bucket: &str) -> Result<Vec<String>> {
+    let is_in = |grant: &GrantInfo| grant.bucket.as_deref() == Some(bucket);
+    let mut takers = app.store()?.peers()?;
+    takers.retain(|peer| peer.grants.iter().any(is_in));
+    let called = |peer: PeerInfo| peer.name.unwrap_or_else(|| short(&peer.id).to_owned());
+    Ok(takers.into_iter().map(called).collect())
 }
 
 fn status(app: &App, wait: Option<Duration>) -> Result<()> {
@@ -541,8 +581,8 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             Cell::new(peer.bucket.as_deref().unwrap_or("(deleted)")),
             Cell::new(may),
             Cell::new(state).styled(style),
-            Cell::new(behind(peer.missing_here, Some(peer.contents_here))),
-            Cell::new(behind(peer.missing_there, peer.contents_there)),
+            Cell::new(behind_here(peer)),
+            Cell::new(behind_there(peer)),
             match peer.seen {
                 Some(at) => Cell::new(output::time(at, output::SECOND)).styled(DIM),
                 None => Cell::new("never").styled(DIM),
@@ -571,10 +611,51 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             .note(format_args!("{} runs the node", printable(owner))),
         None => app.out.note("no node runs: start `alkfs node`"),
     }
-    match wait.is_some() && !status.is_synced() {
-        true => Err(Failure::Found),
-        false => Ok(()),
+    if wait.is_none() || status.is_synced() {
+        return Ok(());
     }
+    for peer in status.peers.iter().filter(|p| !p.synced && !p.member) {
+        let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+        let bucket = peer.bucket.as_deref().unwrap_or_default();
+        let (who, why) = (printable(who), awaited(app, peer)?);
+        app.out.note(format_args!(
+            "{who}, {}: not synced, {why}",
+            printable(bucket)
+        ));
+    }
+    Err(Failure::Found)
+}
+
+/// Says what it is that a peer and this store wait for.
+fn awaited(app: &App, peer: &PeerStatus) -> Result<String> {
+    if !peer.connected {
+        return Ok(match peer.refused {
+            true => "it does not let this node in".to_owned(),
+            false => "it is not connected".to_owned(),
+        });
+    }
+    let contents = |missing: MissingContents| count(missing.contents, "content", "contents");
+    if peer.in_step && peer.contents_here.contents > 0 {
+        let missing = contents(peer.contents_here);
+        let Some(bucket) = &peer.bucket else {
+            return Ok(format!("{missing} are missing here"));
+        };
+        let settings = app.store()?.bucket(bucket)?.content_settings()?;
+        return Ok(match settings.policy {
+            ContentPolicy::Eager => format!("{missing} are still on the way"),
+            ContentPolicy::OnRead => format!(
+                "{missing} of the bucket come when they are read: `alkfs fetch --all` fetches them, and \
+                 `alkfs policy eager` all that comes"
+            ),
+        });
+    }
+    Ok(match peer.contents_there {
+        Some(missing) if peer.in_step && missing.contents > 0 => format!(
+            "{} are missing there: they come when they are read there, or are fetched",
+            contents(missing)
+        ),
+        _ => "there was not time enough".to_owned(),
+    })
 }
 
 /// Warns of changes that reach nobody, once for each bucket.
@@ -612,14 +693,31 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
         seen: peer.seen.map(output::rfc3339),
         synced: peer.synced,
         in_step: peer.in_step,
-        missing_here: peer.missing_here,
-        missing_there: peer.missing_there,
-        contents_here: peer.contents_here.into(),
-        contents_there: peer.contents_there.map(Missing::from),
+        known: peer.known,
+        behind_here: BehindRecord::new(peer.missing_here, Some(peer.contents_here)),
+        behind_there: BehindRecord::new(peer.missing_there, peer.contents_there),
         stays_here: peer.stays_here,
         trouble: peer.trouble.as_deref(),
         refused: peer.refused,
         ended: peer.ended.map(Ended::name),
+    }
+}
+
+/// What stands where it is not known what the other side has.
+const UNKNOWN: &str = "unknown";
+
+fn behind_here(peer: &PeerStatus) -> String {
+    let contents = peer.contents_here;
+    match peer.known || contents.contents > 0 {
+        true => behind(peer.missing_here, Some(contents)),
+        false => UNKNOWN.to_owned(),
+    }
+}
+
+fn behind_there(peer: &PeerStatus) -> String {
+    match peer.known {
+        true => behind(peer.missing_there, peer.contents_there),
+        false => UNKNOWN.to_owned(),
     }
 }
 

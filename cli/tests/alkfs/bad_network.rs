@@ -50,7 +50,7 @@ fn what_was_written_on_both_sides_of_a_cut_comes_together() {
     b.bench.put("/short-b", "of b");
     within(20, "the node sees that b is behind", || {
         let status = a.status();
-        status[0]["missing_there"]["cuts"].as_u64() > Some(0)
+        status[0]["behind_there"]["commits"].as_u64() > Some(0)
     });
     assert_eq!((a.text("/short-b"), b.text("/short-a")), (None, None));
     network.heal();
@@ -185,7 +185,7 @@ fn a_node_that_is_killed_in_the_middle_of_a_large_content_goes_on_where_it_was()
     assert!(came() < LEN * 15 / 16, "it came too fast to be killed");
     hosts[0].start();
     within(90, "all of it", || {
-        hosts[1].status()[0]["contents_here"]["contents"] == 0
+        hosts[1].status()[0]["behind_here"]["contents"] == 0
             && hosts[1].all_peers(1, "connected", true)
     });
     let stat = hosts[1].bench.one(&["stat", "/large"]);

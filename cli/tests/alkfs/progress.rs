@@ -106,14 +106,14 @@ fn a_bar_shows_how_much_of_a_known_whole_is_done() {
 #[test]
 fn who_waits_for_another_node_sees_what_is_lacking() {
     let (a, b) = (Bench::new(), Bench::new());
-    let _nodes = [Node::start(&a), Node::start(&b)];
+    let (node_a, _node_b) = (Node::start(&a), Node::start(&b));
     for name in ["/1", "/2", "/3"] {
         a.put(name, name);
     }
     let ticket = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
     b.one(&["join", &ticket, "--as", "theirs"]);
     eventually("the names", || {
-        b.one(&["sync", "status"])["contents_here"]["contents"] == 3
+        b.one(&["sync", "status"])["behind_here"]["contents"] == 3
     });
     let (ran, terminal) = on_terminal(&b, &["sync", "status", "--wait", "1"]);
     assert_eq!(ran.status, 1, "{terminal}");
@@ -122,6 +122,15 @@ fn who_waits_for_another_node_sees_what_is_lacking() {
         "{terminal:?}"
     );
     assert!(ran.text().contains("3 contents"), "{ran:?}");
+    let why = "3 contents of the bucket come when they are read: `alkfs fetch --all`";
+    assert!(terminal.contains(why), "{terminal:?}");
+    // So does who reads what nobody is there to give.
+    drop(node_a);
+    b.one(&["--bucket", "theirs", "policy", "--timeout", "1s"]);
+    let (ran, terminal) = on_terminal(&b, &["--bucket", "theirs", "cat", "/1"]);
+    assert_eq!((ran.status, ran.text()), (1, ""), "{terminal}");
+    let drawn = terminal.contains(SPINNER) && terminal.contains(" fetch ");
+    assert!(drawn && terminal.contains("error:"), "{terminal:?}");
     assert!(!is_drawn(ran.text()), "{ran:?}");
 }
 

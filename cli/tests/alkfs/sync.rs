@@ -133,7 +133,7 @@ fn a_bucket_is_shared_joined_and_taken_back() {
             (&status["connected"], &status["synced"]),
             (&true.into(), &true.into())
         );
-        assert_eq!(status["contents_there"]["contents"], 0);
+        assert_eq!(status["behind_there"]["contents"], 0);
         let table = bench.run(&["sync", "status"]);
         assert!(table.text().contains("synced") && table.stderr.contains("runs the node"));
     }
@@ -572,4 +572,136 @@ fn what_is_no_ticket_is_refused_with_what_to_do() {
         hint.contains("--as NAME") && !hint.contains("--merge"),
         "{error}"
     );
+}
+
+/// Lets the second bench join the default bucket of the first as `theirs`, and waits until it has all.
+fn joined(a: &Bench, b: &Bench) {
+    let ticket = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    b.one(&["join", &ticket, "--as", "theirs"]);
+    b.one(&["--bucket", "theirs", "policy", "eager"]);
+    a.one(&["sync", "status", "--wait", "60"]);
+}
+
+#[test]
+fn what_one_who_is_away_lacks_is_said() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let node_a = Node::start(&a);
+    let node_b = Node::start(&b);
+    a.put("/f", "data");
+    joined(&a, &b);
+    drop(node_b);
+    eventually("it is gone", || {
+        a.one(&["sync", "status"])["connected"] == false
+    });
+    let before = a.one(&["sync", "status"])["behind_there"]["commits"]
+        .as_u64()
+        .unwrap();
+    for n in 0..2 {
+        a.put(&format!("/{n}"), "more");
+    }
+    let behind = |bench: &Bench| {
+        let status = bench.one(&["sync", "status"]);
+        assert_eq!(status["known"], true, "{status}");
+        status["behind_there"]["commits"].as_u64().unwrap()
+    };
+    assert_eq!(behind(&a), before + 2);
+    // Whether a node runs, and after it ran again.
+    drop(node_a);
+    assert_eq!(behind(&a), before + 2);
+    a.put("/2", "more");
+    let _node_a = Node::start(&a);
+    assert_eq!(behind(&a), before + 3);
+    let commits = format!("{} commits", before + 3);
+    let ran = a.run(&["sync", "status"]);
+    assert!(ran.text().contains(&commits), "{ran:?}");
+    let waited = a.run(&["sync", "status", "--wait", "0.1"]);
+    assert!(waited.stderr.contains("it is not connected"), "{waited:?}");
+    // With one that it never met nothing is known.
+    let c = Bench::new();
+    let ticket = a.one(&["share", "--read-only"])["ticket"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    c.one(&["join", &ticket, "--as", "theirs", "--wait", "0"]);
+    assert_eq!(c.one(&["sync", "status"])["known"], false);
+    let ran = c.run(&["sync", "status"]);
+    assert_eq!(ran.text().matches("unknown").count(), 2, "{ran:?}");
+}
+
+#[test]
+fn a_read_ends_at_once_where_all_who_have_it_refuse() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/f", "data");
+    let ticket = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    b.one(&["join", &ticket, "--as", "theirs"]);
+    eventually("the name", || {
+        b.json(&["--bucket", "theirs", "ls", "/"]).len() == 1
+    });
+    let id = b.one(&["peers", "list"])["peer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    b.one(&["peers", "name", &id, "desk"]);
+    let laptop = a.one(&["peers", "list"])["peer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    a.one(&["peers", "revoke", &laptop]);
+    eventually("b is told", || {
+        b.one(&["sync", "status"])["refused"] == true
+    });
+    b.one(&["--bucket", "theirs", "policy", "--timeout", "60s"]);
+    let begun = Instant::now();
+    let error = b.fails(&["--bucket", "theirs", "cat", "/f"], "ContentUnavailable");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{error}");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("from desk: ") && message.contains("revoked"),
+        "{error}"
+    );
+    let waited = b.run(&["sync", "status", "--wait", "0.1"]);
+    assert!(
+        waited
+            .stderr
+            .contains("desk, theirs: not synced, it does not let this node in")
+    );
+
+    // Once it is let in again, it comes.
+    let ticket = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    b.one(&["join", &ticket]);
+    assert_eq!(b.run(&["--bucket", "theirs", "cat", "/f"]).stdout, b"data");
+}
+
+#[test]
+fn a_bucket_that_is_deleted_is_left() {
+    let (a, b) = (Bench::new(), Bench::new());
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    a.put("/f", "data");
+    joined(&a, &b);
+    // Who gives it need not leave it, and is told what there is to do.
+    let error = a.fails(&["sync", "leave"], "NotFound");
+    assert!(
+        error["hint"]
+            .as_str()
+            .unwrap()
+            .contains("alkfs peers revoke"),
+        "{error}"
+    );
+    b.one(&["bucket", "delete", "theirs", "--yes"]);
+    eventually("it is not told of", || {
+        b.json(&["sync", "status"]).is_empty()
+    });
+    let peers = b.run(&["peers"]);
+    assert!(!peers.text().contains("deleted"), "{peers:?}");
+    let id = a.one(&["sync", "status"])["peer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(id.len() == 64);
+    let giver = b.one(&["peers", "list"])["peer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    b.one(&["peers", "forget", &giver]);
 }

@@ -1,6 +1,6 @@
 //! Sharing, joining, and telling how it stands: what any process of a store may do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,13 @@ use alknet_fs_core::branch;
 use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Event, Result, Timestamp, TreePath};
 use alknet_fs_net::{
-    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, Joined, NetOptions, Offer, Records,
-    Refusal, Status, Ticket, reserve, secret_key,
+    Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, Joined, Link, NetOptions, Offer,
+    Records, Refusal, Status, Ticket, reserve, secret_key,
 };
 
+use super::contents::given;
 use super::late;
-use super::tally::{is_current, missing_here};
+use super::tally::{covers, is_current, missing_here};
 use crate::bucket::Bucket;
 use crate::peers::replica;
 use crate::progress::{Progress, Task};
@@ -202,7 +203,7 @@ pub struct PeerStatus {
     pub peer: String,
     /// What the peer is called here.
     pub name: Option<String>,
-    /// The bucket's name here; nothing where it was deleted.
+    /// The bucket's name here. Of a bucket that was deleted nothing is told.
     pub bucket: Option<String>,
     /// Whether this store shares the bucket with the peer, rather than having joined it from there.
     pub shared: bool,
@@ -217,10 +218,14 @@ pub struct PeerStatus {
     pub seen: Option<Timestamp>,
     /// Whether both are known to know the same of the bucket, contents aside.
     pub in_step: bool,
-    /// Metadata that the peer is known to have and this store has not.
+    /// Metadata that the peer is known to have and this store has not; as it was when they were connected
+    /// last.
     pub missing_here: Behind,
-    /// Metadata that the peer is not known to have.
+    /// Metadata that the peer is not known to have: as it was when they were connected last, with what was
+    /// committed here since, of which at most 1,000 events are looked at.
     pub missing_there: Behind,
+    /// Whether anything is known of what the other side has: nothing is before they were connected.
+    pub known: bool,
     /// Contents that the bucket names and this store does not hold.
     pub contents_here: MissingContents,
     /// Contents of the bucket that the peer does not hold, as it said last; nothing where it did not.
@@ -661,6 +666,18 @@ impl Store {
         leave().map_err(|e: Error| e.op("leave").path(bucket))
     }
 
+    /// Forgets that a bucket which is deleted was joined.
+    pub(crate) fn forget_joined(&self, bucket: BucketId) -> Result<()> {
+        if self.inner.disk.is_none() {
+            return Ok(());
+        }
+        Records::update(&*self.inner.tree, Durability::Full, |records, _| {
+            let uid = records.uid(bucket);
+            records.joined.retain(|joined| Some(joined.bucket) != uid);
+            Ok(())
+        })
+    }
+
     /// Returns everything that was given out, from the oldest, used or not.
     pub fn grants(&self) -> Result<Vec<GrantInfo>> {
         let txn = self.inner.tree.read()?;
@@ -939,6 +956,57 @@ fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
     }
 }
 
+/// How many events are looked at to tell how much was committed since a peer was there.
+const SINCE: usize = 1000;
+
+/// Counts what was committed in a bucket after a cursor that a peer will be told of, and in how many
+/// branches.
+fn committed_since(
+    txn: &dyn ReadTxn,
+    records: &Records,
+    link: &Link,
+    bucket: BucketId,
+    cursor: Cursor,
+) -> Result<Behind> {
+    let mut branches = Vec::new();
+    match link.shared {
+        true => {
+            let parts = given(txn, records, link.peer)?.into_iter();
+            branches.extend(parts.filter(|(of, _)| *of == bucket).map(|(_, of)| of));
+        }
+        false => {
+            let joined = records.joined.iter();
+            let joined = joined.filter(|j| (j.peer, j.bucket) == (link.peer, link.bucket));
+            for join in joined.filter(|join| join.access == Access::Write) {
+                let mut named = BTreeSet::new();
+                for name in &join.branches {
+                    named.extend(txn.branch_named(bucket, name)?.map(|branch| branch.id));
+                }
+                branches.push((!join.branches.is_empty()).then_some(named));
+            }
+        }
+    }
+    let events = match txn.events(Some(bucket), cursor, SINCE) {
+        Ok(events) => events,
+        // What was pruned was looked at by somebody else.
+        Err(e) if e.kind() == ErrorKind::Lagged => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    let (mut commits, mut scopes) = (BTreeSet::new(), BTreeSet::new());
+    for event in events {
+        for of in &branches {
+            if covers(txn, &(bucket, of.clone()), &event.branch)? {
+                commits.insert(event.cursor.offset());
+                scopes.insert(event.branch.clone());
+            }
+        }
+    }
+    Ok(Behind {
+        cuts: commits.len() as u64,
+        scopes: scopes.len() as u64,
+    })
+}
+
 /// Tells how it stands: as the node says at this moment, or as it said last.
 pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> {
     let running = store.inner.keeper.node_owner()?;
@@ -961,6 +1029,16 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             continue;
         }
         let bucket = records.bucket(link.bucket);
+        let name = name_of(&*txn, bucket)?;
+        if name.is_none() {
+            continue;
+        }
+        let mut missing_there = link.missing_there;
+        if let (false, Some(bucket), Some(gathered)) = (connected, bucket, link.gathered) {
+            let since = committed_since(&*txn, &records, &link, bucket, gathered)?;
+            missing_there.cuts += since.cuts;
+            missing_there.scopes = missing_there.scopes.max(since.scopes);
+        }
         let contents_here = match bucket {
             Some(bucket) => missing_here(&*txn, bucket, running.is_some())?,
             None => MissingContents::default(),
@@ -982,7 +1060,7 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
         peers.push(PeerStatus {
             peer: link.peer.to_string(),
             name: records.peer(link.peer).and_then(|peer| peer.name.clone()),
-            bucket: name_of(&*txn, bucket)?,
+            bucket: name,
             shared: link.shared,
             member: link.member,
             access: link.access,
@@ -990,7 +1068,8 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             seen: link.seen,
             in_step,
             missing_here: link.missing_here,
-            missing_there: link.missing_there,
+            missing_there,
+            known: connected || link.gathered.is_some(),
             contents_here,
             contents_there,
             stays_here: link.stays.filter(|_| !link.shared),
