@@ -158,7 +158,7 @@ impl SqliteStore {
             honker: false,
         };
         Ok(Self {
-            watch: Arc::new(Watch::new(options.poll_interval)),
+            watch: Arc::new(Watch::new(&database, options.poll_interval)?),
             readers: Arc::new(Readers {
                 idle: Mutex::new(Vec::new()),
                 keep: options.max_readers,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::{Error, ErrorKind, Result};
+use file_id::{FileId, get_file_id};
 use honker_core::{UpdateWatcher, WatcherConfig};
 use parking_lot::{Condvar, Mutex};
 
@@ -14,6 +15,8 @@ pub(crate) struct Watch {
     shared: Arc<Shared>,
     watcher: Mutex<Option<UpdateWatcher>>,
     poll_interval: Duration,
+    /// The file that the store opened. The watcher only knows the one that was there when it began.
+    opened: FileId,
 }
 
 struct Shared {
@@ -32,6 +35,11 @@ impl Shared {
         self.state.lock().count += 1;
         self.changed.notify_all();
     }
+
+    fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
 }
 
 /// Lives in the watcher's thread, and tells the waiting when that ends.
@@ -39,13 +47,14 @@ struct EndOfThread(Arc<Shared>);
 
 impl Drop for EndOfThread {
     fn drop(&mut self) {
-        self.0.state.lock().stopped = true;
-        self.0.changed.notify_all();
+        self.0.stop();
     }
 }
 
 impl Watch {
-    pub(crate) fn new(poll_interval: Duration) -> Self {
+    /// # Errors
+    /// [`ErrorKind::Io`] where the database cannot be looked at.
+    pub(crate) fn new(database: &Path, poll_interval: Duration) -> Result<Self> {
         let shared = Shared {
             started: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -54,11 +63,12 @@ impl Watch {
             }),
             changed: Condvar::new(),
         };
-        Self {
+        Ok(Self {
             shared: Arc::new(shared),
             watcher: Mutex::new(None),
             poll_interval,
-        }
+            opened: get_file_id(database)?,
+        })
     }
 
     /// Tells that this store object committed; the watcher would notice it up to one poll later.
@@ -112,6 +122,9 @@ impl Watch {
             move || end.0.bump(),
             config,
         ));
+        if get_file_id(database).is_ok_and(|watched| watched != self.opened) {
+            self.shared.stop();
+        }
         Ok(())
     }
 }

@@ -1138,3 +1138,17 @@ fn what_is_said_of_a_job_is_there_until_it_lapses() {
     let dead: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
     assert_eq!(dead, 0);
 }
+
+/// Whoever begins to wait after that cannot know of it by the file that is there.
+#[cfg(unix)]
+#[test]
+fn a_store_that_was_replaced_before_anybody_waited_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::create(dir.path(), Options::default()).unwrap();
+    let database = dir.path().join("store.db");
+    std::fs::copy(&database, dir.path().join("copy")).unwrap();
+    std::fs::rename(dir.path().join("copy"), &database).unwrap();
+    let waited = store.wait_for_commit(1, Duration::from_secs(60));
+    let said = waited.unwrap_err().to_string();
+    assert!(said.contains("store.db was replaced"), "{said}");
+}
