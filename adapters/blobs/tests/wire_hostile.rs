@@ -540,7 +540,7 @@ impl io::Write for Log {
 /// Returns the lines of the log that name an asker.
 fn logged(asker: &Endpoint) -> Vec<String> {
     let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
-    let id = asker.id().to_string();
+    let id = asker.id().fmt_short().to_string();
     let lines = log.lines().filter(|line| line.contains(&id));
     lines.map(str::to_owned).collect()
 }
