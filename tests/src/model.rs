@@ -33,13 +33,14 @@ enum Base {
     Root(Entry),
     /// The present state of another branch.
     Live(u32),
-    /// A copy of what was visible once.
-    Frozen(Tree),
+    /// A copy of the newest rows once: what was hidden then may show in a live child.
+    Frozen(BTreeMap<TreePath, Option<Entry>>),
 }
 
 #[derive(Debug, Clone)]
 struct Snapshot {
     tree: Tree,
+    rows: BTreeMap<TreePath, Option<Entry>>,
     bases: BTreeMap<TreePath, Option<EntryId>>,
 }
 
@@ -167,10 +168,7 @@ impl Model {
         match &self.branches[&id].base {
             Base::Root(root) => BTreeMap::from([(TreePath::root(), Some(root.clone()))]),
             Base::Live(parent) => self.raw(*parent),
-            Base::Frozen(tree) => {
-                let rows = tree.iter();
-                rows.map(|(p, e)| (p.clone(), Some(e.clone()))).collect()
-            }
+            Base::Frozen(rows) => rows.clone(),
         }
     }
 
@@ -467,7 +465,7 @@ impl Model {
             None => Base::Live(parent),
             Some(at) => {
                 let snapshot = self.branches[&parent].snapshots.get(at);
-                Base::Frozen(snapshot.ok_or(ErrorKind::NotFound)?.tree.clone())
+                Base::Frozen(snapshot.ok_or(ErrorKind::NotFound)?.rows.clone())
             }
         };
         let child = Branch {
@@ -515,8 +513,8 @@ impl Model {
         let mut bases = branch.bases.clone();
         let rows = branch.frozen.iter().chain(&branch.current);
         bases.extend(rows.map(|(path, row)| (path.clone(), row.base)));
-        let tree = self.visible(id);
-        let snapshot = Snapshot { tree, bases };
+        let (tree, rows) = (self.visible(id), self.raw(id));
+        let snapshot = Snapshot { tree, rows, bases };
         let snapshots = &mut self.branch_mut(id).snapshots;
         snapshots.insert(name.to_owned(), snapshot);
         self.freeze();
@@ -537,7 +535,7 @@ impl Model {
         let snapshot = snapshot.ok_or(ErrorKind::NotFound)?;
         self.freeze();
         let branch = self.branch_mut(id);
-        branch.base = Base::Frozen(snapshot.tree);
+        branch.base = Base::Frozen(snapshot.rows);
         branch.bases = snapshot.bases;
         branch.frozen.clear();
         Ok(String::new())
