@@ -8,7 +8,7 @@ use alknet_fs_core::store::{
     BranchId, BranchRecord, BucketId, Epoch, ReadTxn, SnapshotRecord, WriteTxn,
 };
 use alknet_fs_core::sync::{
-    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, Times, touched,
+    About, AboutBranch, AboutSnapshot, Clock, Key, Moment, Parent, Scope, Stamp, Times, touched,
 };
 use alknet_fs_core::{
     Change, Cursor, Error, ErrorKind, Event, Kind, Op, Result, Timestamp, TreePath,
@@ -175,12 +175,48 @@ impl Found {
 struct Round<'a> {
     branches: &'a [BranchRecord],
     found: &'a Found,
-    clock: Clock,
+    clocks: Clocks,
     now: Timestamp,
     /// When what is said of branches and snapshots happened.
     told_at: Timestamp,
     /// Up to which epoch each branch was collected.
     before: HashMap<BranchId, Epoch>,
+}
+
+impl Round<'_> {
+    /// Returns the stamp of what is said of branches and snapshots.
+    fn told(&mut self) -> Stamp {
+        self.clocks.with(None, |clock| clock.stamp(self.told_at))
+    }
+}
+
+/// Clocks that begin alike: no two values of a register have the same stamp, and what was written to one
+/// branch is not later for what was written to another, or said of it.
+struct Clocks {
+    begun: Clock,
+    of: HashMap<Option<BranchId>, Clock>,
+    /// The latest of them.
+    last: Clock,
+}
+
+impl Clocks {
+    fn new(begun: Clock) -> Self {
+        Self {
+            last: begun.clone(),
+            of: HashMap::new(),
+            begun,
+        }
+    }
+
+    /// Gives out stamps for a branch, or for what is said of all.
+    fn with<R>(&mut self, of: Option<BranchId>, stamp: impl FnOnce(&mut Clock) -> R) -> R {
+        let clock = self.of.entry(of).or_insert_with(|| self.begun.clone());
+        let given = stamp(clock);
+        if clock.last() > self.last.last() {
+            self.last = clock.clone();
+        }
+        given
+    }
 }
 
 impl Bucket {
@@ -196,7 +232,7 @@ impl Bucket {
         let mut round = Round {
             branches,
             found,
-            clock: self.clock(),
+            clocks: Clocks::new(self.clock()),
             now,
             told_at: match found {
                 Found::Changes {
@@ -239,7 +275,7 @@ impl Bucket {
     ) -> Result<R> {
         self.change_in(to, |this, txn| {
             let done = work(this, txn, round)?;
-            this.set_clock(&round.clock);
+            this.set_clock(&round.clocks.last);
             Ok(done)
         })
     }
@@ -295,16 +331,17 @@ impl Bucket {
                     chain = Chain::load(txn, branch, at)?;
                 }
                 let scope = this.scope_of(branch)?;
-                let (clock, now) = (&mut round.clock, round.now);
                 let documents = this.documents(scope);
-                let gathered = documents.gather(txn, &chain, these, group, clock, &times)?;
+                let gathered = round.clocks.with(Some(branch), |clock| {
+                    documents.gather(txn, &chain, these, group, clock, &times)
+                })?;
                 if gathered.cuts > 0 {
                     this.news.insert(scope);
                     if group == Group::GoesOn {
                         this.leave_open(scope);
                     }
                 }
-                let context = context(now, this.replica());
+                let context = context(round.now, this.replica());
                 this.publish(txn, chain.branch_name(), gathered.changes, &context)
             })?;
             rest = later;
@@ -536,7 +573,7 @@ impl Bucket {
             shown.base = base;
         }
         let about = About {
-            stamp: round.clock.stamp(round.told_at),
+            stamp: round.told(),
             state: AboutBranch {
                 name: record.name.clone(),
                 parent,
@@ -563,7 +600,7 @@ impl Bucket {
         // The cut that says so is among them.
         known.see(replica, known.get(replica) + 1);
         let about = About {
-            stamp: round.clock.stamp(round.told_at),
+            stamp: round.told(),
             state: AboutBranch {
                 deleted: Some(known),
                 ..state
@@ -621,7 +658,7 @@ impl Bucket {
             shown.snapshots = snapshots;
         }
         about.extend(state_of.into_iter().map(|(name, state)| {
-            let stamp = round.clock.stamp(round.told_at);
+            let stamp = round.told();
             (Key::Snapshot(name), About { stamp, state }.encode())
         }));
         Ok(())
@@ -704,7 +741,7 @@ fn in_order(
 }
 
 /// Returns the epochs from one on that snapshots and forks show, with their branches, from the oldest.
-fn pins(
+pub(crate) fn pins(
     txn: &dyn ReadTxn,
     branches: &[BranchRecord],
     since: Epoch,

@@ -512,6 +512,35 @@ fn what_a_fork_goes_back_to_is_not_what_its_parent_held() {
     }
 }
 
+/// Whatever becomes of branches and snapshots after it was written, while nobody looked.
+#[test]
+fn what_was_written_counts_as_of_then() {
+    for what in 0..6 {
+        let mut nodes = nodes::<2>();
+        let mut taken = Taken::new();
+        nodes[0].put("main", "/other", 10);
+        nodes[0].fork("old", "main", 11);
+        nodes[0].snapshot("main", "old", 12, &mut taken);
+        meet(&mut nodes, 13);
+        nodes[0].put("main", "/file", 20);
+        nodes[1].put("main", "/file", 30);
+        nodes[1].gather(31);
+        match what {
+            0 => nodes[0].snapshot("main", "new", 40, &mut taken),
+            1 => nodes[0].fork("new", "main", 40),
+            2 => nodes[0].fork("new", "main@old", 40),
+            3 => nodes[0].forget_snapshot("main", "old", 40),
+            4 => nodes[0].delete("old", 40),
+            _ => nodes[0].rename("main", "first", 40),
+        }
+        let shown = common::shown_bucket(&*nodes[1].store, nodes[1].number);
+        meet(&mut nodes, 50);
+        let main = if what == 5 { "first" } else { "main" };
+        let all = common::shown_bucket(&*nodes[0].store, nodes[0].number);
+        assert_eq!(all[main], shown["main"], "{what}");
+    }
+}
+
 /// What shows through a directory that a fork has and its parent has not is there again, everywhere,
 /// when the fork goes back to when it showed.
 #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::ReplicaId;
 use crate::entry::Timestamp;
 
-/// When, and by which replica, a value was written. No two values have the same stamp.
+/// When, and by which replica, a value was written. No two values of a register have the same stamp.
 ///
 /// Stamps are those of a [hybrid logical clock](https://cse.buffalo.edu/tech-reports/2014-04.pdf): as
 /// close to the wall clock as can be, and yet greater than every stamp that the replica had seen.

@@ -46,7 +46,7 @@ impl Times {
             let time = times.entry(path).or_insert(at);
             *time = at.max(*time);
         };
-        if change.path.is_none() {
+        if change.op == Op::Restore && change.path.is_none() {
             later(&mut self.changed, TreePath::root());
         }
         for path in change.path.iter().chain(&change.from) {
