@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use alknet_fs_core::branch;
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::Context;
-use alknet_fs_core::store::{BranchId, Epoch, LineBase, ReadTxn, Row, SnapshotRecord, WriteTxn};
+use alknet_fs_core::store::{
+    BranchId, BucketId, Epoch, LineBase, ReadTxn, Row, SnapshotRecord, WriteTxn,
+};
 use alknet_fs_core::sync::{
     About, AboutBranch, AboutSnapshot, Moment, Parent, Scope, Stamp, VersionVector,
     changes_between, earlier, held_earlier, is_there,
@@ -13,6 +15,7 @@ use alknet_fs_core::sync::{
 use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
 
 use crate::bucket::{Bucket, Shown, ShownSnapshot};
+use crate::collect::pins;
 use crate::kept;
 
 /// The longest name of a branch or a snapshot that gets a suffix, in bytes.
@@ -350,10 +353,17 @@ impl Bucket {
         now: Timestamp,
     ) -> Result<Option<Epoch>> {
         if let Some(epoch) = self.epoch_at(txn, scope, moment)? {
+            if shown == Some(epoch) {
+                return Ok(shown);
+            }
             // Whoever joins learns from the documents what it shows: they may have left that out while
-            // nobody needed it.
-            let can_show = shown == Some(epoch) || self.has_all_of(txn, moment)?;
-            return Ok(can_show.then_some(epoch));
+            // nobody needed it, and what was collected may have held its rows.
+            if !self.has_all_of(txn, moment)? {
+                return Ok(None);
+            }
+            if is_pinned(txn, self.bucket, epoch)? {
+                return Ok(Some(epoch));
+            }
         }
         let Some(branch) = self.scopes.get(&scope).and_then(|shown| shown.branch) else {
             return Ok(None);
@@ -489,6 +499,12 @@ fn is_over_same(a: &Moment, b: &Moment) -> bool {
     let scopes = |part: &[(Scope, VersionVector)]| part.iter().map(|(scope, _)| *scope).collect();
     let (a, b): (Vec<_>, Vec<_>) = (scopes(a), scopes(b));
     a == b && below_a == below_b
+}
+
+/// Tells whether a snapshot or a fork shows an epoch: else what it showed may have been collected.
+fn is_pinned(txn: &dyn ReadTxn, bucket: BucketId, epoch: Epoch) -> Result<bool> {
+    let pinned = pins(txn, &txn.branches(bucket)?, epoch)?;
+    Ok(pinned.first().is_some_and(|(first, _)| *first == epoch))
 }
 
 fn line(base: Option<(BranchId, Option<Epoch>)>) -> Option<LineBase> {

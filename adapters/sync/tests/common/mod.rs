@@ -5,18 +5,19 @@
 #[allow(unreachable_pub, reason = "it is a library's module elsewhere")]
 pub(crate) mod faulty;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::ControlFlow;
 
 use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, PutMode, SetAttrs};
 use alknet_fs_core::store::{
-    BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, ReadTxn,
-    Retention, Store,
+    BranchId, BranchRecord, BucketId, ContentForm, ContentRecord, Durability, Epoch, Layer,
+    ReadTxn, Retention, Store, WriteTxn,
 };
 use alknet_fs_core::sync::{Conflict, Replica, Scope, Taken, Value, Want, conflicts};
 use alknet_fs_core::tree::{self, Follow, Walk};
-use alknet_fs_core::{EntryId, Hash, Timestamp, TreePath};
+use alknet_fs_core::{EntryId, Hash, Result, Timestamp, TreePath};
 use alknet_fs_sync::Bucket;
 use fastrand::Rng;
 
@@ -130,6 +131,7 @@ pub(crate) fn change(store: &dyn Store, bucket: BucketId, rng: &mut Rng, now: Ti
         (3..6, _) => branch::take_snapshot(&mut *txn, of.id, name, &context).map(drop),
         (6, Some(name)) => branch::delete_snapshot(&mut *txn, of.id, &name, &context),
         (7, Some(name)) => branch::restore(&mut *txn, of.id, &name, &context),
+        (8, _) => collect(&mut *txn, bucket),
         _ => {
             drop(txn);
             return edit(store, of.id, rng, now);
@@ -138,6 +140,46 @@ pub(crate) fn change(store: &dyn Store, bucket: BucketId, rng: &mut Rng, now: Ti
     if done.is_ok() {
         txn.commit().unwrap();
     }
+}
+
+/// Removes the rows that nothing shows: what branches showed at an epoch stays while anything pins that.
+fn collect(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
+    let branches = txn.branches(bucket)?;
+    let mut pins = BTreeSet::from([None]);
+    for of in &branches {
+        let snapshots = txn.snapshots(of.id)?;
+        pins.extend(snapshots.iter().map(|snapshot| Some(snapshot.epoch)));
+        let lines = txn.lines(of.id)?;
+        pins.extend(lines.iter().filter_map(|line| Some(line.base?.at)));
+    }
+    let mut chains = Vec::new();
+    for of in &branches {
+        let first = txn.lines(of.id)?[0].start;
+        for at in pins.iter().filter(|at| at.is_none_or(|at| at >= first)) {
+            chains.push(Chain::load(txn, of.id, *at)?);
+        }
+    }
+    let mut rows: BTreeMap<(String, String), Vec<Layer>> = BTreeMap::new();
+    txn.scan_tree(bucket, &TreePath::root(), &mut |parent, name, layer, _| {
+        let at = rows
+            .entry((parent.to_owned(), name.to_owned()))
+            .or_default();
+        at.push(layer);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for ((parent, name), layers) in rows {
+        let mut shown: BTreeSet<&Layer> = BTreeSet::new();
+        for span in chains.iter().flat_map(Chain::spans) {
+            let in_span = layers.iter().filter(|layer| {
+                layer.branch == span.branch && (span.first..=span.last).contains(&layer.epoch)
+            });
+            shown.extend(in_span.max());
+        }
+        for layer in layers.iter().filter(|layer| !shown.contains(layer)) {
+            txn.remove_row(bucket, &parent, &name, *layer)?;
+        }
+    }
+    Ok(())
 }
 
 /// Commits a few random edits of a branch, or none where the tree does not allow them.
