@@ -831,6 +831,8 @@ export interface StoreHandle {
     ticket: string,
     name: string | undefined,
     merge: boolean,
+    timeout: number,
+    task: TaskHandle,
     later: boolean,
   ): Outcome<BucketHandle>;
   leave(bucket: string, later: boolean): Outcome<void>;

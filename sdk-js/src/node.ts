@@ -42,7 +42,7 @@ export interface ShareOptions {
 }
 
 /** How to join a bucket. */
-export interface JoinOptions {
+export interface JoinOptions extends Pick<TaskOptions, 'signal'> {
   /** What to call it here; otherwise as where it is shared. */
   name?: string;
   /**
@@ -50,6 +50,10 @@ export interface JoinOptions {
    * with all that both hold.
    */
   merge?: boolean;
+  /**
+   * How many milliseconds to wait for the answer of the node that gave the ticket; otherwise 10,000.
+   */
+  timeout?: number;
 }
 
 /** What runs, so that it is not collected as garbage. */

@@ -425,12 +425,20 @@ export class Store {
   /**
    * Makes a bucket here that somebody shares, and keeps the two the same while a node runs. Joining
    * again is harmless, and how a newer ticket for the same bucket is used.
+   *
+   * Where a process runs the node of this store, it waits for the answer of the node that gave the
+   * ticket. If that does not let this one in, because the grant was revoked, it fails with an error of
+   * kind `PermissionDenied`, and all is as it was before. When the time is over, when the wait is
+   * aborted, and at once where no node runs here, the bucket stays joined: a node that runs goes on
+   * trying, and {@link syncStatus} says how that went.
    */
   async join(ticket: string, options?: JoinOptions): Promise<Bucket> {
     const text = toText(ticket, 'ticket');
-    const { name, merge = false } = toObject(options);
+    const { name, merge = false, timeout = 10_000, signal } = toObject(options);
     const called = optional(name, 'options.name');
-    const bucket = await later((later) => this.#native.join(text, called, merge, later));
+    const bucket = await task(signal === undefined ? {} : { signal }, (task, later) =>
+      this.#native.join(text, called, merge, timeout, task, later),
+    );
     return new Bucket(bucket, this.#native);
   }
 

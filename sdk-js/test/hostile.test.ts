@@ -141,7 +141,7 @@ const SUBJECTS: Subject[] = [
       ['compact'],
       ['startNode', { loopback: true }],
       ['share', 'default', { readOnly: true }],
-      ['join', 'alkfs', { name: 'b' }],
+      ['join', 'alkfs', { name: 'b', timeout: 0 }],
       ['leave', 'default'],
       ['grants'],
       ['peers'],

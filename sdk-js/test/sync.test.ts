@@ -173,6 +173,64 @@ describe('nodes', () => {
     assert.deepEqual(direct.peer, { id: there.node.id });
   });
 
+  it('are waited for where they are joined', async () => {
+    const [, there] = await pair();
+    const [peer] = (await there.store.syncStatus()).peers;
+    assert.deepEqual([peer?.connected, peer?.refused], [true, false]);
+  });
+
+  it('that refuse leave nothing of a join', async () => {
+    const here = await sharing();
+    const guest = await running('guest');
+    const ticket = await here.store.share('notes');
+    await here.store.revokeGrant((await here.store.grants())[0]?.id ?? '');
+    const refused = of('PermissionDenied', /revoked.*'notes'/);
+    await assert.rejects(guest.store.join(ticket, { timeout: LONGEST }), refused);
+    assert.deepEqual(await guest.store.buckets(), ['default']);
+    assert.deepEqual(await guest.store.peers(), []);
+    assert.deepEqual((await guest.store.syncStatus()).peers, []);
+    // A bucket that was there already stays, as it was.
+    const own = await guest.store.createBucket('notes');
+    await own.branch().put('/own', 'x');
+    const merging = guest.store.join(ticket, { merge: true, timeout: LONGEST });
+    await assert.rejects(merging, refused);
+    assert.equal(await text(own.branch(), '/own'), 'x');
+    assert.deepEqual(await guest.store.peers(), []);
+    // A newer ticket is as good as any.
+    const newer = await here.store.share('notes');
+    const bucket = await guest.store.join(newer, { name: 'again', timeout: LONGEST });
+    await here.main.put('/a', 'one');
+    await reads(bucket.branch(), '/a', 'one');
+  });
+
+  it('that do not answer leave a join as it is', async () => {
+    const here = await sharing();
+    const ticket = await here.store.share('notes');
+    await here.main.put('/a', 'one');
+    await here.node.stop();
+    const store = await open(join(root, 'unanswered'));
+    opened.push(store);
+    // No node runs here that could ask.
+    const begun = performance.now();
+    const offline = await store.join(ticket, { name: 'offline', timeout: 600_000 });
+    assert.equal(offline.name, 'offline');
+    assert.ok(performance.now() - begun < LONGEST);
+    await store.leave('offline');
+    await store.deleteBucket('offline');
+    await store.startNode({ loopback: true });
+    for (const timeout of [0, 200]) {
+      await store.join(ticket, { timeout });
+      assert.equal((await store.syncStatus()).peers[0]?.connected, false);
+    }
+    for (const signal of [AbortSignal.timeout(100), AbortSignal.abort()]) {
+      const stopped = store.join(ticket, { timeout: 600_000, signal });
+      await assert.rejects(stopped, { name: 'AbortError' });
+    }
+    // It stays joined, and comes once somebody answers.
+    await here.store.startNode({ loopback: true });
+    await reads(store.bucket('notes').branch(), '/a', 'one');
+  });
+
   it('have peers, which are named and revoked', async () => {
     const [here, there] = await pair();
     await here.main.put('/a', 'one');
@@ -529,6 +587,9 @@ describe('what is wrong', () => {
     await assert.rejects(store.startNode(wrong(7)), type);
     await assert.rejects(store.untilSynced({ timeout: Number.NaN }), of('InvalidInput'));
     await assert.rejects(store.untilSynced({ timeout: wrong('x') }), type);
+    await assert.rejects(store.join('x', { timeout: -1 }), of('InvalidInput'));
+    await assert.rejects(store.join('x', { timeout: wrong('x') }), type);
+    await assert.rejects(store.join('x', { signal: wrong('x') }), type);
     await assert.rejects(bucket.setContentPolicy(wrong('always')), of('InvalidInput', /eager/));
     await assert.rejects(bucket.setContentTimeout(-1), of('InvalidInput'));
     await assert.rejects(bucket.pin('a['), of('InvalidInput'));

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -171,6 +172,71 @@ def test_events_say_which_peer(
     (direct,) = until(lambda: bucket.log(glob="theirs"))
     assert direct.peer is not None
     assert direct.peer.id == key
+
+
+def test_join_waits_for_the_answer(here: Side, there: Side) -> None:
+    (peer,) = there.store.sync_status().peers
+    assert (peer.connected, peer.refused) == (True, False)
+    assert there.bucket.name == "notes"
+
+
+def test_a_join_that_is_refused_leaves_nothing(
+    here: Side, stores: Callable[[str], alknet_fs.Store]
+) -> None:
+    guest = stores("guest")
+    ticket = here.store.share("notes")
+    here.store.revoke_grant(here.store.grants()[0].id)
+    with pytest.raises(alknet_fs.PermissionDenied, match="revoked") as caught:
+        guest.join(ticket, timeout=LONGEST)
+    assert (caught.value.op, caught.value.path) == ("join", "notes")
+    assert guest.buckets() == ["default"]
+    assert guest.peers() == guest.sync_status().peers == []
+    # A bucket that was there already stays, as it was.
+    guest.create_bucket("notes").branch().write_text("/own", "x")
+    with pytest.raises(alknet_fs.PermissionDenied, match="revoked"):
+        guest.join(ticket, merge=True, timeout=LONGEST)
+    assert guest.branch(bucket="notes").read_text("/own") == "x"
+    assert guest.peers() == []
+    # A newer ticket is as good as any.
+    bucket = guest.join(here.store.share("notes"), name="again", timeout=LONGEST)
+    here.main.write_text("/a", "one")
+    assert until(lambda: bucket.branch().read_text("/a")) == "one"
+
+
+def test_a_join_that_nobody_answers(here: Side, tmp_path: Path) -> None:
+    ticket = here.store.share("notes")
+    here.main.write_text("/a", "one")
+    here.node.stop()
+    with alknet_fs.create(tmp_path / "other") as store:
+        # No node runs here that could ask.
+        begun = time.monotonic()
+        assert store.join(ticket, name="offline", timeout=600).name == "offline"
+        assert time.monotonic() - begun < LONGEST
+        store.leave("offline")
+        store.delete_bucket("offline")
+        with store.node(loopback=True):
+            for timeout in (0, 0.2):
+                bucket = store.join(ticket, timeout=timeout)
+                assert not store.sync_status().peers[0].connected
+            cancel = alknet_fs.Cancel()
+            threading.Timer(0.1, cancel.cancel).start()
+            with pytest.raises(alknet_fs.Cancelled):
+                store.join(ticket, timeout=600, cancel=cancel)
+
+            async def run() -> None:
+                async with aio.open(tmp_path / "other") as other:
+                    waiting = asyncio.create_task(other.join(ticket, timeout=600))
+                    done, _ = await asyncio.wait([waiting], timeout=0.2)
+                    assert not done
+                    waiting.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await asyncio.wait_for(waiting, LONGEST)
+                    assert (await (await other.join(ticket, timeout=0)).name()) == "notes"
+
+            asyncio.run(run())
+            # It stays joined, and comes once somebody answers.
+            with here.store.node(loopback=True):
+                assert until(lambda: bucket.branch().read_text("/a")) == "one"
 
 
 def test_peers_and_grants(here: Side, there: Side) -> None:
@@ -545,6 +611,8 @@ def test_clear_errors(here: Side, stores: Callable[[str], alknet_fs.Store]) -> N
         here.store.share("notes", expires=-1)
     with pytest.raises(ValueError, match="timeout"):
         here.store.wait_until_synced(float("nan"))
+    with pytest.raises(ValueError, match="timeout"):
+        other.join(ticket, timeout=-1)
     with pytest.raises(ValueError, match="eager"):
         here.bucket.set_content_policy("always")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seconds"):

@@ -339,17 +339,20 @@ impl StoreHandle {
         ticket: String,
         name: Option<String>,
         merge: bool,
+        timeout: f64,
+        task: &TaskHandle,
         later: bool,
     ) -> napi::Result<Outcome<BucketHandle>> {
-        let store = self.store.clone();
-        run_on(self.store.writes(), later, move || {
+        let (store, task) = (self.store.clone(), task.task());
+        run_on(Lane::waiting(), later, move || {
+            let timeout = patience(timeout)?;
             let mut options = JoinOptions::new().merge(merge);
             if let Some(name) = name {
                 options = options.name(name);
             }
             let open = store.get()?;
             let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
-            let bucket = open.join(&ticket, &options)?;
+            let (bucket, _) = open.join_and_wait(&ticket, &options, timeout, &task)?;
             Ok(store.with("bucket", bucket).into())
         })
     }

@@ -324,14 +324,19 @@ impl Store {
         ticket: &str,
         name: Option<String>,
         merge: bool,
+        timeout: f64,
+        cancel: Option<Py<Cancel>>,
     ) -> PyResult<Bucket> {
+        let timeout = seconds("timeout", timeout)?;
         let mut options = JoinOptions::new().merge(merge);
         if let Some(name) = name {
             options = options.name(name);
         }
-        let bucket = self.0.run(py, |store| {
+        let progress = None;
+        let follower = Follower { progress, cancel };
+        let (bucket, _) = follower.run(py, &self.0, |store, task| {
             let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
-            store.join(&ticket, &options)
+            store.join_and_wait(&ticket, &options, timeout, task)
         })?;
         Ok(Bucket::new(&self.0, bucket))
     }

@@ -980,14 +980,28 @@ class Store(_native.Store):
         names = [branches] if isinstance(branches, str) else list(branches)
         return self._share(bucket, read_only, names, expires, name)
 
-    def join(self, ticket: str, *, name: str | None = None, merge: bool = False) -> Bucket:
+    def join(
+        self,
+        ticket: str,
+        *,
+        name: str | None = None,
+        merge: bool = False,
+        timeout: float = 10.0,
+        cancel: _native.Cancel | None = None,
+    ) -> Bucket:
         """Make a bucket here that somebody shares, and keep the two the same while a node runs.
 
         ``name`` is what to call it here. With ``merge``, a bucket of that name that was never
         shared becomes the joined one, with all that both hold. Joining again is harmless, and how
         a newer ticket for the same bucket is used.
+
+        Where a process runs the node of this store, it waits up to ``timeout`` seconds for the
+        answer of the node that gave the ticket. If that does not let this one in, because the
+        grant was revoked, it fails with ``PermissionDenied``, and all is as it was before. When the
+        time is over, when the wait is cancelled, and at once where no node runs here, the bucket
+        stays joined: a node that runs goes on trying, and ``sync_status()`` says how that went.
         """
-        return Bucket(self._join(ticket, name, merge))
+        return Bucket(self._join(ticket, name, merge, timeout, cancel))
 
     def wait_until_synced(
         self,

@@ -1158,9 +1158,20 @@ class Store:
         )
         return _opens(work, Node, _node.Node.stop)
 
-    async def join(self, ticket: str, *, name: str | None = None, merge: bool = False) -> Bucket:
+    async def join(
+        self,
+        ticket: str,
+        *,
+        name: str | None = None,
+        merge: bool = False,
+        timeout: float = 10.0,
+    ) -> Bucket:
         """Make a bucket here that somebody shares; see ``alknet_fs.Store.join``."""
-        return Bucket(await _call(self._sync.join, ticket, name=name, merge=merge))
+        cancel = _native.Cancel()
+        work = functools.partial(
+            self._sync.join, ticket, name=name, merge=merge, timeout=timeout, cancel=cancel
+        )
+        return Bucket(await _run_in(_waiting_executor(), work, cancel.cancel, None))
 
     async def wait_until_synced(
         self, timeout: float = 60.0, *, bucket: str | None = None
