@@ -57,6 +57,7 @@ export type {
   StoreStats,
   SyncStatus,
   TreeSharing,
+  Unsent,
 } from './native.js';
 export {
   type JoinOptions,

@@ -377,6 +377,8 @@ export interface PeerStatus {
   seen?: bigint;
   /** Whether both are known to know the same of the bucket, contents aside. */
   inStep: boolean;
+  /** Whether anything is known of what the other side has: nothing is before they were connected. */
+  known: boolean;
   /** What the peer is known to have that is missing here, and contents that are elsewhere. */
   behindHere: Behind;
   /** What the peer is not known to have. */
@@ -395,6 +397,8 @@ export interface PeerStatus {
   trouble?: string;
   /** Whether that is because the peer does not let this store in: nothing comes before it does. */
   refused: boolean;
+  /** Why the peer is not let in any more, where all that it was given of the bucket is over. */
+  ended?: 'revoked' | 'expired';
 }
 
 /** How it stands with all peers. */
@@ -505,6 +509,11 @@ export interface EvictReport {
   /** Contents that nobody else was found to hold and keep, and so stay. */
   onlyHere: number;
   onlyHereBytes: number;
+  /** Contents that peers were promised, and so stay: these removed theirs, and rely on it. */
+  promised: number;
+  promisedBytes: number;
+  /** When the last of these promises ends, in nanoseconds since 1970. */
+  promisedUntil?: bigint;
   /** Whether removing files was put off because a view was open. */
   filesDeferred: boolean;
 }
@@ -549,6 +558,23 @@ export interface NameConflict {
   snapshot?: string;
   /** The name that was given to it. */
   name: string;
+  /**
+   * When it was given that name, by the clock of who gave it, in nanoseconds since 1970; absent where
+   * that is not known.
+   */
+  at?: bigint;
+  /** The replica of the bucket that gave it that name; absent where that is not known. */
+  replica?: string;
+  /** Whether that is this store. */
+  here: boolean;
+  /** The node that has the replica, where that is one that this store deals with itself. */
+  peer?: EventPeer;
+}
+
+/** What was written here while others did not take it, and a ticket lets out. */
+export interface Unsent {
+  /** The number of commits; absent where it is not known. */
+  commits?: number;
 }
 
 export interface NodeSettings {
@@ -767,6 +793,7 @@ export interface Tree {
   view(snapshot: string | undefined, later: boolean): Outcome<Tree>;
   snapshot(name: string, later: boolean): Outcome<void>;
   snapshots(later: boolean): Outcome<SnapshotInfo[]>;
+  renameSnapshot(name: string, to: string, later: boolean): Outcome<void>;
   deleteSnapshot(name: string, later: boolean): Outcome<void>;
   restore(snapshot: string, later: boolean): Outcome<void>;
   renameTo(name: string, later: boolean): Outcome<void>;
@@ -796,6 +823,7 @@ export interface BucketHandle {
   setContentPolicy(policy: string, later: boolean): Outcome<void>;
   setContentTimeout(timeout: number, later: boolean): Outcome<void>;
   pin(pattern: string, later: boolean): Outcome<void>;
+  hasMatch(pattern: string, later: boolean): Outcome<boolean>;
   unpin(pattern: string, later: boolean): Outcome<void>;
   fetch(task: TaskHandle, later: boolean): Outcome<FetchReport>;
   conflicts(later: boolean): Outcome<Conflict[]>;
@@ -835,12 +863,14 @@ export interface StoreHandle {
     task: TaskHandle,
     later: boolean,
   ): Outcome<BucketHandle>;
+  unsent(ticket: string, later: boolean): Outcome<Unsent | null>;
   leave(bucket: string, later: boolean): Outcome<void>;
   grants(later: boolean): Outcome<GrantInfo[]>;
   peers(later: boolean): Outcome<PeerInfo[]>;
   namePeer(who: string, name: string, later: boolean): Outcome<void>;
   forgetPeer(who: string, later: boolean): Outcome<void>;
   revokePeer(who: string, later: boolean): Outcome<number>;
+  revoke(who: string, later: boolean): Outcome<number>;
   revokeGrant(id: string, later: boolean): Outcome<void>;
   syncStatus(later: boolean): Outcome<SyncStatus>;
   waitUntilSynced(
@@ -851,6 +881,7 @@ export interface StoreHandle {
   ): Outcome<SyncStatus>;
   cacheLimit(later: boolean): Outcome<number | null>;
   setCacheLimit(bytes: number | undefined, later: boolean): Outcome<void>;
+  cachedBytes(later: boolean): Outcome<number>;
   evict(toBytes: number, task: TaskHandle, later: boolean): Outcome<EvictReport>;
 }
 

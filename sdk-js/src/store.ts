@@ -57,6 +57,7 @@ import {
   type StoreStats,
   type SyncStatus,
   type Tree,
+  type Unsent,
 } from './native.js';
 import {
   type JoinOptions,
@@ -442,6 +443,15 @@ export class Store {
     return new Bucket(bucket, this.#native);
   }
 
+  /**
+   * Tells what a ticket would let out of what was written here while the bucket was only read; nothing
+   * where there is no such thing.
+   */
+  async unsent(ticket: string): Promise<Unsent | undefined> {
+    const text = toText(ticket, 'ticket');
+    return (await later((later) => this.#native.unsent(text, later))) ?? undefined;
+  }
+
   /** Ends what was joined of a bucket, which stays as it is. */
   async leave(bucket: string): Promise<void> {
     const name = toText(bucket, 'bucket');
@@ -485,6 +495,17 @@ export class Store {
     return later((later) => this.#native.revokePeer(peer, later));
   }
 
+  /**
+   * Takes back what `who` says: everything that a peer was given, by its name, its key or the beginning
+   * of it, or a grant, by its label, its id or the beginning of it. Fails with an error of kind
+   * `InvalidInput` where several match. Tells how many grants that were, and buckets into which others
+   * alone let the peer.
+   */
+  async revoke(who: string): Promise<number> {
+    const text = toText(who, 'who');
+    return later((later) => this.#native.revoke(text, later));
+  }
+
   /** Takes a grant back from everybody who uses it; its ticket is worth nothing any more. */
   async revokeGrant(id: string): Promise<void> {
     const text = toText(id, 'id');
@@ -523,6 +544,14 @@ export class Store {
       integer(bytes, 'bytes', 0);
     }
     await later((later) => this.#native.setCacheLimit(bytes, later));
+  }
+
+  /**
+   * Counts the bytes of the contents that are here, as {@link setCacheLimit} limits them. The cost
+   * follows the number of contents.
+   */
+  async cachedBytes(): Promise<number> {
+    return later((later) => this.#native.cachedBytes(later));
   }
 
   /**
@@ -753,6 +782,15 @@ export class Bucket {
   async pin(pattern: string): Promise<void> {
     const text = toText(pattern, 'pattern');
     await later((later) => this.#native.pin(text, later));
+  }
+
+  /**
+   * Tells whether a pin would be of anything that is there: on a branch, or in what was there before and
+   * is not collected yet. The cost follows the size of the bucket where it is not.
+   */
+  async hasMatch(pattern: string): Promise<boolean> {
+    const text = toText(pattern, 'pattern');
+    return later((later) => this.#native.hasMatch(text, later));
   }
 
   /** Takes a pin off, given as it was set. What is here stays until it is evicted. */
@@ -1114,6 +1152,14 @@ export class Branch extends ReadableTree {
   /** As {@link snapshots}, on the calling thread. */
   snapshotsSync(): SnapshotInfo[] {
     return now((later) => this.native.snapshots(later));
+  }
+
+  /**
+   * Gives a snapshot another name, on all nodes. To watchers one snapshot goes, and another comes.
+   */
+  async renameSnapshot(name: string, to: string): Promise<void> {
+    const [from, target] = [toText(name, 'name'), toText(to, 'to')];
+    await later((later) => this.native.renameSnapshot(from, target, later));
   }
 
   /** Forgets a snapshot's name; branches forked off it keep what they show. */

@@ -133,6 +133,7 @@ describe('nodes', () => {
     assert.equal(others.length, 0);
     assert.equal(peer.peer, there.node.id);
     assert.deepEqual([peer.bucket, peer.shared, peer.access], ['notes', true, 'write']);
+    assert.deepEqual([peer.known, peer.ended], [true, undefined]);
     assert.ok(peer.connected && peer.inStep && peer.synced && typeof peer.seen === 'bigint');
     assert.deepEqual(peer.behindThere, { commits: 0, branches: 0, contents: 0, bytes: 0 });
     assert.equal((await there.store.syncStatus()).peers[0]?.shared, false);
@@ -184,7 +185,7 @@ describe('nodes', () => {
     const guest = await running('guest');
     const ticket = await here.store.share('notes');
     await here.store.revokeGrant((await here.store.grants())[0]?.id ?? '');
-    const refused = of('PermissionDenied', /revoked.*'notes'/);
+    const refused = of('PermissionDenied', /does not let this node in.*'notes'/);
     await assert.rejects(guest.store.join(ticket, { timeout: LONGEST }), refused);
     assert.deepEqual(await guest.store.buckets(), ['default']);
     assert.deepEqual(await guest.store.peers(), []);
@@ -220,7 +221,8 @@ describe('nodes', () => {
     await store.startNode({ loopback: true });
     for (const timeout of [0, 200]) {
       await store.join(ticket, { timeout });
-      assert.equal((await store.syncStatus()).peers[0]?.connected, false);
+      const [peer] = (await store.syncStatus()).peers;
+      assert.deepEqual([peer?.connected, peer?.known], [false, false]);
     }
     for (const signal of [AbortSignal.timeout(100), AbortSignal.abort()]) {
       const stopped = store.join(ticket, { timeout: 600_000, signal });
@@ -251,6 +253,7 @@ describe('nodes', () => {
     assert.ok((await here.store.grants())[1]?.revoked);
     await here.store.namePeer(there.node.id, 'laptop');
     assert.equal(await here.store.revokePeer('laptop'), 1);
+    assert.equal((await here.store.syncStatus()).peers[0]?.ended, 'revoked');
     await until(async () => {
       return (await there.store.syncStatus()).peers[0]?.trouble?.includes('revoked');
     });
@@ -260,6 +263,46 @@ describe('nodes', () => {
     const forgotten = there.store.forgetPeer(here.node.id);
     await assert.rejects(forgotten, of('PermissionDenied', /leave that first/));
     assert.equal(await text(there.main, '/a'), 'one');
+  });
+
+  it('are revoked as grants are, by what they are called', async () => {
+    const [here, there] = await pair();
+    for (const name of ['weekly', 'weekly', 'monthly']) {
+      await here.store.share('notes', { name });
+    }
+    const [first, second, monthly] = (await here.store.grants()).slice(1).map(({ id }) => id);
+    assert.ok(first && second && monthly);
+    assert.equal(await here.store.revoke('monthly'), 1);
+    await assert.rejects(here.store.revoke('weekly'), of('InvalidInput', /several grants/));
+    assert.equal(await here.store.revoke(first.slice(0, 8)), 1);
+    assert.equal(await here.store.revoke('weekly'), 1);
+    const revoked = (await here.store.grants()).filter((grant) => grant.revoked);
+    assert.deepEqual(
+      revoked.map(({ id }) => id),
+      [first, second, monthly],
+    );
+    await here.store.namePeer(there.node.id, 'laptop');
+    assert.equal(await here.store.revoke('laptop'), 1);
+    assert.deepEqual((await here.store.peers())[0]?.grants, []);
+    assert.equal(await here.store.revoke('laptop'), 0);
+    await assert.rejects(here.store.revoke('nobody'), of('NotFound', /no grant of that label/));
+    await assert.rejects(here.store.revoke(here.node.id), of('InvalidInput', /own node/));
+  });
+
+  it('let out what was only here, by another ticket', async () => {
+    const here = await sharing();
+    const ticket = await here.store.share('notes');
+    const reader = await joined(await here.store.share('notes', { readOnly: true }));
+    assert.equal(await reader.store.unsent(ticket), undefined);
+    await reader.main.put('/b', 'mine');
+    await until(async () => (await reader.store.syncStatus()).peers[0]?.staysHere === 1);
+    assert.deepEqual(await reader.store.unsent(ticket), { commits: 1 });
+    const readOnly = await here.store.share('notes', { readOnly: true });
+    assert.equal(await reader.store.unsent(readOnly), undefined);
+    await reader.store.join(ticket);
+    assert.equal(await reader.store.unsent(ticket), undefined);
+    await reads(here.main, '/b', 'mine');
+    await assert.rejects(reader.store.unsent('x'), of('InvalidInput', /that is no ticket/));
   });
 
   it('may only read where that was given', async () => {
@@ -390,9 +433,21 @@ describe('contents', () => {
     await assert.rejects(text(quick, '/other'), of('ContentUnavailable'));
     assert.equal((await there.bucket.fetch()).contents, 1);
     assert.equal(await text(quick, '/other'), 'other');
+    assert.equal(await there.store.cachedBytes(), 18 + 'other'.length);
     await there.bucket.pin('/docs/1');
+    assert.equal(await there.bucket.hasMatch('/docs/1'), true);
+    assert.equal(await there.bucket.hasMatch('/none'), false);
+    await assert.rejects(there.bucket.hasMatch('a['), of('InvalidInput'));
     assert.deepEqual((await there.bucket.contentSettings()).pins, ['/docs/1']);
-    assert.equal((await there.store.evict()).contents, 3);
+    const evicted = await there.store.evict();
+    assert.deepEqual([evicted.contents, evicted.promised, evicted.promisedBytes], [3, 0, 0]);
+    assert.equal(evicted.promisedUntil, undefined);
+    assert.equal(evicted.bytesHere, 'text 1'.length);
+    assert.equal(await there.store.cachedBytes(), evicted.bytesHere);
+    // The other node keeps for this one what it said to have; what is pinned here can go there.
+    const kept = await here.store.evict();
+    assert.deepEqual([kept.contents, kept.promised, kept.promisedBytes], [1, 3, 17]);
+    assert.ok((kept.promisedUntil ?? 0n) > BigInt(Date.now()) * 1_000_000n);
     assert.equal(await text(quick, '/docs/1'), 'text 1');
     await assert.rejects(text(quick, '/docs/0'), of('ContentUnavailable'));
     await there.bucket.unpin('/docs/1');
@@ -539,7 +594,22 @@ describe('conflicts', () => {
       return found.length > 0 && found;
     });
     assert.deepEqual([conflict?.branch, conflict?.name], ['main', 'monday']);
-    assert.match(conflict?.snapshot ?? '', /^monday~[0-9a-f]{8}$/);
+    const name = conflict?.snapshot ?? '';
+    assert.match(name, /^monday~[0-9a-f]{8}$/);
+    assert.ok(typeof conflict?.at === 'bigint');
+    assert.ok(Math.abs(Number(conflict.at) / 1e6 - Date.now()) < 600_000);
+    assert.match(conflict.replica ?? '', /^[0-9a-f]{32}$/);
+    // Whose it is can be seen in it, too.
+    await using view = own.view(`main@${name}`);
+    const base = await until(() => view.fs.promises.readFile('/base', 'utf8'));
+    assert.equal(conflict.here, base === 'b');
+    assert.equal(conflict.peer?.id, conflict.here ? undefined : here.node.id);
+    await own.branch().renameSnapshot(name, 'tuesday');
+    assert.deepEqual(await own.nameConflicts(), []);
+    await until(async () => {
+      const names = (await here.main.snapshots()).map((snapshot) => snapshot.name);
+      return names.sort().join() === 'monday,tuesday';
+    });
   });
 });
 

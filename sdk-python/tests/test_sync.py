@@ -125,6 +125,8 @@ def test_status(here: Side, there: Side) -> None:
     assert peer.peer == there.store.sync_status().id
     assert (peer.bucket, peer.shared, peer.access) == ("notes", True, "write")
     assert peer.connected
+    assert peer.known
+    assert peer.ended is None
     assert peer.in_step
     assert peer.synced
     assert peer.seen_ns is not None
@@ -186,14 +188,14 @@ def test_a_join_that_is_refused_leaves_nothing(
     guest = stores("guest")
     ticket = here.store.share("notes")
     here.store.revoke_grant(here.store.grants()[0].id)
-    with pytest.raises(alknet_fs.PermissionDenied, match="revoked") as caught:
+    with pytest.raises(alknet_fs.PermissionDenied, match="does not let this node in") as caught:
         guest.join(ticket, timeout=LONGEST)
     assert (caught.value.op, caught.value.path) == ("join", "notes")
     assert guest.buckets() == ["default"]
     assert guest.peers() == guest.sync_status().peers == []
     # A bucket that was there already stays, as it was.
     guest.create_bucket("notes").branch().write_text("/own", "x")
-    with pytest.raises(alknet_fs.PermissionDenied, match="revoked"):
+    with pytest.raises(alknet_fs.PermissionDenied, match="does not let this node in"):
         guest.join(ticket, merge=True, timeout=LONGEST)
     assert guest.branch(bucket="notes").read_text("/own") == "x"
     assert guest.peers() == []
@@ -217,7 +219,9 @@ def test_a_join_that_nobody_answers(here: Side, tmp_path: Path) -> None:
         with store.node(loopback=True):
             for timeout in (0, 0.2):
                 bucket = store.join(ticket, timeout=timeout)
-                assert not store.sync_status().peers[0].connected
+                (peer,) = store.sync_status().peers
+                assert not peer.connected
+                assert not peer.known
             cancel = alknet_fs.Cancel()
             threading.Timer(0.1, cancel.cancel).start()
             with pytest.raises(alknet_fs.Cancelled):
@@ -259,7 +263,7 @@ def test_peers_and_grants(here: Side, there: Side) -> None:
     assert here.store.grants()[1].revoked_ns is not None
     here.store.name_peer(peer.id, "laptop")
     assert here.store.revoke_peer("laptop") == 1
-    until(lambda: not here.store.sync_status().peers)
+    assert here.store.sync_status().peers[0].ended == "revoked"
     until(lambda: "revoked" in (there.store.sync_status().peers[0].trouble or ""))
     assert there.store.sync_status().peers[0].refused
     here.store.forget_peer("laptop")
@@ -267,6 +271,48 @@ def test_peers_and_grants(here: Side, there: Side) -> None:
     with pytest.raises(alknet_fs.PermissionDenied, match="leave that first"):
         there.store.forget_peer(str(there.store.peers()[0].id))
     assert there.main.read_text("/a") == "one"
+
+
+def test_revoke_finds_what_is_meant(here: Side, there: Side) -> None:
+    (peer,) = here.store.peers()
+    for label in ("weekly", "weekly", "monthly"):
+        here.store.share("notes", name=label)
+    first, *others, monthly = here.store.grants()[1:]
+    assert here.store.revoke("monthly") == 1
+    with pytest.raises(alknet_fs.InvalidInput, match="several grants"):
+        here.store.revoke("weekly")
+    assert here.store.revoke(first.id[:8]) == 1
+    assert here.store.revoke("weekly") == 1
+    revoked = {grant.id for grant in here.store.grants() if grant.revoked_ns is not None}
+    assert revoked == {first.id, *(grant.id for grant in others), monthly.id}
+    here.store.name_peer(peer.id, "laptop")
+    assert here.store.revoke("laptop") == 1
+    assert here.store.peers()[0].grants == []
+    assert here.store.revoke("laptop") == 0
+    with pytest.raises(alknet_fs.NotFound, match="no grant of that label"):
+        here.store.revoke("nobody")
+    with pytest.raises(alknet_fs.InvalidInput, match="own node"):
+        here.store.revoke(here.node.id)
+
+
+def test_what_a_ticket_lets_out(here: Side, stores: Callable[[str], alknet_fs.Store]) -> None:
+    reader = stores("reader")
+    ticket = here.store.share("notes")
+    assert reader.unsent(ticket) is None
+    main = reader.join(here.store.share("notes", read_only=True)).branch()
+    assert reader.unsent(ticket) is None
+    main.write_text("/b", "mine")
+    until(lambda: reader.sync_status().peers[0].stays_here == 1)
+    unsent = reader.unsent(ticket)
+    assert unsent is not None
+    assert unsent.commits == 1
+    assert pickle.loads(pickle.dumps(unsent)) == unsent
+    assert reader.unsent(here.store.share("notes", read_only=True)) is None
+    reader.join(ticket)
+    assert reader.unsent(ticket) is None
+    assert until(lambda: here.main.read_text("/b")) == "mine"
+    with pytest.raises(alknet_fs.InvalidInput, match="that is no ticket"):
+        reader.unsent("nonsense")
 
 
 def test_a_reader_changes_only_its_own(
@@ -406,10 +452,23 @@ def test_fetch_pin_and_evict(here: Side, there: Side) -> None:
         quick.read_text("/other")
     assert there.bucket.fetch().contents == 1
     assert quick.read_text("/other") == "other"
+    assert there.store.cached_bytes() == 18 + len("other")
     there.bucket.pin("/docs/1")
+    assert there.bucket.has_match("/docs/1")
+    assert not there.bucket.has_match("/none")
+    with pytest.raises(alknet_fs.InvalidInput):
+        there.bucket.has_match("a[")
     assert there.bucket.content_settings().pins == ["/docs/1"]
     evicted = there.store.evict()
     assert evicted.contents == 3
+    assert (evicted.promised, evicted.promised_bytes, evicted.promised_until_ns) == (0, 0, None)
+    assert evicted.bytes_here == there.store.cached_bytes() == len("text 1")
+    # The other node keeps for this one what it said to have; what is pinned here can go there.
+    kept = here.store.evict()
+    assert (kept.contents, kept.promised, kept.promised_bytes) == (1, 3, 17)
+    assert kept.promised_until_ns is not None
+    assert kept.promised_until_ns > time.time_ns()
+    assert pickle.loads(pickle.dumps(kept)) == kept
     assert quick.read_text("/docs/1") == "text 1"
     with pytest.raises(alknet_fs.ContentUnavailable):
         quick.read_text("/docs/0")
@@ -569,6 +628,20 @@ def test_conflicts_of_names(here: Side, stores: Callable[[str], alknet_fs.Store]
     assert conflict.snapshot is not None
     assert re.fullmatch("monday~[0-9a-f]{8}", conflict.snapshot)
     assert pickle.loads(pickle.dumps(conflict)) == conflict
+    assert conflict.at_ns is not None
+    assert abs(conflict.at_ns - time.time_ns()) < 600e9
+    assert conflict.replica is not None
+    assert re.fullmatch("[0-9a-f]{32}", conflict.replica)
+    # Whose it is can be seen in it, too.
+    with own.view(f"main@{conflict.snapshot}") as view:
+        text = until(lambda: view.read_text("/base"))
+    assert conflict.here == (text == "b")
+    peer = None if conflict.peer is None else conflict.peer.id
+    assert peer == (None if conflict.here else here.node.id)
+    own.branch().rename_snapshot(conflict.snapshot, "tuesday")
+    assert own.name_conflicts() == []
+    names = {"monday", "tuesday"}
+    until(lambda: {snapshot.name for snapshot in here.main.snapshots()} == names)
 
 
 def test_clear_errors(here: Side, stores: Callable[[str], alknet_fs.Store]) -> None:

@@ -253,6 +253,15 @@ def test_fork_snapshot_restore(store: alknet_fs.Store) -> None:
     main.restore("one")
     assert main.read_bytes("/a") == b"1"
     assert [s.name for s in main.snapshots()] == ["one"]
+    main.rename_snapshot("one", "first")
+    assert [s.name for s in main.snapshots()] == ["first"]
+    for name, new, error in (
+        ("one", "x", alknet_fs.NotFound),
+        ("first", "a@b", alknet_fs.InvalidInput),
+    ):
+        with pytest.raises(error):
+            main.rename_snapshot(name, new)
+    main.rename_snapshot("first", "one")
     infos = {i.name: (i.parent, i.live) for i in store.bucket().branches()}
     assert infos == {"main": (None, False), "live": ("main", True), "pinned": ("main", False)}
     assert store.bucket().view("main@one").tree_hash() == main.tree_hash()

@@ -260,6 +260,11 @@ impl BucketHandle {
     }
 
     #[napi]
+    pub fn has_match(&self, pattern: String, later: bool) -> napi::Result<Outcome<bool>> {
+        self.with(later, move |bucket| bucket.has_match(&pattern))
+    }
+
+    #[napi]
     pub fn unpin(&self, pattern: String, later: bool) -> napi::Result<Outcome<()>> {
         self.change(later, move |bucket| bucket.unpin(&pattern))
     }

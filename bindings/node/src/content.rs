@@ -72,6 +72,9 @@ pub struct EvictInfo {
     pub bytes_here: f64,
     pub only_here: f64,
     pub only_here_bytes: f64,
+    pub promised: f64,
+    pub promised_bytes: f64,
+    pub promised_until: Option<BigInt>,
     pub files_deferred: bool,
 }
 
@@ -83,6 +86,9 @@ impl From<EvictReport> for EvictInfo {
             bytes_here: report.bytes_here as f64,
             only_here: report.only_here as f64,
             only_here_bytes: report.only_here_bytes as f64,
+            promised: report.promised as f64,
+            promised_bytes: report.promised_bytes as f64,
+            promised_until: report.promised_until.map(|at| at.0.into()),
             files_deferred: report.files_deferred,
         }
     }
@@ -139,14 +145,23 @@ pub struct NameConflictInfo {
     pub branch: String,
     pub snapshot: Option<String>,
     pub name: String,
+    pub at: Option<BigInt>,
+    pub replica: Option<String>,
+    pub here: bool,
+    pub peer: Option<EventPeerInfo>,
 }
 
 impl From<NameConflict> for NameConflictInfo {
     fn from(conflict: NameConflict) -> Self {
+        let written = conflict.written;
         Self {
             branch: conflict.branch,
             snapshot: conflict.snapshot,
             name: conflict.name,
+            at: written.as_ref().map(|written| written.at.0.into()),
+            replica: written.as_ref().map(|written| written.replica.to_string()),
+            here: written.as_ref().is_some_and(|written| written.here),
+            peer: written.and_then(|written| written.peer.map(EventPeerInfo::from)),
         }
     }
 }

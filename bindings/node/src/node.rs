@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use alknet_fs::node::{
-    self, Bind, JoinOptions, MissingContents, Node, NodeOptions, Relays, ShareOptions, Ticket,
+    self, Bind, JoinOptions, MissingContents, Node, NodeOptions, Relays, Revoked, ShareOptions,
+    Ticket,
 };
 use alknet_fs::{Error, ErrorKind};
 use napi::bindgen_prelude::BigInt;
@@ -51,12 +52,14 @@ pub struct PeerStatusInfo {
     pub connected: bool,
     pub seen: Option<BigInt>,
     pub in_step: bool,
+    pub known: bool,
     pub behind_here: BehindInfo,
     pub behind_there: BehindInfo,
     pub stays_here: Option<f64>,
     pub synced: bool,
     pub trouble: Option<String>,
     pub refused: bool,
+    pub ended: Option<String>,
 }
 
 impl From<node::PeerStatus> for PeerStatusInfo {
@@ -71,12 +74,14 @@ impl From<node::PeerStatus> for PeerStatusInfo {
             connected: status.connected,
             seen: status.seen.map(|at| at.0.into()),
             in_step: status.in_step,
+            known: status.known,
             behind_here: behind(status.missing_here, Some(status.contents_here)),
             behind_there: behind(status.missing_there, status.contents_there),
             stays_here: status.stays_here.map(|commits| commits as f64),
             synced: status.synced,
             trouble: status.trouble,
             refused: status.refused,
+            ended: status.ended.map(|ended| ended.name().to_owned()),
         }
     }
 }
@@ -186,6 +191,12 @@ impl From<node::PeerInfo> for PeerFacts {
             member: member.collect(),
         }
     }
+}
+
+/// What a ticket lets out.
+#[napi(object)]
+pub struct UnsentInfo {
+    pub commits: Option<f64>,
 }
 
 /// How to start a node.
@@ -352,8 +363,21 @@ impl StoreHandle {
             }
             let open = store.get()?;
             let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
+            // One that was stopped before it began joins nothing.
+            task.cancel().check().map_err(|e| e.op("join"))?;
             let (bucket, _) = open.join_and_wait(&ticket, &options, timeout, &task)?;
             Ok(store.with("bucket", bucket).into())
+        })
+    }
+
+    #[napi]
+    pub fn unsent(&self, ticket: String, later: bool) -> napi::Result<Outcome<Option<UnsentInfo>>> {
+        self.with(later, move |store| {
+            let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
+            let unsent = store.unsent(&ticket)?;
+            Ok(unsent.map(|unsent| UnsentInfo {
+                commits: unsent.commits.map(|commits| commits as f64),
+            }))
         })
     }
 
@@ -400,6 +424,16 @@ impl StoreHandle {
     }
 
     #[napi]
+    pub fn revoke(&self, who: String, later: bool) -> napi::Result<Outcome<f64>> {
+        self.on(self.store.writes(), later, move |store| {
+            Ok(match store.revoke(&who)? {
+                Revoked::Grant(_) => 1.0,
+                Revoked::Peer(grants) => grants as f64,
+            })
+        })
+    }
+
+    #[napi]
     pub fn revoke_grant(&self, id: String, later: bool) -> napi::Result<Outcome<()>> {
         self.on(self.store.writes(), later, move |store| {
             store.revoke_grant(id.parse()?)
@@ -439,6 +473,13 @@ impl StoreHandle {
         self.on(self.store.writes(), later, move |store| {
             let bytes = bytes.map(|bytes| whole(bytes, "number of bytes"));
             store.set_cache_limit(bytes.transpose()?)
+        })
+    }
+
+    #[napi]
+    pub fn cached_bytes(&self, later: bool) -> napi::Result<Outcome<f64>> {
+        self.with(later, |store| {
+            store.cached_bytes().map(|bytes| bytes as f64)
         })
     }
 

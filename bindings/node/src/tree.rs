@@ -831,6 +831,16 @@ impl Tree {
     }
 
     #[napi]
+    pub fn rename_snapshot(
+        &self,
+        name: String,
+        to: String,
+        later: bool,
+    ) -> napi::Result<Outcome<()>> {
+        self.write_with(later, move |branch| branch.rename_snapshot(&name, &to))
+    }
+
+    #[napi]
     pub fn delete_snapshot(&self, name: String, later: bool) -> napi::Result<Outcome<()>> {
         self.write_with(later, move |branch| branch.delete_snapshot(&name))
     }

@@ -186,6 +186,12 @@ impl Bucket {
         self.bucket.run(py, |bucket| bucket.pin(pattern))
     }
 
+    /// Tells whether a pin would be of anything that is there: on a branch, or in what was there before
+    /// and is not collected yet. The cost follows the size of the bucket where it is not.
+    fn has_match(&self, py: Python<'_>, pattern: &str) -> PyResult<bool> {
+        self.bucket.run(py, |bucket| bucket.has_match(pattern))
+    }
+
     /// Takes a pin off, given as it was set. What is here stays until it is evicted.
     fn unpin(&self, py: Python<'_>, pattern: &str) -> PyResult<()> {
         self.bucket.run(py, |bucket| bucket.unpin(pattern))

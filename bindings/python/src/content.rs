@@ -77,7 +77,7 @@ impl From<alknet_fs::FetchReport> for FetchReport {
 
 report! {
     /// What an eviction removed.
-    EvictReport = alknet_fs::EvictReport {
+    EvictReport {
         /// Contents that were removed.
         contents: u64,
         /// The room that they took, in bytes.
@@ -88,8 +88,30 @@ report! {
         only_here: u64,
         /// The room that they take, in bytes.
         only_here_bytes: u64,
+        /// Contents that peers were promised, and so stay: these removed theirs, and rely on it.
+        promised: u64,
+        /// The room that they take, in bytes.
+        promised_bytes: u64,
+        /// When the last of these promises ends, in nanoseconds since 1970-01-01 UTC.
+        promised_until_ns: Option<i64>,
         /// Whether removing files was put off because a view was open.
         files_deferred: bool,
+    }
+}
+
+impl From<alknet_fs::EvictReport> for EvictReport {
+    fn from(report: alknet_fs::EvictReport) -> Self {
+        Self {
+            contents: report.contents,
+            bytes: report.bytes,
+            bytes_here: report.bytes_here,
+            only_here: report.only_here,
+            only_here_bytes: report.only_here_bytes,
+            promised: report.promised,
+            promised_bytes: report.promised_bytes,
+            promised_until_ns: report.promised_until.map(|at| at.0),
+            files_deferred: report.files_deferred,
+        }
     }
 }
 
@@ -155,13 +177,37 @@ impl From<alknet_fs::Conflict> for Conflict {
 report! {
     /// A branch or a snapshot that has a suffix here, because another one of its name came from
     /// elsewhere.
-    NameConflict = alknet_fs::NameConflict {
+    NameConflict {
         /// The name that the branch has here.
         branch: String,
         /// The name that the snapshot of the branch has here; `None` where it is about the branch.
         snapshot: Option<String>,
         /// The name that was given to it.
         name: String,
+        /// When it was given that name, by the clock of who gave it, in nanoseconds since 1970-01-01
+        /// UTC; `None` where that is not known.
+        at_ns: Option<i64>,
+        /// The replica of the bucket that gave it that name; `None` where that is not known.
+        replica: Option<String>,
+        /// Whether that is this store.
+        here: bool,
+        /// The node that has the replica, where that is one that this store deals with itself.
+        peer: Option<EventPeer>,
+    }
+}
+
+impl From<alknet_fs::NameConflict> for NameConflict {
+    fn from(conflict: alknet_fs::NameConflict) -> Self {
+        let written = conflict.written;
+        Self {
+            branch: conflict.branch,
+            snapshot: conflict.snapshot,
+            name: conflict.name,
+            at_ns: written.as_ref().map(|written| written.at.0),
+            replica: written.as_ref().map(|written| written.replica.to_string()),
+            here: written.as_ref().is_some_and(|written| written.here),
+            peer: written.and_then(|written| written.peer.map(EventPeer::from)),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ mod _native {
     use crate::file::File;
     #[pymodule_export]
     use crate::node::{
-        Behind, GrantInfo, JoinInfo, MemberInfo, Node, PeerInfo, PeerStatus, SyncStatus,
+        Behind, GrantInfo, JoinInfo, MemberInfo, Node, PeerInfo, PeerStatus, SyncStatus, Unsent,
     };
     #[pymodule_export]
     use crate::reader::Reader;

@@ -56,6 +56,8 @@ report! {
         seen_ns: Option<i64>,
         /// Whether both are known to know the same of the bucket, contents aside.
         in_step: bool,
+        /// Whether anything is known of what the other side has: nothing is before they were connected.
+        known: bool,
         /// What the peer is known to have that is missing here, and contents that are elsewhere.
         behind_here: Behind,
         /// What the peer is not known to have.
@@ -70,6 +72,9 @@ report! {
         trouble: Option<String>,
         /// Whether that is because the peer does not let this store in: nothing comes before it does.
         refused: bool,
+        /// Why the peer is not let in any more, where all that it was given of the bucket is over:
+        /// `"revoked"` or `"expired"`.
+        ended: Option<String>,
     }
 }
 
@@ -85,12 +90,14 @@ impl From<alknet_fs::node::PeerStatus> for PeerStatus {
             connected: status.connected,
             seen_ns: status.seen.map(|at| at.0),
             in_step: status.in_step,
+            known: status.known,
             behind_here: Behind::new(status.missing_here, Some(status.contents_here)),
             behind_there: Behind::new(status.missing_there, status.contents_there),
             stays_here: status.stays_here,
             synced: status.synced,
             trouble: status.trouble,
             refused: status.refused,
+            ended: status.ended.map(|ended| ended.name().to_owned()),
         }
     }
 }
@@ -231,6 +238,14 @@ impl From<alknet_fs::node::PeerInfo> for PeerInfo {
             joined: joined.collect(),
             member: member.collect(),
         }
+    }
+}
+
+report! {
+    /// What was written here while others did not take it, and a ticket lets out.
+    Unsent = alknet_fs::node::Unsent {
+        /// The number of commits; `None` where it is not known.
+        commits: Option<u64>,
     }
 }
 

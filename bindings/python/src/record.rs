@@ -9,7 +9,9 @@ use crate::content::{
     Conflict, ConflictSide, ContentSettings, EvictReport, FetchReport, NameConflict, Unfetched,
 };
 use crate::entry::{BranchInfo, Closed, Difference, Entry, Snapshot};
-use crate::node::{Behind, GrantInfo, JoinInfo, MemberInfo, PeerInfo, PeerStatus, SyncStatus};
+use crate::node::{
+    Behind, GrantInfo, JoinInfo, MemberInfo, PeerInfo, PeerStatus, SyncStatus, Unsent,
+};
 use crate::session::SessionInfo;
 use crate::task::Progress;
 use crate::upkeep::{
@@ -65,5 +67,5 @@ records! {
     Behind, BranchInfo, Closed, Conflict, ConflictSide, ContentSettings, Difference, Entry, Event,
     EventPeer, EvictReport, ExportReport, FetchReport, FsckReport, GcReport, GcSchedule, GrantInfo,
     ImportReport, JoinInfo, MemberInfo, NameConflict, PeerInfo, PeerStatus, Problem, Progress, SessionInfo,
-    Sharing, Snapshot, Stats, SyncStatus, TreeSharing, Unfetched,
+    Sharing, Snapshot, Stats, SyncStatus, TreeSharing, Unfetched, Unsent,
 }

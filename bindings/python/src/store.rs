@@ -3,7 +3,7 @@
 use std::path::{PathBuf, absolute};
 use std::time::Duration;
 
-use alknet_fs::node::{JoinOptions, ShareOptions, Ticket};
+use alknet_fs::node::{JoinOptions, Revoked, ShareOptions, Ticket};
 use alknet_fs::{
     Cursor, Durability, Error, FsckOptions, Options, SessionId, Store as CoreStore, WatchOptions,
 };
@@ -15,7 +15,7 @@ use crate::bucket::Bucket;
 use crate::content::{EvictReport, seconds};
 use crate::error::to_py;
 use crate::handle::{Handle, OpenedWith};
-use crate::node::{GrantInfo, Node, PeerInfo, SyncStatus};
+use crate::node::{GrantInfo, Node, PeerInfo, SyncStatus, Unsent};
 use crate::session::{Session, SessionInfo};
 use crate::task::{Cancel, Follower};
 use crate::upkeep::{FsckReport, GcReport, GcSchedule, Stats, gc_options};
@@ -336,9 +336,21 @@ impl Store {
         let follower = Follower { progress, cancel };
         let (bucket, _) = follower.run(py, &self.0, |store, task| {
             let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
+            // One that was stopped before it began joins nothing.
+            task.cancel().check().map_err(|e| e.op("join"))?;
             store.join_and_wait(&ticket, &options, timeout, task)
         })?;
         Ok(Bucket::new(&self.0, bucket))
+    }
+
+    /// Tells what a ticket would let out of what was written here while the bucket was only read;
+    /// `None` where that is nothing.
+    fn unsent(&self, py: Python<'_>, ticket: &str) -> PyResult<Option<Unsent>> {
+        let unsent = self.0.run(py, |store| {
+            let ticket: Ticket = ticket.parse().map_err(|e: Error| e.op("join"))?;
+            store.unsent(&ticket)
+        })?;
+        Ok(unsent.map(Unsent::from))
     }
 
     /// Ends what was joined of a bucket, which stays as it is.
@@ -373,6 +385,18 @@ impl Store {
     /// nobody new in any more; who else used them stays. Returns how many grants it had.
     fn revoke_peer(&self, py: Python<'_>, who: &str) -> PyResult<usize> {
         self.0.run(py, |store| store.revoke_peer(who))
+    }
+
+    /// Takes back what `who` says: everything that a peer was given, by its name, its key or the
+    /// beginning of it, or a grant, by its label, its id or the beginning of it. Fails with
+    /// `InvalidInput` where several match. Returns how many grants that were, and buckets into which
+    /// others alone let the peer.
+    fn revoke(&self, py: Python<'_>, who: &str) -> PyResult<usize> {
+        let revoked = self.0.run(py, |store| store.revoke(who))?;
+        Ok(match revoked {
+            Revoked::Grant(_) => 1,
+            Revoked::Peer(grants) => grants,
+        })
     }
 
     /// Takes a grant back from everybody who uses it; its ticket is worth nothing any more.
@@ -411,6 +435,12 @@ impl Store {
     #[pyo3(signature = (limit))]
     fn set_cache_limit(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<()> {
         self.0.run(py, |store| store.set_cache_limit(limit))
+    }
+
+    /// Counts the bytes of the contents that are here, as `set_cache_limit` limits them. The cost
+    /// follows the number of contents.
+    fn cached_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        self.0.run(py, CoreStore::cached_bytes)
     }
 
     /// Removes what was not read for longest, and a peer confirms that it holds, until the store has

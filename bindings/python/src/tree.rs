@@ -447,6 +447,12 @@ impl Branch {
         Ok(snapshots.into_iter().map(Snapshot::from).collect())
     }
 
+    /// Gives a snapshot another name, on all nodes. To watchers one snapshot goes, and another comes.
+    fn rename_snapshot(&self, py: Python<'_>, name: &str, new: &str) -> PyResult<()> {
+        self.branch
+            .run(py, |branch| branch.rename_snapshot(name, new))
+    }
+
     /// Forgets a snapshot's name. Branches forked from it keep what they show.
     fn delete_snapshot(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         self.branch.run(py, |branch| branch.delete_snapshot(name))

@@ -75,6 +75,7 @@ from ._native import (
     SyncStatus,
     TreeSharing,
     Unfetched,
+    Unsent,
 )
 from ._node import Node
 from ._path import Path
@@ -153,6 +154,7 @@ __all__ = [
     "TooManyLinks",
     "TreeSharing",
     "Unfetched",
+    "Unsent",
     "Unsupported",
     "View",
     "Watch",

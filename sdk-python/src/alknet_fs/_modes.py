@@ -45,6 +45,7 @@ EventOp = Literal[
 EntryKind = Literal["file", "dir", "symlink"]
 Access = Literal["read", "write"]
 ContentPolicy = Literal["eager", "on-read"]
+Ended = Literal["revoked", "expired"]
 Keep = Literal["shown", "both"]
 
 

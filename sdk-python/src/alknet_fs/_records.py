@@ -48,6 +48,7 @@ _RECORDS = (
     _native.SyncStatus,
     _native.TreeSharing,
     _native.Unfetched,
+    _native.Unsent,
 )
 
 
