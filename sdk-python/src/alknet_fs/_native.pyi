@@ -51,6 +51,7 @@ __all__ = [
     "Tree",
     "TreeSharing",
     "Unfetched",
+    "Unsent",
     "View",
     "Watch",
     "call_stoppably",
