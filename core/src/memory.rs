@@ -465,6 +465,29 @@ impl ReadTxn for Reader {
         Ok(out)
     }
 
+    fn events_before(&self, bucket: BucketId, before: Cursor, limit: usize) -> Result<Vec<Event>> {
+        let Some(record) = self.0.buckets.get(&bucket) else {
+            return Ok(Vec::new());
+        };
+        let records = self.0.log.range(..=before.offset()).rev();
+        let mut out = Vec::new();
+        let mut given = 0;
+        for (offset, (_, commit)) in records.filter(|(_, (id, _))| *id == bucket) {
+            if given == limit {
+                break;
+            }
+            let found = out.len();
+            let events: Vec<_> = commit
+                .events(&record.name, *offset, Cursor::START)
+                .collect();
+            let older = events.into_iter().rev().filter(|e| e.cursor < before);
+            out.extend(older);
+            // Of the record that the cursor points into there may be nothing to give.
+            given += usize::from(out.len() > found);
+        }
+        Ok(out)
+    }
+
     fn last_cursor(&self) -> Result<Cursor> {
         Ok(match self.0.log.get_max() {
             Some((offset, (_, commit))) if *offset == self.0.last_record => {
@@ -584,6 +607,9 @@ impl ReadTxn for Writer {
         fn session_ops(&self, id: SessionId) -> Result<Vec<SessionOp>>;
         fn events(
             &self, bucket: Option<BucketId>, after: Cursor, limit: usize,
+        ) -> Result<Vec<Event>>;
+        fn events_before(
+            &self, bucket: BucketId, before: Cursor, limit: usize,
         ) -> Result<Vec<Event>>;
         fn last_cursor(&self) -> Result<Cursor>;
         fn schedules(&self) -> Result<Vec<Schedule>>;

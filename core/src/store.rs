@@ -547,6 +547,9 @@ pub trait ReadTxn: Send {
     /// [`ErrorKind::Lagged`] where events after the cursor were pruned;
     /// the message names the oldest cursor that works.
     fn events(&self, bucket: Option<BucketId>, after: Cursor, limit: usize) -> Result<Vec<Event>>;
+    /// Returns up to `limit` log records' worth of a bucket's events before a cursor, from the newest: those
+    /// that are kept. What other buckets have in the log costs nothing.
+    fn events_before(&self, bucket: BucketId, before: Cursor, limit: usize) -> Result<Vec<Event>>;
     /// Returns the cursor of the newest event, or where it was when it was pruned.
     fn last_cursor(&self) -> Result<Cursor>;
 

@@ -215,6 +215,9 @@ macro_rules! pass_reads_on {
                 fn events(
                     &self, bucket: Option<BucketId>, after: Cursor, limit: usize,
                 ) -> Result<Vec<Event>>;
+                fn events_before(
+                    &self, bucket: BucketId, before: Cursor, limit: usize,
+                ) -> Result<Vec<Event>>;
                 fn last_cursor(&self) -> Result<Cursor>;
                 fn conflict(&self, branch: BranchId, path: &TreePath) -> Result<Option<Vec<u8>>>;
                 fn conflicts(

@@ -60,6 +60,7 @@ conformance! {
     a_commit_is_published_in_records
     events_go_on_after_every_cursor
     events_are_told_apart_by_bucket
+    events_of_a_bucket_are_read_backwards
     pruning_by_count_keeps_the_newest
     pruning_by_age_keeps_the_newest
     the_stricter_retention_wins
@@ -1286,6 +1287,49 @@ fn events_are_told_apart_by_bucket(store: &dyn Store) {
         "renamed", "renamed", "b", "b", "b", "b", "renamed", "renamed",
     ];
     assert_eq!(names(None, 9), all);
+}
+
+fn events_of_a_bucket_are_read_backwards(store: &dyn Store) {
+    let (id, other) = (bucket(store, "t"), bucket(store, "other"));
+    let end = Cursor(u64::MAX);
+    let before = |bucket, before, limit| {
+        let txn = store.read().unwrap();
+        txn.events_before(bucket, before, limit).unwrap()
+    };
+    assert_eq!(before(id, end, 9), []);
+    for changes in [2, 1300, 1] {
+        publish(store, other, 3, 1);
+        publish(store, id, changes, 1);
+    }
+    publish(store, other, 3, 1);
+    let txn = store.read().unwrap();
+    let mut all = txn.events(Some(id), Cursor::START, 99).unwrap();
+    let theirs = txn.events(Some(other), Cursor::START, 99).unwrap();
+    drop(txn);
+    all.reverse();
+    assert_eq!(all.len(), 1303);
+    assert_eq!(before(id, end, 99), all);
+    assert_eq!(before(id, end, 0), []);
+    assert_eq!(before(id, Cursor::START, 9), []);
+    // Records of others are not counted.
+    assert_eq!(before(id, end, 2), all[..1 + (1300 - 1024)]);
+    for (n, event) in all.iter().enumerate().step_by(7) {
+        assert_eq!(before(id, event.cursor, 99), all[n + 1..]);
+    }
+    assert_eq!(before(id, theirs[6].cursor, 99), all[1..]);
+    // One record at a time gives everything once.
+    let (mut at, mut seen) = (end, Vec::new());
+    while let Some(last) = before(id, at, 1).last() {
+        seen.extend(before(id, at, 1));
+        at = last.cursor;
+    }
+    assert_eq!(seen, all);
+    // What was pruned is not there: nobody lags.
+    prune(store, id, None, Some(1));
+    assert_eq!(before(id, end, 99), all[..1]);
+    assert_eq!(before(id, Cursor::new(1, 0), 99), []);
+    write(store, |t| t.remove_bucket(id));
+    assert_eq!(before(id, end, 99), []);
 }
 
 fn prune(store: &dyn Store, id: BucketId, not_before: Option<i64>, at_most: Option<u64>) -> u64 {

@@ -92,6 +92,41 @@ pub(crate) fn read(
     Ok(events)
 }
 
+pub(crate) const BACKWARDS: &str = "SELECT offset, payload FROM _honker_stream \
+     WHERE topic = ?1 AND offset <= ?2 ORDER BY offset DESC";
+
+pub(crate) fn read_before(
+    conn: &Connection,
+    bucket: BucketId,
+    before: Cursor,
+    limit: usize,
+) -> Result<Vec<Event>> {
+    let mut stmt = conn.prepare_cached(BACKWARDS).db()?;
+    let until = i64::try_from(before.offset()).unwrap_or(i64::MAX);
+    let topic = topic(bucket);
+    let mut rows = stmt.query((&topic, until)).db()?;
+    let mut names = HashMap::new();
+    let mut events = Vec::new();
+    let mut records = 0;
+    while records < limit
+        && let Some(row) = rows.next().db()?
+    {
+        let offset = row.get::<_, i64>(0).db()?.unsigned_abs();
+        let payload = row.get_ref(1).db()?.as_str().map_err(|e| bad(offset, &e))?;
+        let commit: Commit = decode(offset, payload)?;
+        let name = bucket_name(conn, &mut names, &topic)?;
+        let found = events.len();
+        events.extend(commit.events(&name, offset, Cursor::START));
+        events[found..].reverse();
+        if before.offset() == offset {
+            events.retain(|event| event.cursor < before);
+        }
+        // Of the record that the cursor points into there may be nothing to give.
+        records += usize::from(events.len() > found);
+    }
+    Ok(events)
+}
+
 fn bad(offset: u64, error: &rusqlite::types::FromSqlError) -> Error {
     corrupt("_honker_stream", offset, &error.to_string())
 }

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, Params, StatementStatus};
 
+use crate::events::BACKWARDS;
 use crate::moving::Parents;
 use crate::read::{
     PATHS_BELOW_OF, PATHS_IN_OF, PATHS_OF, SCAN_BELOW, SCAN_DIR, SCAN_DIR_AFTER, SCAN_DIR_OF,
@@ -86,6 +87,11 @@ fn hot_statements_use_an_index_for_where_and_order() {
         (
             PATHS_BELOW_OF,
             "COVERING INDEX entries_by_branch (branch=? AND parent>? AND parent<?)",
+        ),
+        // What other buckets have in the log is passed over.
+        (
+            BACKWARDS,
+            "INDEX _honker_stream_topic (topic=? AND offset<?)",
         ),
     ] {
         assert_plan(&conn, sql, want);

@@ -431,6 +431,10 @@ impl<H: Handle> ReadTxn for Txn<H> {
         crate::events::read(self.0.conn()?, bucket, after, limit)
     }
 
+    fn events_before(&self, bucket: BucketId, before: Cursor, limit: usize) -> Result<Vec<Event>> {
+        crate::events::read_before(self.0.conn()?, bucket, before, limit)
+    }
+
     fn last_cursor(&self) -> Result<Cursor> {
         crate::events::last_cursor(self.0.conn()?)
     }

@@ -19,7 +19,7 @@ use alknet_fs_core::{Cursor, ErrorKind, Event, Hash, Op, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::base::{base_of_lost, bases};
+use super::base::{History, base_of_lost, bases};
 use super::evict::{Keeping, Request};
 use super::fetch::{Fetched, fetch_from, missing, why_not};
 use super::policy::{self, CURSOR, LOST, Wanted};
@@ -229,7 +229,10 @@ impl ContentService {
         }
         txn.commit()?;
         self.spawn("reads", |shared| shared.run(Shared::serve_reads))?;
-        self.spawn("follow", |shared| shared.run(Shared::follow))?;
+        self.spawn("follow", |shared| {
+            let mut histories = HashMap::new();
+            shared.run(|shared| shared.follow(&mut histories));
+        })?;
         self.spawn("evict", |shared| {
             let mut keeping = Keeping::new();
             shared.run(|shared| shared.tend(&mut keeping));
@@ -405,8 +408,9 @@ impl Shared {
     }
 
     /// Queues what the buckets want of what came since.
-    fn follow(self: &Arc<Self>) -> Result<bool> {
+    fn follow(&self, histories: &mut HashMap<BucketId, History>) -> Result<bool> {
         let mut more = false;
+        histories.retain(|_, history| history.is_fresh());
         let buckets = self.inner.tree.read()?.buckets()?;
         for bucket in buckets {
             let txn = self.inner.tree.read()?;
@@ -430,8 +434,14 @@ impl Shared {
             };
             let (wishes, next) = match events {
                 Ok(events) => {
-                    let wishes = wishes_of(&*txn, bucket.id, &wanted, &events)?;
                     let next = events.last().map_or(last, |event| event.cursor);
+                    let history = histories.remove(&bucket.id);
+                    let mut history = history
+                        .filter(|history| cursor.is_some_and(|cursor| history.goes_on(cursor)))
+                        .unwrap_or_else(|| History::before(bucket.id, &events, next));
+                    history.take_in(&events, next);
+                    let wishes = wishes_of(&*txn, &mut history, &wanted, &events)?;
+                    histories.insert(bucket.id, history);
                     (wishes, next)
                 }
                 Err(e) if e.kind() == ErrorKind::Lagged => {
@@ -741,7 +751,7 @@ impl Wishes {
 /// Returns the jobs for what events brought that is wanted and not here.
 fn wishes_of(
     txn: &dyn ReadTxn,
-    bucket: BucketId,
+    history: &mut History,
     wanted: &Wanted,
     events: &[Event],
 ) -> Result<Vec<Wish>> {
@@ -750,6 +760,7 @@ fn wishes_of(
         let change = &event.change;
         // A directory that moves to where it is pinned takes along what no event names.
         if matches!((change.op, wanted), (Op::Rename, Wanted::Pinned(_))) {
+            let bucket = history.bucket();
             return Ok(vec![Wish::Scan { bucket }]);
         }
         let (Some(hash), Some(path)) = (change.new, &change.path) else {
@@ -770,12 +781,9 @@ fn wishes_of(
     let far = missing
         .iter()
         .filter(|(_, m)| m.base.is_none() && m.has_older);
-    let bases = bases(
-        txn,
-        bucket,
-        far.map(|(hash, missing)| (*hash, missing.size)),
-    )?;
-    let mut wishes = Wishes::new(bucket, 0);
+    let far = far.map(|(hash, missing)| (*hash, missing.size));
+    let bases = history.bases(txn, far)?;
+    let mut wishes = Wishes::new(history.bucket(), 0);
     for (hash, Missing { size, base, .. }) in missing {
         wishes.add(hash, size, base.or_else(|| bases.get(&hash).copied()));
     }

@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use alknet_fs::{
-    Branch, Cancel, ContentPolicy, Error, ErrorKind, ExportOptions, Fetching, FileOptions,
-    OpenOptions, Priority, Result, Store, Task, TreeRef, aio,
+    Branch, Cancel, Change, ContentPolicy, Durability, Error, ErrorKind, ExportOptions, Fetching,
+    FileOptions, Op, OpenOptions, Priority, Result, Store, Task, Timestamp, TreeRef, aio,
 };
+use alknet_fs_core::event::Commit;
+use alknet_fs_core::store::Store as _;
 
 use crate::fake::{Manner, World, eventually, large};
 
@@ -266,6 +268,35 @@ fn what_a_large_content_was_made_from_is_a_hint() {
     let wants = world.source.wants();
     assert_eq!(wants[0].base, Some(base));
     assert!(!world.is_here(&between));
+}
+
+/// What other buckets commit does not keep anybody from finding it.
+#[test]
+fn what_a_large_content_was_made_from_is_found_beside_a_busy_bucket() {
+    let world = World::new();
+    world.main.write("/f", large(1)).unwrap();
+    let base = world.main.stat("/f").unwrap().hash().unwrap();
+    world.away("/f", &large(2));
+    let other = world.store.create_bucket("other").unwrap().id();
+    let ours = world.main.bucket().id();
+    let commit = Commit {
+        at: Timestamp(3),
+        author: "somebody".to_owned(),
+        branch: "main".to_owned(),
+        session: None,
+        changes: vec![Change::new(Op::Attributes)],
+    };
+    let mut txn = world.store_rows().write(Durability::Relaxed).unwrap();
+    for n in 0..20_000 {
+        let bucket = if n % 50 == 0 { ours } else { other };
+        txn.publish(bucket, &commit).unwrap();
+    }
+    txn.commit().unwrap();
+    let hash = world.away("/f", &large(3));
+    world.store.set_content_source(Some(world.source.clone()));
+    world.main.read("/f").unwrap();
+    let wants = world.source.wants();
+    assert_eq!((wants[0].hash, wants[0].base), (hash, Some(base)));
 }
 
 type Bring = fn(&World);
