@@ -5,19 +5,22 @@ mod common;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use alknet_fs_blobs::wire::{
     ALPN, Access, ContentProtocol, FetchOptions, Fetcher, GuardedBlobs, Outcome, Progress,
-    SMALL_MAX, Want,
+    SMALL_MAX, Staying, Want,
 };
 use alknet_fs_core::store::{ContentForm, Durability, Store as _};
 use alknet_fs_core::{ErrorKind, Hash, Timestamp};
 use common::net::{addr, endpoint};
 use common::{Node, Random, painted};
-use iroh::endpoint::{Connection, presets};
+use iroh::endpoint::{Connection, ConnectionError, presets};
 use iroh::protocol::Router;
-use iroh::{Endpoint, EndpointId};
+use iroh::{Endpoint, EndpointId, SecretKey};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 fn everybody() -> Arc<dyn Access> {
     Arc::new(|_: EndpointId, hashes: &[Hash]| Ok(vec![true; hashes.len()]))
@@ -266,6 +269,73 @@ async fn what_may_not_be_read_is_missing() {
     let open = iroh_blobs::protocol::GetRequest::blob(iroh_blobs::Hash::new(&open));
     blobs.execute_get(conn, open).await.unwrap();
     pair.router.shutdown().await.unwrap();
+}
+
+/// Lets in as it is told, and counts how often it is asked.
+struct Listed {
+    staying: watch::Sender<Staying>,
+    takes_part: AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl Access for Listed {
+    fn may_read(&self, _: EndpointId, hashes: &[Hash]) -> alknet_fs_core::Result<Vec<bool>> {
+        Ok(vec![true; hashes.len()])
+    }
+
+    fn takes_part(&self, _: EndpointId) -> alknet_fs_core::Result<bool> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(self.takes_part.load(Ordering::SeqCst))
+    }
+
+    fn staying(&self) -> watch::Receiver<Staying> {
+        self.staying.subscribe()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_connected_is_looked_up_only_when_it_may_have_to_go() {
+    let access = Arc::new(Listed {
+        staying: watch::Sender::new(None),
+        takes_part: AtomicBool::new(true),
+        asked: AtomicUsize::new(0),
+    });
+    let pair = Pair::with(access.clone()).await;
+    let own = pair._endpoint.id();
+    let to = addr(pair.router.endpoint());
+    let blobs = pair._endpoint.connect(to, GuardedBlobs::ALPN);
+    let conns = [pair.conn.clone(), blobs.await.unwrap()];
+    let asked = async |times| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while access.asked.load(Ordering::SeqCst) < times {
+            assert!(Instant::now() < deadline, "it is not asked");
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    // As they come, and not again while they are on the list.
+    asked(2).await;
+    for others in 0..100 {
+        let others = (0..others).map(|n| SecretKey::from_bytes(&[n; 32]).public());
+        let all = others.chain([own]).collect();
+        access.staying.send_replace(Some(Arc::new(all)));
+        tokio::task::yield_now().await;
+    }
+    // The list may be older than what let them in.
+    access.staying.send_replace(Some(Arc::default()));
+    asked(4).await;
+    let want = pair.put(b"small");
+    let fetched = pair.fetch_one(want).await;
+    assert!(matches!(fetched, Outcome::Fetched), "{fetched:?}");
+    assert!(conns.iter().all(|conn| conn.close_reason().is_none()));
+    access.takes_part.store(false, Ordering::SeqCst);
+    access.staying.send_replace(Some(Arc::default()));
+    for conn in conns {
+        let ConnectionError::ApplicationClosed(close) = conn.closed().await else {
+            panic!("{:?}", conn.close_reason());
+        };
+        assert_eq!(close.error_code.into_inner(), 5);
+    }
+    assert_eq!(access.asked.load(Ordering::SeqCst), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alknet_fs_blobs::BlobStore;
-use alknet_fs_blobs::wire::{self, Fetcher, Progress};
+use alknet_fs_blobs::wire::{self, Fetcher, Progress, Staying};
 use alknet_fs_core::branch::with_ancestors;
 use alknet_fs_core::store::{BucketId, ReadTxn, Store as TreeStore};
 use alknet_fs_core::{Cursor, ErrorKind, Hash, Result};
@@ -64,6 +64,9 @@ const ANEW_COST: u32 = 50;
 /// After how long it is forgotten what a part of a bucket names that nobody asked about; and where
 /// somebody did, that it was ever named.
 const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// How often it is looked who may stay connected, where nothing changes: grants end.
+pub(super) const LOOKING: Duration = Duration::from_secs(30);
 
 /// For how long a peer that gave no answer is not waited for where others have answered.
 const SILENT: Duration = Duration::from_secs(300);
@@ -221,7 +224,8 @@ pub(super) struct Readers {
     /// This node's key, where members that others let in may read too.
     own: Option<EndpointId>,
     names: Arc<Mutex<HashMap<Part, Arc<Slot>>>>,
-    changes: watch::Sender<u64>,
+    /// Who takes part, for all that are connected; nothing before it was looked.
+    staying: watch::Sender<Staying>,
 }
 
 impl Readers {
@@ -230,14 +234,26 @@ impl Readers {
             store,
             own,
             names: Arc::default(),
-            changes: watch::Sender::new(0),
+            staying: watch::Sender::new(None),
         }
     }
 
-    /// Tells all that are connected that somebody may have been let out.
-    pub(super) async fn follow(self, mut records: watch::Receiver<Arc<Records>>) {
-        while records.changed().await.is_ok() {
-            self.changes.send_modify(|count| *count += 1);
+    /// Keeps who may stay connected: it is looked once for all whenever the records change, and again
+    /// after some time. Those that are connected hear of it where it differs.
+    pub(super) async fn follow(self, mut records: watch::Receiver<Arc<Records>>, again: Duration) {
+        loop {
+            let current = Arc::clone(&records.borrow_and_update());
+            let staying = participants(&current, self.own);
+            self.staying.send_if_modified(|before| {
+                let differs = before.as_deref() != Some(&staying);
+                if differs {
+                    *before = Some(Arc::new(staying));
+                }
+                differs
+            });
+            if let Ok(Err(_)) = timeout(again, records.changed()).await {
+                return;
+            }
         }
     }
 
@@ -307,6 +323,27 @@ fn shared(records: &Records, own: EndpointId, peer: EndpointId) -> Vec<Part> {
     buckets.map(|(bucket, _)| (*bucket, None)).collect()
 }
 
+/// Finds who may read anything at all: whom a grant lets in, from whom something was joined, and with
+/// this node's key members that others let in.
+fn participants(records: &Records, own: Option<EndpointId>) -> HashSet<EndpointId> {
+    let now = now();
+    let is_here = |bucket| records.bucket(bucket).is_some();
+    let mut found = HashSet::new();
+    let given = records.grants.iter().filter(|grant| is_here(grant.bucket));
+    for grant in given.filter(|grant| grant.over(now).is_none()) {
+        let keys = grant.keys.iter().filter(|key| key.revoked.is_none());
+        found.extend(keys.map(|key| key.peer));
+    }
+    let joined = records.joined.iter().filter(|join| is_here(join.bucket));
+    found.extend(joined.map(|join| join.peer));
+    if let Some(own) = own {
+        for (_, uid) in &records.buckets {
+            found.extend(records.members(own, *uid, now).into_keys());
+        }
+    }
+    found
+}
+
 impl wire::Access for Readers {
     fn may_read(&self, peer: EndpointId, hashes: &[Hash]) -> Result<Vec<bool>> {
         let txn = self.store.read()?;
@@ -328,17 +365,11 @@ impl wire::Access for Readers {
 
     fn takes_part(&self, peer: EndpointId) -> Result<bool> {
         let records = Records::load(&*self.store.read()?)?;
-        let given = records.grants_of(peer, now()).map(|grant| grant.bucket);
-        let joined = records.joined.iter().filter(|joined| joined.peer == peer);
-        let mut of = given.chain(joined.map(|joined| joined.bucket));
-        Ok(of.any(|bucket| records.bucket(bucket).is_some())
-            || self
-                .own
-                .is_some_and(|own| !shared(&records, own, peer).is_empty()))
+        Ok(participants(&records, self.own).contains(&peer))
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    fn staying(&self) -> watch::Receiver<Staying> {
+        self.staying.subscribe()
     }
 
     fn label(&self, peer: EndpointId) -> String {
@@ -434,8 +465,8 @@ impl Source {
         });
     }
 
-    /// Returns who does not let this node in, and why, where these are all from whom it could get contents
-    /// of a bucket.
+    /// Returns who does not let this node in, and why, where these are all from whom it joined a bucket, and
+    /// it let nobody in itself. Members that others let in are not looked at, nor those that are away.
     async fn refusals(&self, bucket: BucketId) -> Option<(Vec<String>, String)> {
         let records = self.records().ok()?;
         let uid = records.uid(bucket)?;

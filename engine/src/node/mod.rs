@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::content::ContentService;
 use crate::session::Alone;
 use crate::store::{Store, locked};
-use contents::{Readers, Source};
+use contents::{LOOKING, Readers, Source};
 use tally::Tallies;
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
@@ -190,7 +190,7 @@ impl Node {
         let id = net.endpoint().id().to_string();
         let (endpoint, ending) = (net.endpoint().clone(), net.ending());
         let (mut arrivals, stirs) = (net.arrivals(), net.stirs());
-        runtime.spawn(readers.follow(net.changes()));
+        runtime.spawn(readers.follow(net.changes(), LOOKING));
         let net = Arc::new(Mutex::new(Some(net)));
         let source = Source::new(
             Arc::clone(&inner.tree),

@@ -112,12 +112,12 @@ fn is_served(
 
 impl ProtocolHandler for GuardedBlobs {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
-        let (shared, changes) = (&self.blobs.shared, self.access.changes());
+        let (shared, staying) = (&self.blobs.shared, self.access.staying());
         if !let_in(shared, &self.access, &conn).await {
             return Ok(());
         }
         let served = conn.clone();
-        let out = let_out(shared, &self.access, &served, changes);
+        let out = let_out(shared, &self.access, &served, staying);
         let peer = conn.remote_id();
         let mask = EventMask {
             get: RequestMode::Intercept,

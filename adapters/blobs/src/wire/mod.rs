@@ -14,6 +14,7 @@ mod guard;
 mod large;
 mod serve;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,11 @@ pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
 /// The peer may read nothing at all: so ends its connection, not only a stream.
 pub(crate) const STRANGER: VarInt = VarInt::from_u32(5);
 
-/// How often it is looked whether who is connected may still read anything, where nothing changes.
+/// How soon it is looked again whether a peer may read anything, where that is not known.
 const LOOKING: Duration = Duration::from_secs(30);
+
+/// Who may stay connected; nothing where anybody may.
+pub type Staying = Option<Arc<HashSet<EndpointId>>>;
 
 /// Who may read what.
 ///
@@ -70,9 +74,10 @@ pub trait Access: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Returns what changes when somebody may take part no longer; by default nothing does.
-    fn changes(&self) -> watch::Receiver<u64> {
-        watch::Sender::new(0).subscribe()
+    /// Returns who may stay that was let in, and changes when that does; by default anybody may. Each
+    /// connection looks there only, and [asks](Self::takes_part) before it ends.
+    fn staying(&self) -> watch::Receiver<Staying> {
+        watch::Sender::new(None).subscribe()
     }
 
     /// Returns what a peer is called in the log.
@@ -132,23 +137,21 @@ async fn let_out(
     shared: &Arc<Shared>,
     access: &Arc<dyn Access>,
     conn: &Connection,
-    mut changes: watch::Receiver<u64>,
+    mut staying: watch::Receiver<Staying>,
 ) {
-    let mut is_told = true;
+    let peer = conn.remote_id();
     loop {
-        let changed = async {
-            match is_told {
-                true => changes.changed().await.is_ok(),
-                false => std::future::pending().await,
-            }
-        };
-        // What ends by itself is no change.
-        is_told = timeout(LOOKING, changed).await.unwrap_or(is_told);
-        let takes_part = takes_part(shared, access, conn.remote_id()).await;
-        if let Ok(false) = takes_part {
+        let goes = |staying: &Staying| staying.as_ref().is_some_and(|all| !all.contains(&peer));
+        if staying.wait_for(goes).await.is_err() {
+            // Nothing changes any more.
+            return std::future::pending().await;
+        }
+        // Who was let in since may not be there yet.
+        if let Ok(false) = takes_part(shared, access, peer).await {
             conn.close(STRANGER, b"there is nothing here for you any more");
             return;
         }
+        let _ = timeout(LOOKING, staying.changed()).await;
     }
 }
 

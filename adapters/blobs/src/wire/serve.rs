@@ -59,11 +59,11 @@ impl ContentProtocol {
 
 impl ProtocolHandler for ContentProtocol {
     async fn accept(&self, conn: Connection) -> std::result::Result<(), AcceptError> {
-        let changes = self.access.changes();
+        let staying = self.access.staying();
         if !let_in(&self.shared, &self.access, &conn).await {
             return Ok(());
         }
-        let out = let_out(&self.shared, &self.access, &conn, changes);
+        let out = let_out(&self.shared, &self.access, &conn, staying);
         tokio::pin!(out);
         let server = Server {
             shared: self.shared.clone(),
