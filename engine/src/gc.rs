@@ -281,7 +281,7 @@ impl Inner {
         if marked && options.grace.is_zero() {
             self.remove_contents(options.grace, task, &mut report)?;
         }
-        self.forget_gone()?;
+        self.forget_gone(task.cancel())?;
         task.step(steps_done(4, report.content_bytes))?;
         self.remove_partials(options.grace, &mut report)?;
         self.sweep(options.grace, &mut report)?;
@@ -765,7 +765,7 @@ mod tests {
     use alknet_fs_core::store::Durability;
 
     use super::*;
-    use crate::{Branch, FsckOptions, ImportOptions, OpenOptions, Options};
+    use crate::{Branch, Cancel, FsckOptions, ImportOptions, OpenOptions, Options};
 
     const NOW: Duration = Duration::ZERO;
 
@@ -915,6 +915,30 @@ mod tests {
         );
         assert!(!main.exists("/f").unwrap());
         assert_eq!(main.view_at("s1").unwrap().read("/f").unwrap(), b"secret");
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_by_a_writer_that_can_be_stopped() {
+        let (_dir, store, main) = store();
+        main.write("/f", "here").unwrap();
+        let here = main.stat("/f").unwrap().hash().unwrap();
+        let gone: Vec<_> = (0..1000_u32).map(|n| Hash::of(&n.to_le_bytes())).collect();
+        store.note_holders("alice", &gone, true).unwrap();
+        store.note_holders("alice", &[here], true).unwrap();
+        let holders = |hash: &Hash| store.known_holders(hash).unwrap();
+        let inner = &store.inner;
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let error = inner.forget_gone(&cancel).unwrap_err();
+        assert!(error.is_cancelled(), "{error}");
+        assert!(gone.iter().all(|hash| holders(hash) == ["alice"]));
+        inner.forget_gone(&Cancel::new()).unwrap();
+        assert!(gone.iter().all(|hash| holders(hash).is_empty()));
+        assert_eq!(holders(&here), ["alice"]);
+        // Where nothing is gone nobody waits for the writer.
+        let writing = inner.write().unwrap();
+        inner.forget_gone(&Cancel::new()).unwrap();
+        drop(writing);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::shards::{self, Key};
 use super::wait::encode;
 use super::{LIMIT, PROMISE, SCOPE};
+use crate::progress::Cancel;
 use crate::store::{Inner, Store, now};
 
 /// The names of all peers that were ever noted, in JSON; one's place numbers its scope.
@@ -26,6 +27,9 @@ const USED: &str = "content/used";
 
 /// How many contents are looked through at a time.
 const RECORDS: usize = 256;
+
+/// How many shards are written at a time: others write in between.
+const SHARDS: usize = 64;
 
 /// How many reads pass before it is looked again whether uses are to be noted.
 const LOOK_EVERY: u32 = 4096;
@@ -158,7 +162,7 @@ impl Inner {
     }
 
     /// Forgets who holds, and when were used, contents that are neither here nor named by anything.
-    pub(crate) fn forget_gone(&self) -> Result<()> {
+    pub(crate) fn forget_gone(&self, cancel: &Cancel) -> Result<()> {
         let txn = self.tree.read()?;
         let peers = peers(&*txn)?.len();
         if peers == 0 {
@@ -172,15 +176,21 @@ impl Inner {
             let Some(last) = records.last() else {
                 break;
             };
+            cancel.check()?;
             after = Some(last.hash);
             known.extend(records.iter().map(|record| shards::key(&record.hash)));
         }
         drop(txn);
         // What was noted since of something new is a hint that is lost.
         for scope in (0..peers).map(holds).chain([USED.to_owned()]) {
-            let mut txn = self.tree.write(Durability::Relaxed)?;
-            shards::retain(&mut *txn, &scope, &known)?;
-            txn.commit()?;
+            cancel.check()?;
+            let changed = shards::beyond(&*self.tree.read()?, &scope, &known)?;
+            for shards in changed.chunks(SHARDS) {
+                cancel.check()?;
+                let mut txn = self.tree.write(Durability::Relaxed)?;
+                shards::retain(&mut *txn, &scope, shards, &known)?;
+                txn.commit()?;
+            }
         }
         Ok(())
     }

@@ -93,9 +93,27 @@ pub(super) fn set(
     Ok(())
 }
 
-/// Removes the numbers of a scope whose keys are not among those to keep.
-pub(super) fn retain(txn: &mut dyn WriteTxn, scope: &str, keep: &HashSet<Key>) -> Result<()> {
+/// Returns the shards of a scope that have numbers whose keys are not among those to keep.
+pub(super) fn beyond(txn: &dyn ReadTxn, scope: &str, keep: &HashSet<Key>) -> Result<Vec<u16>> {
+    let mut found = Vec::new();
     for shard in 0..SHARDS {
+        if let Some(bytes) = txn.value(scope, &name(shard))?
+            && decode(&bytes).any(|(key, _)| !keep.contains(&(shard, key)))
+        {
+            found.push(shard);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the numbers of some shards whose keys are not among those to keep.
+pub(super) fn retain(
+    txn: &mut dyn WriteTxn,
+    scope: &str,
+    shards: &[u16],
+    keep: &HashSet<Key>,
+) -> Result<()> {
+    for &shard in shards {
         let name = name(shard);
         let Some(before) = txn.value(scope, &name)? else {
             continue;
