@@ -341,7 +341,7 @@ fn connections_end_when_what_was_given_is_taken_back() {
     // By another handle on the store, as another process has one.
     let other = Store::open(a.store.path().unwrap()).unwrap();
     assert_eq!(other.revoke_peer(&b.id()).unwrap(), 1);
-    // The node is told: of what it knows already nothing ends by itself.
+    // The node hears of it: by the records that it has already, nothing would end.
     for conn in open {
         until("it ends", || conn.close_reason().is_some());
         let why = conn.close_reason().unwrap();
