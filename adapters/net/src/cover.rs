@@ -30,6 +30,12 @@ impl Cover {
         }
     }
 
+    /// Returns the most that may be done with any scope that is covered.
+    pub(crate) fn most(&self) -> Access {
+        let each = self.scopes.values().copied().chain(self.others);
+        each.max().unwrap_or(Access::Read)
+    }
+
     fn access(&self, scope: Scope) -> Option<Access> {
         self.scopes.get(&scope).copied().or(self.others)
     }

@@ -1389,22 +1389,16 @@ impl Inner {
         mut recv: RecvStream,
     ) {
         let bucket = hello.bucket;
-        let (role, access, terms, whole) = match &admitted {
+        let (role, terms, whole) = match &admitted {
             Admitted::Grant(allowed) => (
                 Role::Giver,
-                allowed.access(),
                 OpenTerms::Giver(allowed.clone()),
                 allowed.whole.is_some(),
             ),
             Admitted::Member(access) => {
                 let sends = hello.allows == Some(Access::Write);
                 let takes = *access == Access::Write;
-                (
-                    Role::Member,
-                    *access,
-                    OpenTerms::Member { sends, takes },
-                    true,
-                )
+                (Role::Member, OpenTerms::Member { sends, takes }, true)
             }
         };
         let begun = match self.begin(bucket, terms).await {
@@ -1413,6 +1407,11 @@ impl Inner {
                 tracing::warn!(peer = %self.label(peer), "not answered: {e}");
                 return end(&mut send, &mut recv, Code::Store);
             }
+        };
+        let access = match &admitted {
+            // A branch that was given may be gone, and with it what was allowed there.
+            Admitted::Grant(_) => begun.opened.cover.most(),
+            Admitted::Member(access) => *access,
         };
         self.note_replica(peer, bucket, hello.replica).await;
         let statements = self.statements(bucket, whole);

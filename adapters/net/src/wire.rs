@@ -512,7 +512,9 @@ mod tests {
             (cover(&scopes, None), write),
             (cover(&scopes, Some(read)), write),
             (cover(&[], None), read),
+            (cover(&[], Some(read)), read),
         ] {
+            assert_eq!(cover.most(), access);
             let welcome = Welcome {
                 version: PROTOCOL,
                 access,

@@ -113,6 +113,13 @@ impl Node {
         txn.commit().unwrap();
     }
 
+    pub(crate) fn delete_branch(&self, bucket: BucketId, name: &str) {
+        let branch = self.branch(bucket, name);
+        let mut txn = self.store.write(Durability::Full).unwrap();
+        branch::delete_branch(&mut *txn, branch, &context()).unwrap();
+        txn.commit().unwrap();
+    }
+
     /// Makes a directory in a branch.
     pub(crate) fn write(&self, bucket: BucketId, branch: &str, path: &str) {
         let branch = self.branch(bucket, branch);

@@ -265,6 +265,35 @@ async fn one_grant_that_is_taken_back_leaves_the_others() {
     assert!(!a.paths(on_a, "side").contains(&"/second".to_owned()));
 }
 
+/// A grant may name a branch that was deleted: what is said to be allowed is what the others allow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_of_a_deleted_branch_allows_nothing_elsewhere() {
+    let (a, mut b) = (Node::start().await, Node::start().await);
+    let (on_a, on_b) = (a.bucket("work"), b.bucket("work"));
+    a.fork(on_a, "side");
+    let side = Offer {
+        branches: vec!["side".to_owned()],
+        ..offer(Access::Write)
+    };
+    b.join(on_b, &a.share(on_a, side));
+    b.join(on_b, &a.share(on_a, offer(Access::Read)));
+    b.in_step().await;
+    b.stop().await;
+    a.delete_branch(on_a, "side");
+    b.write(on_b, "main", "/own");
+    b.run().await;
+    a.write(on_a, "main", "/news");
+    b.shows(on_b, "main", &["/news", "/own"]).await;
+    b.in_step().await;
+    a.in_step().await;
+    for node in [&a, &b] {
+        let links = node.links().await;
+        assert_eq!((links.len(), links[0].access), (1, Access::Read));
+        assert_eq!(links[0].trouble, None);
+    }
+    assert_eq!(a.paths(on_a, "main"), ["/news"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_back_or_expires_ends_at_once() {
     let (a, mut b, mut c) = (
