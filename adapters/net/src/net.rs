@@ -209,6 +209,14 @@ struct LinkState {
     heard: Option<Instant>,
 }
 
+impl LinkState {
+    /// Tells whether the newest ticket is refused: an older one may have been, before there was a newer.
+    fn is_refused(&self, records: &Records, peer: EndpointId, bucket: BucketUid) -> bool {
+        let newest = records.newest(peer, bucket).map(|joined| joined.grant);
+        self.refused.is_some() && self.refused == newest
+    }
+}
+
 /// What was known of both sides at some time, and up to where of what was committed here.
 #[derive(Debug, Clone, Copy)]
 struct Last {
@@ -445,8 +453,26 @@ impl Net {
 
     /// Returns how it stands with each peer and bucket: with all that was committed until now, or, where
     /// that is not `fresh`, with what the conversations know of it.
-    pub async fn status(&self, fresh: bool) -> Status {
-        self.inner.status(fresh).await
+    ///
+    /// Nothing of the node is held while that is found out: it takes as long as its busiest conversation.
+    pub fn status(&self, fresh: bool) -> impl Future<Output = Status> + Send + use<> {
+        let inner = Arc::clone(&self.inner);
+        async move { inner.status(fresh).await }
+    }
+
+    /// Returns who of those from whom a bucket was joined does not let this node in, and why. Does not wait.
+    pub fn refused(&self, bucket: BucketUid) -> BTreeMap<EndpointId, String> {
+        let records = self.inner.records();
+        let links = self.inner.links.lock();
+        let of = links
+            .iter()
+            .filter(|((_, of, role), _)| (*of, *role) == (bucket, Role::Taker));
+        let refused =
+            of.filter(|((peer, ..), link)| link.live.is_none() && link.is_refused(&records, *peer, bucket));
+        let why = |link: &LinkState| link.trouble.clone().unwrap_or_default();
+        refused
+            .map(|((peer, ..), link)| (*peer, why(link)))
+            .collect()
     }
 
     /// Returns what tells whether the node ended by itself.
@@ -1240,13 +1266,9 @@ impl Inner {
         let of = links
             .iter()
             .filter(|((who, _, role), _)| (*who, *role) == (peer, Role::Taker));
-        // A newer ticket was not refused yet.
-        let is_refused = |bucket: BucketUid, link: &LinkState| {
-            let newest = records.newest(peer, bucket).map(|joined| joined.grant);
-            link.refused.is_some() && link.refused == newest
-        };
         let mut of = of.peekable();
-        of.peek().is_some() && of.all(|((_, bucket, _), link)| is_refused(*bucket, link))
+        of.peek().is_some()
+            && of.all(|((_, bucket, _), link)| link.is_refused(&records, peer, *bucket))
     }
 
     /// Tells whether anything lets a peer in, or something was joined from it.

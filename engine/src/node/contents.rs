@@ -478,14 +478,7 @@ impl Source {
         if joined.is_empty() || given.any(|g| g.keys.iter().any(|key| key.revoked.is_none())) {
             return None;
         }
-        let status = self.net.lock().await.as_ref()?.status(false).await;
-        let refused = status
-            .links
-            .into_iter()
-            .filter(|link| link.bucket == uid && link.refused.is_some() && !link.connected);
-        let whys: HashMap<_, _> = refused
-            .map(|link| (link.peer, link.trouble.unwrap_or_default()))
-            .collect();
+        let whys = self.net.lock().await.as_ref()?.refused(uid);
         if !joined.iter().all(|peer| whys.contains_key(peer)) {
             return None;
         }
@@ -551,6 +544,7 @@ impl Source {
         };
         let patience = patience.unwrap_or_default();
         let mut tried = HashSet::new();
+        let mut stirs: Option<watch::Receiver<u64>> = None;
         let mut asked = Vec::new();
         let mut failed: HashMap<Hash, String> = HashMap::new();
         let mut again = ATTEMPTS;
@@ -567,7 +561,16 @@ impl Source {
                 }
                 // Somebody may come, as long as nobody could be asked: unless none of them lets this one in.
                 if waited && tried.is_empty() && !fetch.is_over() {
-                    if let Some((asked, why)) = self.refusals(bucket).await {
+                    // Whatever makes a peer refuse, or let in, stirs the node.
+                    let is_news = stirs.as_ref().is_none_or(|s| s.has_changed().unwrap_or(true));
+                    if is_news {
+                        stirs = self.net.lock().await.as_ref().map(Net::stirs);
+                    }
+                    let refusals = match is_news {
+                        true => self.refusals(bucket).await,
+                        false => None,
+                    };
+                    if let Some((asked, why)) = refusals {
                         for (at, _) in wants {
                             let (asked, why) = (asked.clone(), why.clone());
                             fetch.done(at, Outcome::Failed { asked, why });
@@ -671,11 +674,11 @@ impl Source {
     pub(super) async fn count(self, mut tallies: Tallies, mut stirs: watch::Receiver<u64>) {
         loop {
             stirs.mark_unchanged();
-            let status = match &*self.net.lock().await {
-                Some(net) => net.status(false).await,
-                None => break,
+            let asked = self.net.lock().await.as_ref().map(|net| net.status(false));
+            let Some(asked) = asked else {
+                break;
             };
-            let connected = status.links.into_iter().filter(|link| link.connected);
+            let connected = asked.await.links.into_iter().filter(|link| link.connected);
             let links: Vec<_> = connected.collect();
             let begun = Instant::now();
             let this = self.clone();

@@ -266,8 +266,9 @@ impl Node {
         let status = self.running.as_ref().and_then(|running| {
             let net = Arc::clone(&running.net);
             on(&running.runtime, async move {
-                match &*net.lock().await {
-                    Some(net) => Some(net.status(true).await),
+                let asked = net.lock().await.as_ref().map(|net| net.status(true));
+                match asked {
+                    Some(asked) => Some(asked.await),
                     None => None,
                 }
             })
