@@ -5,8 +5,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use alknet_fs::Task;
-use alknet_fs::node::{PeerStatus, ShareOptions};
+use alknet_fs::node::{Ended, PeerStatus, ShareOptions};
+use alknet_fs::{Retention, Task};
 use common::{Side, pair, until};
 
 impl Side {
@@ -135,6 +135,62 @@ fn a_node_that_comes_back_says_the_same_and_what_changed_meanwhile() {
     b.start();
     b.lacks((1, 2), (0, 0));
     a.lacks((0, 0), (1, 2));
+}
+
+#[test]
+fn of_who_is_away_it_is_said_what_was_committed_since_as_far_as_the_log_tells() {
+    let [a, mut b] = pair(&ShareOptions::new());
+    a.write("/first", "x");
+    b.lacks((1, 1), (0, 0));
+    a.lacks((0, 0), (1, 1));
+    b.stop();
+    until("it is away", || !a.status().connected);
+    let behind = || {
+        let status = a.status();
+        assert!(!status.connected);
+        (status.known, status.missing_there.cuts)
+    };
+    for n in 1..=3 {
+        a.write(&format!("/{n}"), "x");
+        assert_eq!(behind(), (true, n));
+    }
+    // Of many events not all are looked at: the second batch fills what is left.
+    for n in 0..2 {
+        let mut batch = a.main().batch();
+        for file in 0..500 {
+            batch.mkdir(format!("/{n}-{file}")).unwrap();
+        }
+        batch.commit().unwrap();
+    }
+    assert_eq!(behind(), (true, 5));
+    for n in 1..=3 {
+        a.write(&format!("/{n}"), "y");
+    }
+    assert_eq!(behind(), (true, 5));
+    // What was pruned is not taken for nothing.
+    let retention = Retention {
+        at_most: Some(1),
+        ..Retention::default()
+    };
+    assert!(a.bucket.prune_events(&retention).unwrap() > 0);
+    assert!(!behind().0);
+}
+
+#[test]
+fn nothing_is_synced_with_nobody() {
+    let [a, mut b] = pair(&ShareOptions::new());
+    a.write("/f", "x");
+    until("it comes", || b.read("/f").is_some());
+    a.synced();
+    b.stop();
+    a.store.revoke_peer(&a.status().peer).unwrap();
+    let begun = Instant::now();
+    let minute = Duration::from_secs(60);
+    let status = a.store.wait_until_synced(None, minute, &Task::new());
+    let status = status.unwrap();
+    assert!(begun.elapsed() < minute / 2);
+    assert!(!status.is_synced(), "{status:?}");
+    assert_eq!(status.peers[0].ended, Some(Ended::Revoked));
 }
 
 #[test]

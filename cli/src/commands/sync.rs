@@ -614,7 +614,10 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     if wait.is_none() || status.is_synced() {
         return Ok(());
     }
-    for peer in status.peers.iter().filter(|p| !p.synced && !p.member) {
+    let own = status.peers.iter().filter(|peer| !peer.member);
+    // Nobody waits for whom nothing lets in, unless there is nobody else.
+    let is_vain = own.clone().all(|peer| peer.ended.is_some());
+    for peer in own.filter(|peer| !peer.synced && (is_vain || peer.ended.is_none())) {
         let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
         let bucket = peer.bucket.as_deref().unwrap_or_default();
         let (who, why) = (printable(who), awaited(app, peer)?);
@@ -628,6 +631,15 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
 
 /// Says what it is that a peer and this store wait for.
 fn awaited(app: &App, peer: &PeerStatus) -> Result<String> {
+    if let Some(ended) = peer.ended {
+        return Ok(format!(
+            "it is let in no more: what it was given {}",
+            match ended {
+                Ended::Revoked => "was revoked",
+                Ended::Expired => "has expired",
+            }
+        ));
+    }
     if !peer.connected {
         return Ok(match peer.refused {
             true => "it does not let this node in".to_owned(),

@@ -182,12 +182,21 @@ fn a_bucket_is_shared_joined_and_taken_back() {
         ran.stderr.contains("warning") && ran.text().contains("refused"),
         "{ran:?}"
     );
-    // Nobody waits for whom nothing lets in.
-    let status = a.one(&["sync", "status", "--wait", "60"]);
+    // Nobody waits for whom nothing lets in; nor is that called synced, where there is nobody else.
+    let begun = Instant::now();
+    let waited = a.run(&["--json", "sync", "status", "--wait", "60"]);
+    let status = &waited.records()[0];
     assert_eq!(
-        (&status["ended"], &status["connected"]),
-        (&"revoked".into(), &false.into())
+        (&status["ended"], &status["connected"], waited.status),
+        (&"revoked".into(), &false.into(), 1)
     );
+    let waited = a.run(&["sync", "status", "--wait", "60"]);
+    assert!(
+        waited.stderr.contains("laptop, default: not synced")
+            && waited.stderr.contains("was revoked"),
+        "{waited:?}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(30), "{waited:?}");
     let ran = a.run(&["sync", "status"]);
     assert!(
         ran.text().contains("revoked") && !ran.stderr.contains("warning"),

@@ -1,5 +1,6 @@
 //! Sharing, joining, and telling how it stands: what any process of a store may do.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use alknet_fs_net::{
 
 use super::contents::given;
 use super::late;
-use super::tally::{covers, is_current, missing_here};
+use super::tally::{Part, covers, is_current, missing_here};
 use crate::bucket::Bucket;
 use crate::peers::replica;
 use crate::progress::{Progress, Task};
@@ -222,9 +223,11 @@ pub struct PeerStatus {
     /// last.
     pub missing_here: Behind,
     /// Metadata that the peer is not known to have: as it was when they were connected last, with what was
-    /// committed here since, of which at most 1,000 events are looked at.
+    /// committed here since, of which at most 1,000 events are looked at: where more happened, it is at
+    /// least so much. Of a peer that is [let in no more](Self::ended), only as it was.
     pub missing_there: Behind,
-    /// Whether anything is known of what the other side has: nothing is before they were connected.
+    /// Whether anything is known of what the other side lacks: nothing is before they were connected, nor
+    /// where what the log said of what was committed since was pruned.
     pub known: bool,
     /// Contents that the bucket names and this store does not hold.
     pub contents_here: MissingContents,
@@ -278,10 +281,18 @@ pub struct SyncStatus {
 
 impl SyncStatus {
     /// Tells whether there is a peer with whom this store shared or from which it joined something, and
-    /// all of these are synced, but those that are [let in no more](PeerStatus::ended).
+    /// all of these are synced. Those that are [let in no more](PeerStatus::ended) do not count: where all
+    /// are, nobody is known to hold anything.
     pub fn is_synced(&self) -> bool {
+        let own = self.peers.iter().filter(|peer| !peer.member);
+        let mut own = own.filter(|peer| peer.ended.is_none()).peekable();
+        own.peek().is_some() && own.all(|peer| peer.synced)
+    }
+
+    /// Tells whether nobody can become synced: all own peers are let in no more.
+    fn is_vain(&self) -> bool {
         let mut own = self.peers.iter().filter(|peer| !peer.member).peekable();
-        own.peek().is_some() && own.all(|peer| peer.synced || peer.ended.is_some())
+        own.peek().is_some() && own.all(|peer| peer.ended.is_some())
     }
 
     /// Returns how many commits and contents are known to be missing somewhere, and the bytes of these.
@@ -621,7 +632,7 @@ impl Store {
                 let unknown = || Error::with_detail(ErrorKind::NotFound, "that was not joined");
                 let bucket = records.bucket(ticket.bucket).ok_or_else(unknown)?;
                 let name = Some(self.bucket_handle(bucket).name()?);
-                let status = self.sync_status()?;
+                let status = look(self, None, false)?;
                 let mut peers = status.peers.into_iter();
                 let link = peers.find(|peer| {
                     !peer.shared && !peer.member && peer.peer == giver && peer.bucket == name
@@ -866,7 +877,8 @@ impl Store {
     }
 
     /// Waits until a bucket, or each that is shared or joined, is synced with all peers, or a time has
-    /// passed. Returns how it stands then ([`SyncStatus::is_synced`]), with that bucket only. Progress
+    /// passed; not at all where all of them are [let in no more](PeerStatus::ended). Returns how it stands
+    /// then ([`SyncStatus::is_synced`]), with that bucket only. Progress
     /// counts commits and contents, with the bytes of these, of all that a side was ever seen to lack.
     ///
     /// # Errors
@@ -884,16 +896,23 @@ impl Store {
             let deadline = Instant::now().checked_add(timeout);
             let mut seen = 0;
             let mut progress = Progress::default();
-            loop {
-                let mut status = self.sync_status()?;
+            let at_present = |counted: bool| {
+                let mut status = look(self, None, counted)?;
                 if let Some(bucket) = &bucket {
                     let name = bucket.name()?;
                     let peers = &mut status.peers;
                     peers.retain(|peer| peer.bucket.as_deref() == Some(&*name));
                 }
+                Ok::<_, Error>(status)
+            };
+            loop {
+                let status = at_present(false)?;
                 let is_over = deadline.is_some_and(|at| Instant::now() >= at);
-                if status.is_synced() || is_over {
-                    return Ok(status);
+                if status.is_synced() || status.is_vain() || is_over {
+                    let status = at_present(true)?;
+                    if status.is_synced() || status.is_vain() || is_over {
+                        return Ok(status);
+                    }
                 }
                 let (files, bytes) = status.lacking();
                 progress.total_files = progress.total_files.max(files);
@@ -959,14 +978,43 @@ fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
 /// How many events are looked at to tell how much was committed since a peer was there.
 const SINCE: usize = 1000;
 
-/// Counts what was committed in a bucket after a cursor that a peer will be told of, and in how many
-/// branches.
+/// How many log records of these are read at a time: each has up to [`Cursor::CHANGES_PER_RECORD`].
+const AT_A_TIME: usize = 16;
+
+/// Log records, each with the name of a branch that it is about.
+type Committed = BTreeSet<(u64, String)>;
+
+/// Finds what was committed in a bucket after a cursor, of which [`SINCE`] events are looked at; nothing
+/// where it cannot be told any more.
 fn committed_since(
+    txn: &dyn ReadTxn,
+    bucket: BucketId,
+    mut cursor: Cursor,
+) -> Result<Option<Committed>> {
+    let (mut committed, mut left) = (Committed::new(), SINCE);
+    while left > 0 {
+        let events = match txn.events(Some(bucket), cursor, AT_A_TIME.min(left)) {
+            Ok(events) => events,
+            Err(e) if e.kind() == ErrorKind::Lagged => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let Some(last) = events.last() else { break };
+        cursor = last.cursor;
+        let looked = events.len().min(left);
+        left -= looked;
+        let events = events.into_iter().take(looked);
+        committed.extend(events.map(|event| (event.cursor.offset(), event.branch)));
+    }
+    Ok(Some(committed))
+}
+
+/// Counts of what was committed in a bucket that of which a peer will be told, and in how many branches.
+fn to_be_told(
     txn: &dyn ReadTxn,
     records: &Records,
     link: &Link,
     bucket: BucketId,
-    cursor: Cursor,
+    committed: &Committed,
 ) -> Result<Behind> {
     let mut branches = Vec::new();
     match link.shared {
@@ -986,29 +1034,39 @@ fn committed_since(
             }
         }
     }
-    let events = match txn.events(Some(bucket), cursor, SINCE) {
-        Ok(events) => events,
-        // What was pruned was looked at by somebody else.
-        Err(e) if e.kind() == ErrorKind::Lagged => Vec::new(),
-        Err(e) => return Err(e),
-    };
-    let (mut commits, mut scopes) = (BTreeSet::new(), BTreeSet::new());
-    for event in events {
-        for of in &branches {
-            if covers(txn, &(bucket, of.clone()), &event.branch)? {
-                commits.insert(event.cursor.offset());
-                scopes.insert(event.branch.clone());
+    let parts: Vec<Part> = branches.into_iter().map(|of| (bucket, of)).collect();
+    let mut told: HashMap<&str, bool> = HashMap::new();
+    let mut commits = BTreeSet::new();
+    for (at, branch) in committed {
+        let is_told = match told.get(&**branch) {
+            Some(is_told) => *is_told,
+            None => {
+                let mut is_told = false;
+                for part in &parts {
+                    is_told = is_told || covers(txn, part, branch)?;
+                }
+                told.insert(branch, is_told);
+                is_told
             }
+        };
+        if is_told {
+            commits.insert(*at);
         }
     }
     Ok(Behind {
         cuts: commits.len() as u64,
-        scopes: scopes.len() as u64,
+        scopes: told.into_values().filter(|is_told| *is_told).count() as u64,
     })
 }
 
 /// Tells how it stands: as the node says at this moment, or as it said last.
 pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> {
+    look(store, live, true)
+}
+
+/// Does so; what was committed since somebody is away is counted only where it is asked for, since it is
+/// looked for in the log.
+fn look(store: &Store, live: Option<Status>, counted: bool) -> Result<SyncStatus> {
     let running = store.inner.keeper.node_owner()?;
     let txn = store.inner.tree.read()?;
     let records = Records::load(&*txn)?;
@@ -1018,6 +1076,7 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
     };
     told.complete(&records);
     let mut peers = Vec::new();
+    let mut since: HashMap<(BucketId, Cursor), Option<Committed>> = HashMap::new();
     for link in told.links {
         let ended = match records.ended(link.peer, link.bucket, now()) {
             _ if !link.shared => None,
@@ -1034,10 +1093,21 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             continue;
         }
         let mut missing_there = link.missing_there;
-        if let (false, Some(bucket), Some(gathered)) = (connected, bucket, link.gathered) {
-            let since = committed_since(&*txn, &records, &link, bucket, gathered)?;
-            missing_there.cuts += since.cuts;
-            missing_there.scopes = missing_there.scopes.max(since.scopes);
+        let mut known = connected || link.gathered.is_some();
+        let is_away = counted && !connected && ended.is_none();
+        if let (true, Some(bucket), Some(gathered)) = (is_away, bucket, link.gathered) {
+            let committed = match since.entry((bucket, gathered)) {
+                Slot::Occupied(known) => known.into_mut(),
+                Slot::Vacant(slot) => slot.insert(committed_since(&*txn, bucket, gathered)?),
+            };
+            match committed {
+                Some(committed) => {
+                    let since = to_be_told(&*txn, &records, &link, bucket, committed)?;
+                    missing_there.cuts += since.cuts;
+                    missing_there.scopes = missing_there.scopes.max(since.scopes);
+                }
+                None => known = false,
+            }
         }
         let contents_here = match bucket {
             Some(bucket) => missing_here(&*txn, bucket, running.is_some())?,
@@ -1069,7 +1139,7 @@ pub(super) fn status(store: &Store, live: Option<Status>) -> Result<SyncStatus> 
             in_step,
             missing_here: link.missing_here,
             missing_there,
-            known: connected || link.gathered.is_some(),
+            known,
             contents_here,
             contents_there,
             stays_here: link.stays.filter(|_| !link.shared),
