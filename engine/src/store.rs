@@ -345,9 +345,9 @@ impl Store {
             .map_err(|e| e.op("delete bucket"))?
             .id;
         txn.remove_bucket(id)?;
-        txn.commit()?;
         #[cfg(feature = "sync")]
-        self.forget_joined(id)?;
+        crate::node::forget_joined(&mut *txn, id)?;
+        txn.commit()?;
         self.inner
             .chains
             .lock()

@@ -467,8 +467,9 @@ impl Net {
         let of = links
             .iter()
             .filter(|((_, of, role), _)| (*of, *role) == (bucket, Role::Taker));
-        let refused =
-            of.filter(|((peer, ..), link)| link.live.is_none() && link.is_refused(&records, *peer, bucket));
+        let refused = of.filter(|((peer, ..), link)| {
+            link.live.is_none() && link.is_refused(&records, *peer, bucket)
+        });
         let why = |link: &LinkState| link.trouble.clone().unwrap_or_default();
         refused
             .map(|((peer, ..), link)| (*peer, why(link)))
@@ -922,8 +923,9 @@ impl Inner {
             let current = Arc::clone(&records.borrow_and_update());
             let mut wanted: HashSet<EndpointId> = HashSet::new();
             let mut joined: HashMap<LinkKey, Vec<Joined>> = HashMap::new();
+            let at = now();
             let heard = current.joined.iter();
-            for join in heard.filter(|join| !current.is_silent(join)) {
+            for join in heard.filter(|join| !current.is_silent(join, at)) {
                 wanted.insert(join.peer);
                 let key = (join.peer, join.bucket, Role::Taker);
                 joined.entry(key).or_default().push(join.clone());
@@ -933,7 +935,7 @@ impl Inner {
                 let reachable = |id: &EndpointId| {
                     self.found.is_some() || current.peer(*id).is_some_and(|p| !p.addrs.is_empty())
                 };
-                if grant.over(now()).is_none() {
+                if grant.over(at).is_none() {
                     wanted.extend(keys.map(|key| key.peer).filter(reachable));
                 }
             }
@@ -962,8 +964,16 @@ impl Inner {
             };
             self.links.lock().retain(|key, _| kept(key));
             stir(&self.stirred);
-            if records.changed().await.is_err() {
-                return;
+            let given = current.grants.iter().filter_map(|grant| grant.expires);
+            let ends = given.chain(current.joined.iter().filter_map(|join| join.expires));
+            let longest = Duration::from_secs(24 * 3600);
+            let next = ends.filter(|end| *end > at).min();
+            let left = next.map_or(longest, until).min(longest);
+            tokio::select! {
+                changed = records.changed() => if changed.is_err() {
+                    return;
+                },
+                () = sleep(left) => {}
             }
         }
     }

@@ -159,14 +159,26 @@ impl Records {
         change: impl FnOnce(&mut Self, &mut dyn WriteTxn) -> Result<R>,
     ) -> Result<R> {
         let mut txn = store.write(durability)?;
-        let before = Self::load(&*txn)?;
+        let result = Self::change(&mut *txn, change)?;
+        txn.commit()?;
+        Ok(result)
+    }
+
+    /// Changes what a store keeps as a part of a transaction.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub fn change<R>(
+        txn: &mut dyn WriteTxn,
+        change: impl FnOnce(&mut Self, &mut dyn WriteTxn) -> Result<R>,
+    ) -> Result<R> {
+        let before = Self::load(txn)?;
         let mut records = before.clone();
-        let result = change(&mut records, &mut *txn)?;
+        let result = change(&mut records, txn)?;
         if records != before {
             let bytes = postcard::to_extend(&records, vec![VERSION]).unwrap_or_default();
             txn.set_value(SCOPE, RECORDS, Some(&bytes))?;
         }
-        txn.commit()?;
         Ok(result)
     }
 
@@ -325,7 +337,7 @@ impl Records {
         joined.any(|joined| {
             (joined.peer, joined.bucket) == (id, bucket)
                 && joined.branches.is_empty()
-                && !self.is_silent(joined)
+                && !self.is_silent(joined, now)
                 && joined.expires.is_none_or(|expires| expires > now)
         }) || self
             .grants_of(id, now)
@@ -363,9 +375,17 @@ impl Records {
         statements.map_or_else(|| Statements::default().digest(), Statements::digest)
     }
 
-    /// Tells whether nothing is taken any more from whom something was joined: its giver let it out.
-    pub(crate) fn is_silent(&self, joined: &Joined) -> bool {
-        joined.branches.is_empty() && self.silent.contains(&(joined.bucket, joined.peer))
+    /// Tells whether nothing is taken at a time from whom something was joined: its giver let it out, and
+    /// the whole bucket was joined from it. Then tickets for branches are not asked with either, since all that
+    /// it gave is answered together.
+    pub(crate) fn is_silent(&self, joined: &Joined, now: Timestamp) -> bool {
+        let of = (joined.bucket, joined.peer);
+        let is_whole = |other: &Joined| {
+            let is_over = other.expires.is_some_and(|expires| expires <= now);
+            (other.bucket, other.peer) == of && other.branches.is_empty() && !is_over
+        };
+        self.silent.contains(&of)
+            && (joined.branches.is_empty() || self.joined.iter().any(is_whole))
     }
 
     /// Brings what this node states of others up to what it gave and joined, and forgets what is about
@@ -887,6 +907,13 @@ mod tests {
         status.complete(&records);
         let peers: Vec<_> = status.links.iter().map(|link| link.peer).collect();
         assert_eq!(peers, [five]);
+        // A ticket for a branch beside the other one is not asked with either, as long as that lasts.
+        records.joined.push(joined(6, &["side"]));
+        let is_silent = |records: &Records, at| records.is_silent(&records.joined[2], at);
+        assert!(is_silent(&records, NOW));
+        records.joined[1].expires = Some(Timestamp(150));
+        assert!(is_silent(&records, NOW) && !is_silent(&records, Timestamp(150)));
+        records.joined[1].expires = None;
         // Another one lets it in.
         hear(&mut records, 5, 7, What::Write);
         hear(&mut records, 7, 6, What::Write);

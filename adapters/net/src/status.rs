@@ -1,5 +1,7 @@
 //! What the node tells of its peers, also to other processes.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
 use alknet_fs_core::store::{Durability, ReadTxn, Store};
 use alknet_fs_core::{Cursor, Result, Timestamp};
 use iroh::EndpointId;
@@ -106,40 +108,47 @@ impl Status {
     /// out what was left since, and whom nothing lets in any more and that was forgotten. Of tickets that
     /// others took the place of, nothing is told.
     pub fn complete(&mut self, records: &Records) {
+        let at = now();
+        // The last one counts.
+        let newest = records.joined.iter();
+        let newest = newest.map(|join| ((join.peer, join.bucket), join.grant));
+        let newest: HashMap<_, _> = newest.collect();
         for link in &mut self.links {
-            let newest = records.newest(link.peer, link.bucket);
-            if link.refused.is_some() && link.refused != newest.map(|joined| joined.grant) {
+            let newest = newest.get(&(link.peer, link.bucket));
+            if link.refused.is_some() && link.refused.as_ref() != newest {
                 (link.trouble, link.refused) = (None, None);
             }
         }
         let joined = records.joined.iter();
-        let joined = joined.filter(|join| !records.is_silent(join));
+        let joined = joined.filter(|join| !records.is_silent(join, at));
         let joined = joined.map(|join| (join.peer, join.bucket, false, join.access));
-        let given = records.grants.iter().flat_map(|grant| {
-            let keys = grant.keys.iter();
-            keys.map(|key| (key.peer, grant.bucket))
-        });
-        let at = now();
-        let given = given.map(|(peer, bucket)| {
-            let valid = records.grants_of(peer, at).filter(|g| g.bucket == bucket);
-            let access = valid.map(|grant| grant.access).max();
-            (peer, bucket, true, access.unwrap_or(Access::Read))
-        });
-        let is_forgotten = |peer, bucket| {
-            records.peer(peer).is_none() && records.ended(peer, bucket, at).is_some()
-        };
-        let given = given.filter(|(peer, bucket, ..)| !is_forgotten(*peer, *bucket));
+        // What each was given; nothing where all of it is over.
+        let mut given: BTreeMap<(EndpointId, BucketUid), Option<Access>> = BTreeMap::new();
+        for grant in &records.grants {
+            let is_valid = grant.over(at).is_none();
+            for key in &grant.keys {
+                let access = (is_valid && key.revoked.is_none()).then_some(grant.access);
+                let known = given.entry((key.peer, grant.bucket)).or_default();
+                *known = access.max(*known);
+            }
+        }
+        let known: HashSet<_> = records.peers.iter().map(|peer| peer.id).collect();
+        let is_forgotten =
+            |peer, bucket| !known.contains(&peer) && given.get(&(peer, bucket)) == Some(&None);
         self.links.retain(|link| match link.role() {
             Role::Giver => link.connected || !is_forgotten(link.peer, link.bucket),
-            Role::Taker => records.newest(link.peer, link.bucket).is_some(),
+            Role::Taker => newest.contains_key(&(link.peer, link.bucket)),
             Role::Member => true,
         });
+        let told = self.links.iter().filter(|link| !link.member);
+        let told = told.map(|link| (link.peer, link.bucket, link.shared));
+        let mut told: HashSet<_> = told.collect();
+        let given = given
+            .iter()
+            .map(|((peer, bucket), access)| (*peer, *bucket, true, access.unwrap_or(Access::Read)));
+        let given = given.filter(|(peer, bucket, ..)| !is_forgotten(*peer, *bucket));
         for (peer, bucket, shared, access) in joined.chain(given) {
-            let is_it = |link: &Link| {
-                let is_same = (link.peer, link.bucket, link.shared) == (peer, bucket, shared);
-                is_same && !link.member
-            };
-            if !self.links.iter().any(is_it) {
+            if told.insert((peer, bucket, shared)) {
                 self.links.push(Link {
                     peer,
                     bucket,

@@ -143,17 +143,6 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
     }
     let store = app.store()?;
     let unsent = store.unsent(&ticket)?;
-    if let Some(unsent) = unsent {
-        let what = match unsent.commits {
-            Some(commits) => {
-                let verb = if commits == 1 { "goes" } else { "go" };
-                let changes = count(commits, "change", "changes");
-                format!("{changes} made here while the bucket was only read {verb} out")
-            }
-            None => "changes made here while the bucket was only read go out".to_owned(),
-        };
-        app.out.note(format_args!("{what} by this ticket"));
-    }
     let (task, bar) = app.out.follow(app.task(), "join", Unit::Files);
     let joined = store.join_and_wait(&ticket, &options, args.wait, &task);
     drop(bar);
@@ -184,6 +173,17 @@ pub(crate) fn join(app: &App, args: &Join) -> Result<()> {
     let bold = app.out.paint(BOLD, &name);
     app.out
         .done(&record, format_args!("joined the bucket {bold}{from}"))?;
+    if let Some(unsent) = unsent {
+        let what = match unsent.commits {
+            Some(commits) => {
+                let verb = if commits == 1 { "goes" } else { "go" };
+                let changes = count(commits, "change", "changes");
+                format!("{changes} made here while the bucket was only read {verb} out")
+            }
+            None => "changes made here while the bucket was only read go out".to_owned(),
+        };
+        app.out.note(format_args!("{what} by this ticket"));
+    }
     if !running {
         app.out.note("nothing comes before `alkfs node` runs here");
     } else if !connected {

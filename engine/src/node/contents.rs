@@ -562,7 +562,9 @@ impl Source {
                 // Somebody may come, as long as nobody could be asked: unless none of them lets this one in.
                 if waited && tried.is_empty() && !fetch.is_over() {
                     // Whatever makes a peer refuse, or let in, stirs the node.
-                    let is_news = stirs.as_ref().is_none_or(|s| s.has_changed().unwrap_or(true));
+                    let is_news = stirs
+                        .as_ref()
+                        .is_none_or(|s| s.has_changed().unwrap_or(true));
                     if is_news {
                         stirs = self.net.lock().await.as_ref().map(Net::stirs);
                     }

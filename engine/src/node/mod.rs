@@ -27,6 +27,7 @@ use contents::{LOOKING, Readers, Source};
 use tally::Tallies;
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
+pub(crate) use records::forget_joined;
 pub use records::{
     Ended, GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus,
     Revoked, ShareOptions, SyncStatus, Unsent,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::branch;
-use alknet_fs_core::store::{BucketId, Durability, ReadTxn};
+use alknet_fs_core::store::{BucketId, Durability, ReadTxn, WriteTxn};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Event, Result, Timestamp, TreePath};
 use alknet_fs_net::{
     Access, Behind, EndpointAddr, EndpointId, Grant, GrantId, Joined, Link, NetOptions, Offer,
@@ -480,6 +480,11 @@ impl Store {
         let (peer, uid) = (ticket.addr.id, ticket.bucket);
         Records::update(&*self.inner.tree, Durability::Full, |records, txn| {
             let is_of = |joined: &Joined| (joined.peer, joined.bucket) == (peer, uid);
+            let is_own = |joined: &Joined| is_of(joined) && joined.since == before.at;
+            if !records.joined.iter().any(is_own) {
+                // Somebody left the bucket meanwhile, or a ticket took the place of this one.
+                return Ok(());
+            }
             // Somebody may have joined by another ticket meanwhile.
             let later = records.joined.iter().filter(|joined| is_of(joined));
             let later = later.filter(|joined| joined.since > before.at);
@@ -516,9 +521,11 @@ impl Store {
         let records = Records::load(&*txn)?;
         let of = |joined: &&Joined| joined.bucket == ticket.bucket;
         let joined: Vec<_> = records.joined.iter().filter(of).collect();
-        let all = joined
-            .iter()
-            .any(|joined| joined.branches.is_empty() && joined.access == Access::Write);
+        let at = now();
+        let all = joined.iter().any(|joined| {
+            let is_over = joined.expires.is_some_and(|expires| expires <= at);
+            joined.branches.is_empty() && joined.access == Access::Write && !is_over
+        });
         let Some(bucket) = records.bucket(ticket.bucket) else {
             return Ok(None);
         };
@@ -529,11 +536,17 @@ impl Store {
         told.complete(&records);
         let links = told.links.iter();
         let links = links.filter(|link| link.bucket == ticket.bucket && !link.shared);
-        let known = links.filter_map(|link| link.stays).max();
+        let known: Vec<_> = links
+            .filter_map(|link| link.stays.zip(link.gathered))
+            .collect();
         // What was written since is not counted.
         let is_counted = self.inner.keeper.node_owner()?.is_some() && ticket.branches.is_empty();
-        let commits = known.filter(|known| *known > 0 && is_counted);
-        let is_any = known.is_some_and(|known| known > 0) || wrote_here(&*txn, bucket)?;
+        let stays = known.iter().map(|(stays, _)| *stays).max();
+        let commits = stays.filter(|stays| *stays > 0 && is_counted);
+        let is_any = match known.iter().map(|(_, gathered)| *gathered).min() {
+            Some(gathered) => stays > Some(0) || wrote_here(&*txn, bucket, gathered)?,
+            None => wrote_here(&*txn, bucket, Cursor::START)?,
+        };
         Ok(is_any.then_some(Unsent { commits }))
     }
 
@@ -675,18 +688,6 @@ impl Store {
             })
         };
         leave().map_err(|e: Error| e.op("leave").path(bucket))
-    }
-
-    /// Forgets that a bucket which is deleted was joined.
-    pub(crate) fn forget_joined(&self, bucket: BucketId) -> Result<()> {
-        if self.inner.disk.is_none() {
-            return Ok(());
-        }
-        Records::update(&*self.inner.tree, Durability::Full, |records, _| {
-            let uid = records.uid(bucket);
-            records.joined.retain(|joined| Some(joined.bucket) != uid);
-            Ok(())
-        })
     }
 
     /// Returns everything that was given out, from the oldest, used or not.
@@ -927,6 +928,15 @@ impl Store {
     }
 }
 
+/// Forgets that a bucket which is deleted was joined.
+pub(crate) fn forget_joined(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
+    Records::change(txn, |records, _| {
+        let uid = records.uid(bucket);
+        records.joined.retain(|joined| Some(joined.bucket) != uid);
+        Ok(())
+    })
+}
+
 /// Finds a peer, which the node of this store is not.
 fn find_other(records: &Records, who: &str, own: EndpointId) -> Result<EndpointId> {
     let found = records.find_peer(who);
@@ -944,9 +954,15 @@ fn find_other(records: &Records, who: &str, own: EndpointId) -> Result<EndpointI
     found
 }
 
-/// Tells whether nothing was ever put into a bucket.
+/// Tells whether nothing was ever put into a bucket, and nothing is being written to it.
 fn is_empty(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
-    let mut is_empty = txn.branches(bucket)?.len() <= 1;
+    let branches = txn.branches(bucket)?;
+    for branch in &branches {
+        if !txn.sessions(Some(branch.id))?.is_empty() {
+            return Ok(false);
+        }
+    }
+    let mut is_empty = branches.len() <= 1;
     txn.scan_tree(bucket, &TreePath::root(), &mut |_, _, _, _| {
         is_empty = false;
         Ok(ControlFlow::Break(()))
@@ -954,9 +970,9 @@ fn is_empty(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
     Ok(is_empty)
 }
 
-/// Tells whether anything was written to a bucket in this store, as far as its events go back.
-fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
-    let mut cursor = Cursor::START;
+/// Tells whether anything was written to a bucket in this store after a cursor, as far as its events go
+/// back.
+fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId, mut cursor: Cursor) -> Result<bool> {
     loop {
         let events = match txn.events(Some(bucket), cursor, 256) {
             Ok(events) => events,
