@@ -424,8 +424,9 @@ fn what_is_shared_for_a_while_is_refused_after_that() {
     });
     let said = b.run(&["sync", "status"]);
     assert!(said.stderr.contains(why), "{said:?}");
-    let status = a.one(&["sync", "status", "--wait", "60"]);
-    assert_eq!(status["ended"], "expired");
+    let waited = a.run(&["--json", "sync", "status", "--wait", "60"]);
+    assert_eq!(waited.records()[0]["ended"], "expired");
+    assert!(waited.status == 1 && waited.stderr.is_empty(), "{waited:?}");
     a.put("/later", "later");
     let here = ["--bucket", "theirs", "cat", "/hello"];
     assert_eq!(b.run(&here).stdout, b"hello");
