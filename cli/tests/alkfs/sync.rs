@@ -153,6 +153,10 @@ fn a_bucket_is_shared_joined_and_taken_back() {
     assert!(a.run(&["log"]).text().contains("laptop"));
     let watched = a.run(&["watch", "--after", "0", "--count", "2", "--timeout", "20"]);
     assert!(watched.text().contains("from laptop"), "{watched:?}");
+    let own = said(&b.one(&["peers", "list"]), "peer");
+    for taken in [&own[..], &own[..10]] {
+        a.fails(&["peers", "name", "laptop", taken], "AlreadyExists");
+    }
     let error = a.fails(&["peers", "name", "nobody", "x"], "NotFound");
     assert!(said(&error, "hint").contains("alkfs peers"), "{error}");
     let error = a.fails(&["node", "--loopback"], "Locked");

@@ -769,10 +769,16 @@ impl Store {
         let update = Records::update(&*self.inner.tree, Durability::Full, |records, _| {
             branch::check_label("peer", name)?;
             let id = find_other(records, who, own)?;
-            let has_name = |name: &str, other: Option<&str>| other == Some(name);
-            let mut others = records.peers.iter().filter(|peer| peer.id != id);
-            if others.any(|peer| has_name(name, peer.name.as_deref())) {
-                let why = "another peer has that name";
+            let others = records.peers.iter().filter(|peer| peer.id != id);
+            let mut is_taken = others
+                .clone()
+                .any(|peer| peer.name.as_deref() == Some(name));
+            if name.len() >= KEY_LIKE {
+                let mut keys = others.map(|peer| peer.id).chain([own]);
+                is_taken |= keys.any(|key| key.to_string().starts_with(name));
+            }
+            if is_taken {
+                let why = "another peer has that name, or a key that begins like it";
                 return Err(Error::with_detail(ErrorKind::AlreadyExists, why).path(name));
             }
             records.peer_mut(id).name = Some(name.to_owned());
@@ -990,6 +996,9 @@ fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId, mut cursor: Cursor) -> Result
         }
     }
 }
+
+/// How many digits of a key are told apart from a name that somebody chose.
+const KEY_LIKE: usize = 8;
 
 /// How many events are looked at to tell how much was committed since a peer was there.
 const SINCE: usize = 1000;
