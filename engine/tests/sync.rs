@@ -13,8 +13,8 @@ use alknet_fs::node::{
     Access, Bind, JoinOptions, Node, NodeOptions, RelayUrl, Relays, ShareOptions, SyncStatus,
 };
 use alknet_fs::{
-    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Hash, Store, Task,
-    TreeRef, WatchOptions,
+    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Hash, OpenOptions,
+    Store, Task, TreeRef, WatchOptions,
 };
 use common::{Side, node, pair, until};
 
@@ -701,4 +701,31 @@ fn who_joins_waits_until_the_other_lets_it_in_or_says_that_it_does_not() {
     // Nobody can answer where no node runs.
     late.stop();
     assert!(!wait(&late.store, 600).unwrap().connected);
+}
+
+#[test]
+fn a_join_that_is_refused_does_not_end_what_is_being_written() {
+    let [mut here, there] = [Side::new(), Side::new()];
+    let ticket = here.share(&ShareOptions::new());
+    here.stop();
+    here.store.revoke_grant(ticket.grant).unwrap();
+    let options = JoinOptions::new().name("theirs");
+    std::thread::scope(|scope| {
+        let joining = scope.spawn(|| {
+            let time = Duration::from_secs(90);
+            there
+                .store
+                .join_and_wait(&ticket, &options, time, &Task::new())
+        });
+        until("it is joined", || there.store.bucket("theirs").is_ok());
+        let main = there.store.bucket("theirs").unwrap().main().unwrap();
+        let session = main.open_session("/f", &OpenOptions::new()).unwrap();
+        session.write_at(0, b"text").unwrap();
+        here.start();
+        let refused = joining.join().unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        session.close().unwrap();
+        assert_eq!(main.read("/f").unwrap(), b"text");
+    });
+    assert!(there.store.sync_status().unwrap().peers.is_empty());
 }
