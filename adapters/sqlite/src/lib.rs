@@ -21,6 +21,7 @@
 //! ```
 
 mod check;
+mod database;
 mod error;
 mod events;
 #[cfg_attr(not(all(unix, target_pointer_width = "64")), path = "no_fork.rs")]

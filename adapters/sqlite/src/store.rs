@@ -10,6 +10,7 @@ use alknet_fs_core::{Error, ErrorKind, Result};
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::database::Database;
 use crate::error::{DbResult, from_sqlite};
 use crate::fork;
 use crate::schema::{self, Identity};
@@ -157,12 +158,13 @@ impl SqliteStore {
             changes: 0,
             honker: false,
         };
+        let opened = Database::at(&database)?;
         Ok(Self {
-            watch: Arc::new(Watch::new(&database, options.poll_interval)?),
+            watch: Arc::new(Watch::new(opened.clone(), options.poll_interval)),
             readers: Arc::new(Readers {
                 idle: Mutex::new(Vec::new()),
                 keep: options.max_readers,
-                database: database.clone(),
+                database: opened,
                 busy_timeout: options.busy_timeout,
             }),
             writer: Arc::new(Mutex::new(writer)),
@@ -244,7 +246,7 @@ impl SqliteStore {
         let deadline = self.deadline();
         let writer = self.lock_writer(deadline)?;
         // The store's own connection keeps temporary tables, and so the copy, in memory.
-        let conn = connect(&self.database, Duration::ZERO).db()?;
+        let conn = connect(self.readers.database.path()?, Duration::ZERO).db()?;
         let turn = self.turn.take(deadline)?;
         let mut pauses = Pauses::new(deadline);
         loop {
@@ -290,7 +292,7 @@ impl Store for SqliteStore {
         if !writer.conn.is_autocommit() {
             // An earlier transaction could not be rolled back: its connection cannot be trusted.
             *writer = Writer {
-                conn: open_writer(&self.database, &self.options)?,
+                conn: open_writer(self.readers.database.path()?, &self.options)?,
                 durability: Durability::Full,
                 // Nobody knows what the old connection has committed.
                 unsynced: true,
@@ -311,7 +313,7 @@ impl Store for SqliteStore {
     }
 
     fn wait_for_commit(&self, seen: u64, timeout: Duration) -> Result<u64> {
-        self.watch.wait(&self.database, seen, timeout)
+        self.watch.wait(seen, timeout)
     }
 }
 
@@ -357,7 +359,7 @@ type WriterGuard = ArcMutexGuard<RawMutex, Writer>;
 struct Readers {
     idle: Mutex<Vec<Versioned>>,
     keep: usize,
-    database: PathBuf,
+    database: Database,
     busy_timeout: Duration,
 }
 
@@ -366,7 +368,7 @@ impl Readers {
         let idle = self.idle.lock().pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => Versioned::new(open_reader(&self.database, self.busy_timeout).db()?),
+            None => Versioned::new(open_reader(self.database.path()?, self.busy_timeout).db()?),
         };
         Ok(Reader {
             conn: Some(conn),

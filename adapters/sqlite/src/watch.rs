@@ -1,22 +1,22 @@
 //! Waking those who wait for commits, of this process and of others.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use alknet_fs_core::{Error, ErrorKind, Result};
-use file_id::{FileId, get_file_id};
 use honker_core::{UpdateWatcher, WatcherConfig};
 use parking_lot::{Condvar, Mutex};
+
+use crate::database::{Database, replaced};
 
 /// Counts commits once somebody asks for them.
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     watcher: Mutex<Option<UpdateWatcher>>,
     poll_interval: Duration,
-    /// The file that the store opened. The watcher only knows the one that was there when it began.
-    opened: FileId,
+    /// What the store opened. The watcher only knows the file that was there when it began.
+    database: Database,
 }
 
 struct Shared {
@@ -52,9 +52,7 @@ impl Drop for EndOfThread {
 }
 
 impl Watch {
-    /// # Errors
-    /// [`ErrorKind::Io`] where the database cannot be looked at.
-    pub(crate) fn new(database: &Path, poll_interval: Duration) -> Result<Self> {
+    pub(crate) fn new(database: Database, poll_interval: Duration) -> Self {
         let shared = Shared {
             started: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -63,12 +61,12 @@ impl Watch {
             }),
             changed: Condvar::new(),
         };
-        Ok(Self {
+        Self {
             shared: Arc::new(shared),
             watcher: Mutex::new(None),
             poll_interval,
-            opened: get_file_id(database)?,
-        })
+            database,
+        }
     }
 
     /// Tells that this store object committed; the watcher would notice it up to one poll later.
@@ -78,8 +76,8 @@ impl Watch {
         }
     }
 
-    pub(crate) fn wait(&self, database: &Path, seen: u64, timeout: Duration) -> Result<u64> {
-        self.start(database)?;
+    pub(crate) fn wait(&self, seen: u64, timeout: Duration) -> Result<u64> {
+        self.start()?;
         let deadline = Instant::now().checked_add(timeout);
         let mut state = self.shared.state.lock();
         while state.count == seen && !state.stopped {
@@ -98,15 +96,12 @@ impl Watch {
             }
         }
         if state.stopped {
-            return Err(Error::with_detail(
-                ErrorKind::Io,
-                "store.db was replaced while it was in use: open the store again",
-            ));
+            return Err(replaced());
         }
         Ok(state.count)
     }
 
-    fn start(&self, database: &Path) -> Result<()> {
+    fn start(&self) -> Result<()> {
         let mut watcher = self.watcher.lock();
         if watcher.is_some() {
             return Ok(());
@@ -114,17 +109,16 @@ impl Watch {
         let config = WatcherConfig::default()
             .with_poll_interval(self.poll_interval)
             .map_err(|why| Error::with_detail(ErrorKind::InvalidInput, why))?;
+        let path = self.database.path()?.to_owned();
         let end = EndOfThread(self.shared.clone());
         self.shared.started.store(true, Ordering::Release);
         // Returns once the thread has its baseline: every later commit is noticed.
         *watcher = Some(UpdateWatcher::spawn_with_config(
-            database.to_owned(),
+            path,
             move || end.0.bump(),
             config,
         ));
-        if get_file_id(database).is_ok_and(|watched| watched != self.opened) {
-            self.shared.stop();
-        }
+        self.database.path().inspect_err(|_| self.shared.stop())?;
         Ok(())
     }
 }

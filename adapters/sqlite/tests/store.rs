@@ -1148,7 +1148,9 @@ fn a_store_that_was_replaced_before_anybody_waited_says_so() {
     let database = dir.path().join("store.db");
     std::fs::copy(&database, dir.path().join("copy")).unwrap();
     std::fs::rename(dir.path().join("copy"), &database).unwrap();
+    let read = store.read().map(drop).unwrap_err();
     let waited = store.wait_for_commit(1, Duration::from_secs(60));
-    let said = waited.unwrap_err().to_string();
-    assert!(said.contains("store.db was replaced"), "{said}");
+    for said in [read.to_string(), waited.unwrap_err().to_string()] {
+        assert!(said.contains("store.db was replaced"), "{said}");
+    }
 }
