@@ -150,7 +150,8 @@ describe('nodes', () => {
 
   it('say in events which peer', async () => {
     const [here, there] = await pair();
-    const third = await joined(await there.store.share('notes'), 'third');
+    // Who has only a branch meets no other members.
+    const third = await joined(await there.store.share('notes', { branches: 'main' }), 'third');
     await using watcher = here.bucket.watch();
     await there.main.put('/theirs', 'x');
     await here.main.put('/ours', 'x');

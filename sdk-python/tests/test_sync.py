@@ -150,7 +150,8 @@ def test_events_say_which_peer(
     here: Side, there: Side, stores: Callable[[str], alknet_fs.Store]
 ) -> None:
     third = stores("third")
-    bucket = third.join(there.store.share("notes"))
+    # Who has only a branch meets no other members.
+    bucket = third.join(there.store.share("notes", branches="main"))
     with here.bucket.watch(timeout=LONGEST) as watch:
         there.main.write_text("/theirs", "x")
         here.main.write_text("/ours", "x")
