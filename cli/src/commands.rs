@@ -12,6 +12,8 @@ mod sync;
 mod transfer;
 mod upkeep;
 
+pub(crate) use sync::short;
+
 use crate::app::App;
 use crate::args::{Command, PeersCommand, SyncCommand};
 use crate::failure::Result;

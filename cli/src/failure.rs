@@ -10,6 +10,7 @@ use alknet_fs::{Error, ErrorKind, TreePath};
 use serde::Serialize;
 
 use crate::app::{App, INTERRUPTED};
+use crate::commands::short;
 use crate::output::{printable, stderr_style};
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -271,7 +272,7 @@ fn known_peers(app: &App, lists: &str) -> String {
     let peers = app.opened_store().and_then(|store| store.peers().ok());
     let names = peers.into_iter().flatten().map(|peer| match peer.name {
         Some(name) => name,
-        None => peer.id.chars().take(10).collect(),
+        None => short(&peer.id).to_owned(),
     });
     let names: Vec<_> = names.take(10).collect();
     match names.is_empty() {

@@ -185,7 +185,7 @@ pub fn add(
 }
 
 /// Freezes all that a branch shows now, without a name. Returns the epoch that shows it.
-pub fn freeze(txn: &mut dyn WriteTxn, id: BranchId) -> Result<Epoch> {
+fn freeze(txn: &mut dyn WriteTxn, id: BranchId) -> Result<Epoch> {
     let record = branch_by_id(txn, id)?;
     let mut bucket = bucket_by_id(txn, record.bucket)?;
     let epoch = bucket.epoch;
@@ -196,7 +196,7 @@ pub fn freeze(txn: &mut dyn WriteTxn, id: BranchId) -> Result<Epoch> {
 
 /// Makes an epoch in which a branch shows what it shows now with other rows of its own, and of those
 /// that it inherits live, which never were in it together. What these show later is as if that epoch
-/// had not been. Returns the epoch; the one before shows what is there now.
+/// had not been. Returns the epoch; the one before shows what is there now, unless there are no rows.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`].
@@ -206,6 +206,9 @@ pub fn freeze_with(
     rows: &BTreeMap<BranchId, BTreeMap<TreePath, Row>>,
 ) -> Result<Epoch> {
     let present = freeze(txn, id)?;
+    if rows.is_empty() {
+        return Ok(present);
+    }
     let epoch = Epoch(present.0 + 1);
     for (branch, rows) in rows {
         let record = branch_by_id(txn, *branch)?;

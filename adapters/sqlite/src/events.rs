@@ -6,7 +6,7 @@ use alknet_fs_core::entry::Timestamp;
 use alknet_fs_core::event::{Commit, Cursor, Event};
 use alknet_fs_core::store::{BucketId, Retention};
 use alknet_fs_core::{Error, ErrorKind, Result};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -61,11 +61,11 @@ pub(crate) fn read(
     refuse_lagging(conn, bucket, after)?;
     let sql = match bucket {
         Some(_) => {
-            "SELECT offset, topic, payload FROM _honker_stream \
+            "SELECT offset, payload, topic FROM _honker_stream \
              WHERE offset >= ?1 AND topic = ?2 ORDER BY offset"
         }
         None => {
-            "SELECT offset, topic, payload FROM _honker_stream \
+            "SELECT offset, payload, topic FROM _honker_stream \
              WHERE offset >= ?1 AND topic GLOB ?2 ORDER BY offset"
         }
     };
@@ -79,10 +79,8 @@ pub(crate) fn read(
     while records < limit
         && let Some(row) = rows.next().db()?
     {
-        let offset = row.get::<_, i64>(0).db()?.unsigned_abs();
-        let topic = row.get_ref(1).db()?.as_str().map_err(|e| bad(offset, &e))?;
-        let payload = row.get_ref(2).db()?.as_str().map_err(|e| bad(offset, &e))?;
-        let commit: Commit = decode(offset, payload)?;
+        let (offset, commit) = record(row)?;
+        let topic = row.get_ref(2).db()?.as_str().map_err(|e| bad(offset, &e))?;
         let name = bucket_name(conn, &mut names, topic)?;
         let before = events.len();
         events.extend(commit.events(&name, offset, after));
@@ -111,9 +109,7 @@ pub(crate) fn read_before(
     while records < limit
         && let Some(row) = rows.next().db()?
     {
-        let offset = row.get::<_, i64>(0).db()?.unsigned_abs();
-        let payload = row.get_ref(1).db()?.as_str().map_err(|e| bad(offset, &e))?;
-        let commit: Commit = decode(offset, payload)?;
+        let (offset, commit) = record(row)?;
         let name = bucket_name(conn, &mut names, &topic)?;
         let found = events.len();
         events.extend(commit.events(&name, offset, Cursor::START));
@@ -125,6 +121,13 @@ pub(crate) fn read_before(
         records += usize::from(events.len() > found);
     }
     Ok(events)
+}
+
+/// Reads a log record, of which a row begins with the offset and the payload.
+fn record(row: &Row<'_>) -> Result<(u64, Commit)> {
+    let offset = row.get::<_, i64>(0).db()?.unsigned_abs();
+    let payload = row.get_ref(1).db()?.as_str().map_err(|e| bad(offset, &e))?;
+    Ok((offset, decode(offset, payload)?))
 }
 
 fn bad(offset: u64, error: &rusqlite::types::FromSqlError) -> Error {

@@ -390,10 +390,7 @@ impl Bucket {
             }
         };
         rows.retain(|_, rows| !rows.is_empty());
-        let epoch = match rows.is_empty() {
-            true => branch::freeze(txn, branch)?,
-            false => branch::freeze_with(txn, branch, &rows)?,
-        };
+        let epoch = branch::freeze_with(txn, branch, &rows)?;
         self.keep_moment(txn, scope, epoch, moment)?;
         if let Some(present) = present.filter(|_| !is_present) {
             let inherited = if is_over_same { moment } else { &present };

@@ -616,7 +616,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     }
     let own = status.peers.iter().filter(|peer| !peer.member);
     // Nobody waits for whom nothing lets in, unless there is nobody else.
-    let is_vain = own.clone().all(|peer| peer.ended.is_some());
+    let is_vain = status.is_vain();
     for peer in own.filter(|peer| !peer.synced && (is_vain || peer.ended.is_none())) {
         let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
         let bucket = peer.bucket.as_deref().unwrap_or_default();

@@ -290,7 +290,7 @@ impl SyncStatus {
     }
 
     /// Tells whether nobody can become synced: all own peers are let in no more.
-    fn is_vain(&self) -> bool {
+    pub fn is_vain(&self) -> bool {
         let mut own = self.peers.iter().filter(|peer| !peer.member).peekable();
         own.peek().is_some() && own.all(|peer| peer.ended.is_some())
     }
