@@ -367,6 +367,10 @@ fn what_comes_after_a_version_that_never_came_has_a_base() {
     let _service = world.store.serve_contents(world.source.clone()).unwrap();
     let bucket = world.main.bucket();
     bucket.set_content_policy(ContentPolicy::Eager).unwrap();
+    // The look at all that is there would queue it a second time.
+    eventually("it is known what is wanted", || {
+        !world.store.content_queue().unwrap().scanning
+    });
     let never = world.source.give(&large(2));
     world.source.has.lock().remove(&never);
     world.names("/f", &never, 300_000);
