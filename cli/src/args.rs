@@ -1031,7 +1031,10 @@ pub(crate) enum SyncCommand {
     },
     /// Stop keeping a joined bucket the same as elsewhere; the bucket stays
     #[command(
-        after_help = examples!("alkfs sync leave their-work"),
+        after_help = examples!(
+            "alkfs sync leave their-work"
+            "alkfs sync leave their-work --from laptop   # which is gone for good"
+        ),
         long_about = "Stop keeping a joined bucket the same as elsewhere; the bucket stays.\n\nWhom this \
             node let in goes on with it, until `alkfs peers revoke`; and so does everybody else, among each \
             other. To delete the bucket leaves it too."
@@ -1040,6 +1043,9 @@ pub(crate) enum SyncCommand {
         /// The bucket [default: that of --bucket]
         #[arg(value_name = "BUCKET")]
         name: Option<String>,
+        /// Leave it for this peer alone: its name, its key, or the beginning of its key
+        #[arg(long = "from", value_name = "PEER")]
+        peer: Option<String>,
     },
 }
 

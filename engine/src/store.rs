@@ -346,7 +346,7 @@ impl Store {
             .id;
         txn.remove_bucket(id)?;
         #[cfg(feature = "sync")]
-        crate::node::forget_joined(&mut *txn, id)?;
+        crate::node::forget_shared(&mut *txn, id)?;
         txn.commit()?;
         self.inner
             .chains

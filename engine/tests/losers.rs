@@ -150,6 +150,8 @@ fn what_shows_stays_where_the_content_of_a_loser_cannot_be_had() {
     a.write("/f", b"of a");
     a.start();
     until("a knows of it", || a.conflict("/f").is_some());
+    let brief = Duration::from_secs(5);
+    a.bucket.set_content_timeout(brief).unwrap();
     let error = a.main().resolve("/f", Keep::Loser(0)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
     let asked = error.asked();

@@ -283,6 +283,89 @@ fn what_may_only_be_read_stays_as_it_is() {
 }
 
 #[test]
+fn a_bucket_is_left_for_one_of_those_that_it_was_joined_from() {
+    let [a, b] = pair(&ShareOptions::new());
+    let mut c = a.joined(&ShareOptions::new());
+    c.join(&b.share(&ShareOptions::new()));
+    let givers = || {
+        let mut peers = c.store.peers().unwrap();
+        peers.retain(|peer| !peer.joined.is_empty());
+        peers.into_iter().map(|peer| peer.id).collect::<Vec<_>>()
+    };
+    let [a_id, b_id] = [&a, &b].map(|side| side.node().id());
+    assert_eq!(givers(), [a_id, b_id]);
+    let left = |who: &str| c.store.leave_peer("joined", who);
+    left(a_id).unwrap();
+    assert_eq!(givers(), [b_id]);
+    for nobody in [a_id, "nobody"] {
+        assert_eq!(left(nobody).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    left(&b_id[..12]).unwrap();
+    assert!(givers().is_empty());
+}
+
+#[test]
+fn a_bucket_that_is_deleted_where_it_is_shared_is_said_to_be_gone() {
+    let [a, b] = pair(&ShareOptions::new());
+    b.write("/f", "of b");
+    a.reads("main", "/f", "of b");
+    a.store.delete_bucket("default").unwrap();
+    until("b is told", || {
+        let status = b.node().status().unwrap();
+        let peer = &status.peers[0];
+        let trouble = peer.trouble.as_deref().unwrap_or_default();
+        // A moment ago it may just have ended.
+        assert!(!trouble.contains("failed") && !trouble.contains("update"));
+        peer.refused && trouble.contains("no such bucket any more")
+    });
+    assert_eq!(b.main().read("/f").unwrap(), b"of b");
+}
+
+/// What it waits for is said where the time is over.
+#[test]
+fn a_read_waits_for_who_is_away_while_another_is_asked() {
+    let [a, mut b] = pair(&ShareOptions::new());
+    let c = a.joined(&ShareOptions::new());
+    b.write("/f", "at b only");
+    until("its name is known", || c.has("main", "/f"));
+    until("c knows where b is", || {
+        let peers = c.store.peers().unwrap();
+        peers.iter().any(|peer| peer.id == b.node().id())
+    });
+    for (side, other) in [(&a, &b), (&c, &b), (&c, &a)] {
+        let names = [(&a, "hub"), (&b, "laptop")];
+        let name = names.iter().find(|(of, _)| std::ptr::eq(*of, other));
+        let name = name.unwrap().1;
+        side.store.name_peer(other.node().id(), name).unwrap();
+    }
+    b.stop();
+    // At a, who gave it, and at c, who knows of it by a only.
+    for (side, asked) in [(&a, "c"), (&c, "hub")] {
+        if asked == "c" {
+            side.store.name_peer(c.node().id(), asked).unwrap();
+        }
+        let brief = Fetching::new().timeout(Duration::from_secs(6));
+        let begun = Instant::now();
+        let error = side.main().fetching(&brief).read("/f").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ContentUnavailable);
+        assert!(begun.elapsed() >= Duration::from_secs(6), "{error}");
+        assert!(error.asked().contains(&asked.to_owned()), "{error}");
+        assert!(error.to_string().contains("laptop"), "{error}");
+    }
+    std::thread::scope(|scope| {
+        let patient = Fetching::new().timeout(Duration::from_secs(90));
+        let reading = [&a, &c].map(|side| {
+            let main = side.main().fetching(&patient);
+            scope.spawn(move || main.read("/f"))
+        });
+        b.start();
+        for reading in reading {
+            assert_eq!(reading.join().unwrap().unwrap(), b"at b only");
+        }
+    });
+}
+
+#[test]
 fn tickets_that_cannot_be_joined_say_why() {
     let a = Side::new();
     let error = |options: &ShareOptions| {
@@ -307,6 +390,24 @@ fn tickets_that_cannot_be_joined_say_why() {
         .join(&good, &JoinOptions::new().name("y"))
         .unwrap_err();
     assert!(other.to_string().contains("as x"), "{other}");
+    // The bucket that is called as it is there cannot become the one that is here already.
+    let merged = b.store.join(&good, &JoinOptions::new().merge(true));
+    let why = "as x: it cannot be merged with default";
+    assert!(merged.unwrap_err().to_string().contains(why));
+    // A ticket is closed once one who used it was let out.
+    let is_open = || a.store.grants().unwrap().pop().unwrap().open;
+    assert!(is_open());
+    until("it is used", || a.store.peers().unwrap().len() == 1);
+    a.store.revoke_peer(b.node().id()).unwrap();
+    assert!(!is_open());
+    let c = Side::new();
+    let (time, task) = (Duration::from_secs(90), Task::new());
+    let closed = c
+        .store
+        .join_and_wait(&good, &JoinOptions::new().name("x"), time, &task);
+    let closed = closed.unwrap_err();
+    assert_eq!(closed.kind(), ErrorKind::PermissionDenied);
+    assert!(closed.to_string().contains("was revoked"), "{closed}");
 }
 
 #[test]

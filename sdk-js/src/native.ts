@@ -431,6 +431,8 @@ export interface GrantInfo {
   expires?: bigint;
   /** When it was taken back, if it was. */
   revoked?: bigint;
+  /** Whether its ticket still lets in who does not use it yet. */
+  open: boolean;
   /** The keys of the peers that use it. */
   peers: string[];
 }
@@ -864,7 +866,7 @@ export interface StoreHandle {
     later: boolean,
   ): Outcome<BucketHandle>;
   unsent(ticket: string, later: boolean): Outcome<Unsent | null>;
-  leave(bucket: string, later: boolean): Outcome<void>;
+  leave(bucket: string, peer: string | undefined, later: boolean): Outcome<void>;
   grants(later: boolean): Outcome<GrantInfo[]>;
   peers(later: boolean): Outcome<PeerInfo[]>;
   namePeer(who: string, name: string, later: boolean): Outcome<void>;

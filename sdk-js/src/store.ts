@@ -452,10 +452,14 @@ export class Store {
     return (await later((later) => this.#native.unsent(text, later))) ?? undefined;
   }
 
-  /** Ends what was joined of a bucket, which stays as it is. */
-  async leave(bucket: string): Promise<void> {
+  /**
+   * Ends what was joined of a bucket, which stays as it is: all of it, or what was joined from one peer,
+   * named by its name, its key or the beginning of that.
+   */
+  async leave(bucket: string, peer?: string): Promise<void> {
     const name = toText(bucket, 'bucket');
-    await later((later) => this.#native.leave(name, later));
+    const from = peer === undefined ? undefined : toText(peer, 'peer');
+    await later((later) => this.#native.leave(name, from, later));
   }
 
   /** Lists what was given to others, from the oldest, used or not. */

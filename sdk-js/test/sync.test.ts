@@ -329,6 +329,14 @@ describe('nodes', () => {
     await there.main.put('/c', 'three');
     assert.deepEqual(there.main.fs.readdirSync('/'), ['a', 'c']);
     await assert.rejects(there.store.leave('notes'), of('NotFound', /not joined/));
+    assert.equal((await here.store.grants())[0]?.open, true);
+    await there.store.join(await here.store.share('notes'));
+    await assert.rejects(there.store.leave('notes', 'nobody'), of('NotFound', /no peer/));
+    await there.store.leave('notes', here.node.id.slice(0, 12));
+    const again = there.store.leave('notes', here.node.id);
+    await assert.rejects(again, of('NotFound', /not joined from that peer/));
+    await here.store.revokePeer(there.node.id);
+    assert.ok((await here.store.grants()).every((grant) => !grant.open));
   });
 
   it('keep their keys', async () => {

@@ -359,6 +359,16 @@ def test_leave(here: Side, there: Side) -> None:
     assert there.main.listdir() == ["a", "c"]
     with pytest.raises(alknet_fs.NotFound, match="not joined"):
         there.store.leave("notes")
+    assert here.store.grants()[0].open
+    joined = there.store.join(here.store.share("notes"))
+    with pytest.raises(alknet_fs.NotFound, match="no peer"):
+        there.store.leave("notes", "nobody")
+    there.store.leave("notes", here.node.id[:12])
+    assert joined.name == "notes"
+    with pytest.raises(alknet_fs.NotFound, match="not joined from that peer"):
+        there.store.leave("notes", peer=here.node.id)
+    here.store.revoke_peer(there.node.id)
+    assert not any(grant.open for grant in here.store.grants())
 
 
 def test_a_node_keeps_its_key(tmp_path: Path) -> None:

@@ -238,6 +238,10 @@ impl Worker {
                     self.gather_at.get_or_insert(Instant::now() + BUSY);
                     thread::sleep(BUSY);
                 }
+                Err(e) if is_deleted(&e) => {
+                    tracing::debug!(bucket = %self.number, "synchronisation ends: {e}");
+                    break e;
+                }
                 Err(e) => {
                     tracing::warn!(bucket = %self.number, "synchronisation stops: {e}");
                     break e;
@@ -425,8 +429,10 @@ impl Worker {
         let known = self.bucket.gathered();
         self.bucket.gather(now)?;
         let gathered = self.bucket.gathered();
-        if gathered != known {
-            stir(&self.stirred);
+        match gathered == known {
+            true if self.store.read()?.bucket(self.number)?.is_none() => return Err(deleted()),
+            true => {}
+            false => stir(&self.stirred),
         }
         let found = gathered.zip(known);
         let found = found.map_or(0, |(now, before)| {
@@ -560,6 +566,18 @@ impl Conversation {
 /// Says that something happened that the status tells of.
 pub(crate) fn stir(stirred: &watch::Sender<u64>) {
     stirred.send_modify(|count| *count += 1);
+}
+
+const DELETED: &str = "the bucket was deleted here";
+
+/// Says that the bucket of a conversation is gone.
+pub(crate) fn deleted() -> Error {
+    Error::with_detail(ErrorKind::NotFound, DELETED)
+}
+
+/// Tells whether an error says so.
+pub(crate) fn is_deleted(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotFound && error.detail().ends_with(DELETED)
 }
 
 /// Tells whether a conversation ended because of this node's own store.

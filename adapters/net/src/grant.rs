@@ -203,6 +203,11 @@ impl Grant {
         self.keys.iter().find(|key| key.peer == peer)
     }
 
+    /// Tells whether the ticket lets somebody in at a time who does not use it yet.
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.over(now).is_none() && self.secret.is_some() && self.keys.len() < MAX_KEYS
+    }
+
     /// Tells whether a secret is that of the ticket, in a time that does not depend on what differs.
     pub(crate) fn is_opened_by(&self, secret: &Secret) -> bool {
         let hash = blake3::Hash::from_bytes(secret.hash());
@@ -276,11 +281,14 @@ pub(crate) fn admit(
             Some(_) => grant.over(now),
             None => {
                 let mut shown = presented.iter().filter(|(id, _)| *id == grant.id);
-                if !shown.any(|(_, secret)| grant.is_opened_by(secret)) {
+                // The hash of its secret is gone: who knows the id, which is as random, has seen the ticket.
+                let is_closed = grant.secret.is_none() && shown.clone().next().is_some();
+                if !is_closed && !shown.any(|(_, secret)| grant.is_opened_by(secret)) {
                     continue;
                 }
                 let is_full = grant.keys.len() >= MAX_KEYS;
-                let over = grant.over(now).or(is_full.then_some(Refusal::Busy));
+                let over = grant.over(now).or(is_closed.then_some(Refusal::Revoked));
+                let over = over.or(is_full.then_some(Refusal::Busy));
                 if over.is_none() {
                     grant.keys.push(Key {
                         peer,
@@ -388,6 +396,14 @@ mod tests {
         assert_eq!(ask(&mut grants, 1, &[], 100), Err(Refusal::Expired));
         grants[0].keys[0].revoked = Some(Timestamp(50));
         assert_eq!(ask(&mut grants, 1, &ticket, 60), Err(Refusal::Revoked));
+        // Since that peer was let out, the ticket is closed.
+        assert!(grants[0].is_open(Timestamp(60)));
+        grants[0].secret = None;
+        assert!(!grants[0].is_open(Timestamp(60)));
+        assert_eq!(ask(&mut grants, 3, &ticket, 60), Err(Refusal::Revoked));
+        assert_eq!(ask(&mut grants, 3, &[], 60), Err(Refusal::Unknown));
+        assert_eq!(ask(&mut grants, 3, &ticket, 100), Err(Refusal::Expired));
+        grants[0].secret = Some(SECRET.hash());
         grants[0].revoked = Some(Timestamp(50));
         assert_eq!(ask(&mut grants, 3, &ticket, 60), Err(Refusal::Revoked));
     }

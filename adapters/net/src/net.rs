@@ -34,7 +34,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::cover::Role;
 use crate::driver::{
-    Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault, stir,
+    Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, deleted, is_deleted, is_own_fault,
+    stir,
 };
 use crate::gossip::Gate;
 use crate::grant::{Access, Allowed, BucketUid, GrantId, Refusal, Secret, admit};
@@ -1330,6 +1331,17 @@ impl Inner {
                 return end(&mut send, &mut recv, Code::Protocol);
             }
         };
+        self.refuse(peer, refusal, send, recv).await;
+    }
+
+    /// Says that a peer is not let in.
+    async fn refuse(
+        &self,
+        peer: EndpointId,
+        refusal: Refusal,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) {
         match refusal {
             Refusal::Busy => tracing::debug!(peer = %self.label(peer), "a peer is to ask later"),
             _ => self.blame(peer, format_args!("a peer was refused: {refusal:?}")),
@@ -1435,6 +1447,9 @@ impl Inner {
         };
         let begun = match self.begin(bucket, terms).await {
             Ok(begun) => begun,
+            Err(e) if is_deleted(&e) => {
+                return self.refuse(peer, Refusal::Unknown, send, recv).await;
+            }
             Err(e) => {
                 tracing::warn!(peer = %self.label(peer), "not answered: {e}");
                 return end(&mut send, &mut recv, Code::Store);
@@ -1809,7 +1824,9 @@ impl Inner {
         };
         let code = match &outcome {
             Outcome::Over(code) => *code,
-            Outcome::Failed(e) if e.kind() == ErrorKind::Cancelled => Code::Stopping,
+            Outcome::Failed(e) if e.kind() == ErrorKind::Cancelled || is_deleted(e) => {
+                Code::Stopping
+            }
             Outcome::Failed(e) if is_own_fault(e.kind()) => Code::Store,
             Outcome::Lost(Lost::Ended(_)) => Code::Stopping,
             _ => Code::Protocol,
@@ -1838,6 +1855,10 @@ impl Inner {
                 })
             }
             Outcome::Over(_) => None,
+            Outcome::Failed(e) if is_deleted(&e) => {
+                self.remark(key.0, ended(&e));
+                None
+            }
             Outcome::Failed(e) => {
                 match is_own_fault(e.kind()) {
                     true => tracing::warn!(peer = %self.label(key.0), "{}", ended(&e)),
@@ -2029,10 +2050,6 @@ impl Drop for Closed<'_> {
 
 fn stopped() -> Error {
     Error::with_detail(ErrorKind::Io, "its endpoint was closed")
-}
-
-fn deleted() -> Error {
-    Error::with_detail(ErrorKind::NotFound, "the bucket was deleted here")
 }
 
 /// Cancels a task that is no longer wanted; false, for it does not stay in its map.

@@ -143,6 +143,9 @@ fn contents(bench: &mut Bench) -> Result<()> {
     here.end()
 }
 
+/// For how long nothing happens before a change: nodes rest after what they did, at most so long.
+const REST: Duration = Duration::from_millis(500);
+
 /// Joins a large bucket without its contents, and what comes after that.
 fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) -> Result<()> {
     let dir = bench.dir()?;
@@ -209,14 +212,26 @@ fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) 
         let after = there.still()?;
         bytes.push(after - before);
         before = after;
+        thread::sleep(REST);
     }
+    let mut hurried = Times::default();
+    for i in bench.rounds("one change after the other", bench.pick(30, 5)) {
+        hurried.push(seen(&mut here, &mut there, &format!("/next-{i}"))?);
+        there.ask("settled")?;
+        here.ask("settled")?;
+    }
+    let hurried = 1e3 * hurried.stats().median;
     let work = format!("one change in a bucket of {count} files");
-    bench.value(
-        format!("{work} is seen by a peer"),
-        Unit::Seconds,
-        &times,
-        0.050,
-    );
+    bench
+        .value(
+            format!("{work} is seen by a peer"),
+            Unit::Seconds,
+            &times,
+            0.050,
+        )
+        .note(format!(
+            "{hurried:.1} ms where each comes as soon as the one before it is settled"
+        ));
     bench.value(format!("{work}, on the wire"), Unit::Bytes, &bytes, 2048.0);
 
     let [mut times, mut bytes] = <[Times; 2]>::default();

@@ -120,6 +120,7 @@ pub struct GrantFacts {
     pub created: BigInt,
     pub expires: Option<BigInt>,
     pub revoked: Option<BigInt>,
+    pub open: bool,
     pub peers: Vec<String>,
 }
 
@@ -134,6 +135,7 @@ impl From<node::GrantInfo> for GrantFacts {
             created: grant.created.0.into(),
             expires: grant.expires.map(|at| at.0.into()),
             revoked: grant.revoked.map(|at| at.0.into()),
+            open: grant.open,
             peers: grant.peers,
         }
     }
@@ -382,9 +384,15 @@ impl StoreHandle {
     }
 
     #[napi]
-    pub fn leave(&self, bucket: String, later: bool) -> napi::Result<Outcome<()>> {
-        self.on(self.store.writes(), later, move |store| {
-            store.leave(&bucket)
+    pub fn leave(
+        &self,
+        bucket: String,
+        peer: Option<String>,
+        later: bool,
+    ) -> napi::Result<Outcome<()>> {
+        self.on(self.store.writes(), later, move |store| match &peer {
+            Some(peer) => store.leave_peer(&bucket, peer),
+            None => store.leave(&bucket),
         })
     }
 

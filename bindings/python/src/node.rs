@@ -149,6 +149,8 @@ report! {
         expires_ns: Option<i64>,
         /// When it was taken back, if it was.
         revoked_ns: Option<i64>,
+        /// Whether its ticket still lets in who does not use it yet.
+        open: bool,
         /// The keys of the peers that use it.
         peers: Vec<String>,
     }
@@ -165,6 +167,7 @@ impl From<alknet_fs::node::GrantInfo> for GrantInfo {
             created_ns: grant.created.0,
             expires_ns: grant.expires.map(|at| at.0),
             revoked_ns: grant.revoked.map(|at| at.0),
+            open: grant.open,
             peers: grant.peers,
         }
     }

@@ -353,9 +353,14 @@ impl Store {
         Ok(unsent.map(Unsent::from))
     }
 
-    /// Ends what was joined of a bucket, which stays as it is.
-    fn leave(&self, py: Python<'_>, bucket: &str) -> PyResult<()> {
-        self.0.run(py, |store| store.leave(bucket))
+    /// Ends what was joined of a bucket, which stays as it is: all of it, or what was joined from one
+    /// peer, by its name, its key or the beginning of that.
+    #[pyo3(signature = (bucket, peer=None))]
+    fn leave(&self, py: Python<'_>, bucket: &str, peer: Option<&str>) -> PyResult<()> {
+        self.0.run(py, |store| match peer {
+            Some(peer) => store.leave_peer(bucket, peer),
+            None => store.leave(bucket),
+        })
     }
 
     /// Lists what was given to others, from the oldest, used or not.

@@ -3,10 +3,11 @@
 use alknet_fs::{Bucket, Error, ErrorKind, NameConflict, Timestamp, TreeRef};
 use serde::Serialize;
 
+use super::sync::holders;
 use crate::app::App;
 use crate::args::{BranchCommand, BucketCommand, ShareCheck, SnapshotCommand};
 use crate::failure::{Failure, Result};
-use crate::output::{self, BOLD, Cell, DIM, Table, Unit, percent, size};
+use crate::output::{self, BOLD, Cell, DIM, Table, Unit, percent, printable, size};
 
 /// The branch that is used unless another is named.
 const MAIN: &str = "main";
@@ -69,7 +70,14 @@ pub(crate) fn bucket(app: &App, command: BucketCommand) -> Result<()> {
             let bucket = store.bucket(&name)?;
             if !yes {
                 let branches = output::count(bucket.branches()?.len() as u64, "branch", "branches");
-                let detail = format!("this deletes {branches} with all files and history");
+                let mut detail = format!("this deletes {branches} with all files and history");
+                let holders = holders(app, &name)?;
+                if !holders.is_empty() {
+                    detail += &format!(
+                        ", and ends sharing it: {} keep what they have",
+                        printable(&holders.join(", "))
+                    );
+                }
                 let error = Error::with_detail(ErrorKind::InUse, detail);
                 let error = error.op("delete bucket").path(&name);
                 return Err(Failure::with_hint(error, "say --yes to delete it for good"));

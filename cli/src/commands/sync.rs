@@ -8,7 +8,7 @@ use alknet_fs::node::{
     Access, Behind, Bind, Ended, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node,
     NodeOptions, PeerInfo, PeerStatus, Relays, Revoked, ShareOptions, Ticket,
 };
-use alknet_fs::{ContentPolicy, Error, ErrorKind};
+use alknet_fs::{ContentPolicy, Error, ErrorKind, Timestamp};
 use serde::Serialize;
 
 use crate::app::App;
@@ -209,6 +209,8 @@ struct GrantRecord<'a> {
     expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revoked: Option<String>,
+    /// Whether the ticket lets somebody new in.
+    open: bool,
     peers: &'a [String],
 }
 
@@ -223,6 +225,7 @@ impl<'a> GrantRecord<'a> {
             created: output::rfc3339(grant.created),
             expires: grant.expires.map(output::rfc3339),
             revoked: grant.revoked.map(output::rfc3339),
+            open: grant.open,
             peers: &grant.peers,
         }
     }
@@ -405,8 +408,13 @@ fn list_grants(app: &App) -> Result<()> {
         let ends = match (grant.revoked, grant.expires) {
             (Some(_), _) => Cell::new("revoked").styled(WARN),
             (None, Some(at)) if i128::from(at.0) <= now => Cell::new("expired").styled(WARN),
-            (None, Some(at)) => Cell::new(output::time(at, MINUTE)),
-            (None, None) => Cell::new("never"),
+            (None, ends) => {
+                let ends = ends.map_or("never".to_owned(), |at| output::time(at, MINUTE));
+                match grant.open {
+                    true => Cell::new(ends),
+                    false => Cell::new(format!("{ends}; nobody new")).styled(WARN),
+                }
+            }
         };
         table.push(vec![
             Cell::new(grant.id).styled(BOLD),
@@ -481,15 +489,24 @@ impl BehindRecord {
 pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
     match command {
         SyncCommand::Status { wait } => status(app, wait),
-        SyncCommand::Leave { name } => {
+        SyncCommand::Leave { name, peer } => {
             let name = name.as_deref().unwrap_or_else(|| app.bucket_name());
-            leave(app, name)?;
+            let peer = peer.as_deref();
+            leave(app, name, peer)?;
             let record = Done {
                 op: "leave",
-                peer: None,
+                peer,
                 name: Some(name),
                 grants: None,
             };
+            if let Some(peer) = peer {
+                let line = format!(
+                    "{} is not taken from {} any more",
+                    printable(name),
+                    printable(peer)
+                );
+                return Ok(app.out.done(&record, line)?);
+            }
             let others = takers(app, name)?;
             let line = match others.is_empty() {
                 true => format!("left {}: the bucket stays, on its own", printable(name)),
@@ -507,7 +524,20 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
     }
 }
 
-fn leave(app: &App, name: &str) -> Result<()> {
+fn leave(app: &App, name: &str, peer: Option<&str>) -> Result<()> {
+    let store = app.store()?;
+    let Some(peer) = peer else {
+        return leave_all(app, name);
+    };
+    let error = match store.leave_peer(name, peer) {
+        Err(error) if store.bucket(name).is_ok() => error,
+        left => return Ok(left?),
+    };
+    let hint = "`alkfs peers` lists what was joined from whom";
+    Err(Failure::with_hint(error, hint))
+}
+
+fn leave_all(app: &App, name: &str) -> Result<()> {
     let error = match app.store()?.leave(name) {
         Err(error) if app.store()?.bucket(name).is_ok() => error,
         left => return Ok(left?),
@@ -526,10 +556,62 @@ fn leave(app: &App, name: &str) -> Result<()> {
 /// Returns what the nodes are called that this one let into a bucket.
 fn takers(app: &App, bucket: &str) -> Result<Vec<String>> {
     let is_in = |grant: &GrantInfo| grant.bucket.as_deref() == Some(bucket);
-    let mut takers = app.store()?.peers()?;
-    takers.retain(|peer| peer.grants.iter().any(is_in));
+    called(app, |peer| peer.grants.iter().any(is_in))
+}
+
+/// Returns what the nodes are called that have a bucket, too, as far as this one knows.
+pub(crate) fn holders(app: &App, bucket: &str) -> Result<Vec<String>> {
+    let is_it = |name: &Option<String>| name.as_deref() == Some(bucket);
+    called(app, |peer| {
+        let given = peer.grants.iter().map(|grant| &grant.bucket);
+        let joined = peer.joined.iter().map(|join| &join.bucket);
+        let member = peer.member.iter().map(|member| &member.bucket);
+        given.chain(joined).chain(member).any(is_it)
+    })
+}
+
+fn called(app: &App, is_meant: impl Fn(&PeerInfo) -> bool) -> Result<Vec<String>> {
+    let mut peers = app.store()?.peers()?;
+    peers.retain(is_meant);
     let called = |peer: PeerInfo| peer.name.unwrap_or_else(|| short(&peer.id).to_owned());
-    Ok(takers.into_iter().map(called).collect())
+    Ok(peers.into_iter().map(called).collect())
+}
+
+/// Says what the grants between this node and a peer allow in a bucket.
+fn terms(peers: &[PeerInfo], status: &PeerStatus) -> Option<String> {
+    let peer = peers.iter().find(|peer| peer.id == status.peer)?;
+    let bucket = status.bucket.as_deref();
+    let say = |access: Access, branches: &[String], expires: Option<Timestamp>| {
+        let branches = match branches.is_empty() {
+            true => String::new(),
+            false => format!(" {}", branches.join(", ")),
+        };
+        let until = expires.map(|at| format!(" until {}", output::time(at, MINUTE)));
+        let until = until.unwrap_or_default();
+        format!("{}{branches}{until}", access.name())
+    };
+    let mut terms: Vec<_> = match status.shared {
+        true => {
+            let given = peer
+                .grants
+                .iter()
+                .filter(|grant| grant.bucket.as_deref() == bucket);
+            given
+                .map(|grant| say(grant.access, &grant.branches, grant.expires))
+                .collect()
+        }
+        false => {
+            let joined = peer
+                .joined
+                .iter()
+                .filter(|join| join.bucket.as_deref() == bucket);
+            joined
+                .map(|join| say(join.access, &join.branches, join.expires))
+                .collect()
+        }
+    };
+    terms.dedup();
+    (!terms.is_empty()).then(|| terms.join("; "))
 }
 
 fn status(app: &App, wait: Option<Duration>) -> Result<()> {
@@ -558,6 +640,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
         "seen",
     ];
     let mut table = Table::new(&heads);
+    let peers = store.peers()?;
     for peer in &status.peers {
         app.out.record(&record(peer))?;
         let (state, style) = match () {
@@ -569,12 +652,17 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             () => ("away", WARN),
         };
         let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
-        let access = peer.access.name();
         let may = match (peer.member, peer.shared) {
-            (true, _) => format!("{access}, as others say"),
+            (true, _) => format!("{}, as others say", peer.access.name()),
             (false, true) if peer.ended.is_some() => "-".to_owned(),
-            (false, true) => format!("it may {access}"),
-            (false, false) => access.to_owned(),
+            (false, is_shared) => {
+                let terms = terms(&peers, peer);
+                let terms = terms.unwrap_or_else(|| peer.access.name().to_owned());
+                match is_shared {
+                    true => format!("it may {terms}"),
+                    false => terms,
+                }
+            }
         };
         table.push(vec![
             Cell::new(who).styled(BOLD),
@@ -646,26 +734,35 @@ fn awaited(app: &App, peer: &PeerStatus) -> Result<String> {
             false => "it is not connected".to_owned(),
         });
     }
-    let contents = |missing: MissingContents| count(missing.contents, "content", "contents");
+    let contents = |missing: MissingContents| {
+        let verb = if missing.contents == 1 { "is" } else { "are" };
+        (count(missing.contents, "content", "contents"), verb)
+    };
     if peer.in_step && peer.contents_here.contents > 0 {
-        let missing = contents(peer.contents_here);
+        let (missing, verb) = contents(peer.contents_here);
         let Some(bucket) = &peer.bucket else {
-            return Ok(format!("{missing} are missing here"));
+            return Ok(format!("{missing} {verb} missing here"));
         };
         let settings = app.store()?.bucket(bucket)?.content_settings()?;
         return Ok(match settings.policy {
-            ContentPolicy::Eager => format!("{missing} are still on the way"),
-            ContentPolicy::OnRead => format!(
-                "{missing} of the bucket come when they are read: `alkfs fetch --all` fetches them, and \
+            ContentPolicy::Eager => format!("{missing} {verb} still on the way"),
+            ContentPolicy::OnRead => {
+                let come = match peer.contents_here.contents {
+                    1 => "comes when it is read",
+                    _ => "come when they are read",
+                };
+                format!(
+                    "{missing} of the bucket {come}: `alkfs fetch --all` fetches them, and \
                  `alkfs policy eager` all that comes"
-            ),
+                )
+            }
         });
     }
     Ok(match peer.contents_there {
-        Some(missing) if peer.in_step && missing.contents > 0 => format!(
-            "{} are missing there: they come when they are read there, or are fetched",
-            contents(missing)
-        ),
+        Some(missing) if peer.in_step && missing.contents > 0 => {
+            let (missing, verb) = contents(missing);
+            format!("{missing} {verb} missing there, until read there, or fetched")
+        }
         _ => "there was not time enough".to_owned(),
     })
 }

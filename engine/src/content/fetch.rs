@@ -326,7 +326,7 @@ impl Inner {
                         *bytes += wants.get(at).map_or(0, |want| want.size);
                     }
                 }
-                Told::Asking(..) => return,
+                Told::Asking(..) | Told::Waiting(..) => return,
             }
             let progress = Progress {
                 files: *contents,

@@ -118,7 +118,19 @@ struct State {
 pub(crate) enum Told {
     Asking(usize, String),
     Bytes(usize, u64),
+    Waiting(usize, String),
     Done(usize, Outcome),
+}
+
+impl Told {
+    /// Returns the place of the want.
+    pub(super) fn want(&self) -> usize {
+        let (Self::Asking(want, _)
+        | Self::Bytes(want, _)
+        | Self::Waiting(want, _)
+        | Self::Done(want, _)) = self;
+        *want
+    }
 }
 
 impl Fetch {
@@ -170,6 +182,12 @@ impl Fetch {
     /// Says how many bytes of the want at a place have arrived.
     pub fn arrived(&self, want: usize, bytes: u64) {
         (self.0.tell)(Told::Bytes(want, bytes));
+    }
+
+    /// Says what the want at a place waits for: who may have it cannot be asked now. Empty where that is
+    /// over.
+    pub fn waiting(&self, want: usize, why: &str) {
+        (self.0.tell)(Told::Waiting(want, why.to_owned()));
     }
 
     /// Says what has become of the want at a place. Only the first word counts.

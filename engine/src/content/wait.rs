@@ -75,6 +75,9 @@ struct Call {
 pub(super) struct Said {
     pub(super) asked: Vec<String>,
     pub(super) bytes: u64,
+    /// Who may have it and cannot be asked now; empty where there is nobody.
+    #[serde(default)]
+    pub(super) waiting: String,
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -87,6 +90,7 @@ impl Said {
                 }
             }
             Told::Bytes(_, bytes) => self.bytes = bytes,
+            Told::Waiting(_, why) => self.waiting = why,
             Told::Done(_, outcome) => self.outcome = Some(outcome),
         }
     }
@@ -298,8 +302,8 @@ fn ask(shared: &Arc<Mutex<Shared>>, arrived: &AtomicU64, source: &dyn ContentSou
         let wants: Vec<_> = flights.iter().map(|flight| flight.want.clone()).collect();
         let (told, hub) = (flights.clone(), Arc::clone(shared));
         let fetch = Fetch::told(deadline, &call.cancel, move |say| {
-            let (Told::Asking(at, _) | Told::Bytes(at, _) | Told::Done(at, _)) = &say;
-            if let Some(flight) = told.get(*at) {
+            let at = say.want();
+            if let Some(flight) = told.get(at) {
                 if matches!(say, Told::Done(..)) {
                     hub.lock().forget(flight);
                 }
@@ -517,10 +521,13 @@ fn conclude(want: &Want, said: &Said, timeout: Duration) -> Result<()> {
 }
 
 fn late(want: &Want, said: &Said, timeout: Duration) -> Error {
-    let asked = match said.asked.is_empty() {
+    let mut known = match said.asked.is_empty() {
         true => "nobody answered".to_owned(),
         false => format!("asked: {}", said.asked.join(", ")),
     };
-    let why = format!("it did not arrive within {timeout:?} ({asked})");
+    if !said.waiting.is_empty() {
+        known = format!("{known}; {}", said.waiting);
+    }
+    let why = format!("it did not arrive within {timeout:?} ({known})");
     unavailable(&want.hash, &why, &said.asked)
 }

@@ -45,6 +45,9 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// How soon.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// How soon those that do not have what is read are asked again, while others are away that may.
+const AGAIN_LATER: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether a fetch is over, or a peer is there.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -432,21 +435,20 @@ impl Source {
         Records::load(&*self.store.read()?)
     }
 
-    /// Returns who may hold contents of a bucket: those that converse about it now, then other members.
-    async fn peers(&self, bucket: BucketId) -> Vec<EndpointId> {
+    /// Returns who may hold contents of a bucket: those that converse about it now, and other members.
+    async fn peers(&self, bucket: BucketId) -> (Vec<EndpointId>, Vec<EndpointId>) {
         let Some(uid) = self.records().ok().and_then(|r| r.uid(bucket)) else {
-            return Vec::new();
+            return Default::default();
         };
         match &*self.net.lock().await {
             Some(net) => {
-                let mut peers = net.peers_on(uid);
+                let peers = net.peers_on(uid);
                 let mut others = net.members_of(uid);
                 others.retain(|member| !peers.contains(member));
                 others.truncate(MEMBERS);
-                peers.extend(others);
-                peers
+                (peers, others)
             }
-            None => Vec::new(),
+            None => Default::default(),
         }
     }
 
@@ -465,28 +467,35 @@ impl Source {
         });
     }
 
-    /// Returns who does not let this node in, and why, where these are all from whom it joined a bucket, and
-    /// it let nobody in itself. Members that others let in are not looked at, nor those that are away.
-    async fn refusals(&self, bucket: BucketId) -> Option<(Vec<String>, String)> {
+    /// Finds who may have contents of a bucket, by a grant between it and this node, and does not converse
+    /// about it.
+    async fn absent(&self, bucket: BucketId) -> Option<Absent> {
         let records = self.records().ok()?;
         let uid = records.uid(bucket)?;
         let joined = records.joined.iter().filter(|join| join.bucket == uid);
-        let joined: HashSet<_> = joined.map(|join| join.peer).collect();
+        let givers: BTreeSet<_> = joined.map(|join| join.peer).collect();
         let of_bucket = |grant: &&Grant| grant.bucket == uid && grant.over(now()).is_none();
-        let mut given = records.grants.iter().filter(of_bucket);
-        // Those may come who were let in here.
-        if joined.is_empty() || given.any(|g| g.keys.iter().any(|key| key.revoked.is_none())) {
-            return None;
+        let given = records.grants.iter().filter(of_bucket);
+        let keys = given.flat_map(|grant| &grant.keys);
+        let takers = keys.filter(|key| key.revoked.is_none());
+        let takers: BTreeSet<_> = takers.map(|key| key.peer).collect();
+        let net = self.net.lock().await;
+        let net = net.as_ref()?;
+        let (near, mut whys) = (net.peers_on(uid), net.refused(uid));
+        let call = |peer: &EndpointId| records.call(*peer);
+        // Members that others let in are not looked at. Those may come who were let in here.
+        let all_refuse = givers.iter().all(|peer| whys.contains_key(peer));
+        if !givers.is_empty() && takers.is_empty() && all_refuse {
+            let mut asked: Vec<_> = givers.iter().map(call).collect();
+            asked.sort_unstable();
+            let mut whys: Vec<_> = whys.into_values().collect();
+            whys.sort_unstable();
+            return Some(Absent::Refuse(asked, whys.join("; ")));
         }
-        let whys = self.net.lock().await.as_ref()?.refused(uid);
-        if !joined.iter().all(|peer| whys.contains_key(peer)) {
-            return None;
-        }
-        let mut asked: Vec<_> = joined.iter().map(|peer| records.call(*peer)).collect();
-        asked.sort_unstable();
-        let mut whys: Vec<_> = whys.into_values().collect();
-        whys.sort_unstable();
-        Some((asked, whys.join("; ")))
+        whys.retain(|peer, _| !takers.contains(peer));
+        let away = givers.union(&takers);
+        let away = away.filter(|peer| !near.contains(peer) && !whys.contains_key(*peer));
+        Some(Absent::Away(away.map(call).collect()))
     }
 
     /// Returns the peers that did not answer lately, and have not come again since.
@@ -544,45 +553,68 @@ impl Source {
         };
         let patience = patience.unwrap_or_default();
         let mut tried = HashSet::new();
+        let mut unreachable: HashMap<EndpointId, String> = HashMap::new();
         let mut stirs: Option<watch::Receiver<u64>> = None;
+        let (mut is_news, mut away) = (true, Vec::new());
         let mut asked = Vec::new();
         let mut failed: HashMap<Hash, String> = HashMap::new();
         let mut again = ATTEMPTS;
         let begun = Instant::now();
+        let mut round = begun;
         loop {
-            let peers = self.peers(bucket).await;
-            let Some(peer) = peers.into_iter().find(|peer| !tried.contains(peer)) else {
+            let (near, others) = self.peers(bucket).await;
+            let mut peers = near.iter().chain(&others);
+            let Some(peer) = peers.find(|peer| !tried.contains(*peer)).copied() else {
                 let waited = is_read || begun.elapsed() < patience;
-                let may_come = failed.is_empty() && begun.elapsed() < ON_ITS_WAY;
-                if waited && may_come && !tried.is_empty() && !fetch.is_over() {
-                    sleep(AGAIN).await;
-                    tried.clear();
-                    continue;
+                if !waited || fetch.is_over() {
+                    break;
                 }
-                // Somebody may come, as long as nobody could be asked: unless none of them lets this one in.
-                if waited && tried.is_empty() && !fetch.is_over() {
-                    // Whatever makes a peer refuse, or let in, stirs the node.
-                    let is_news = stirs
-                        .as_ref()
-                        .is_none_or(|s| s.has_changed().unwrap_or(true));
-                    if is_news {
-                        stirs = self.net.lock().await.as_ref().map(Net::stirs);
-                    }
-                    let refusals = match is_news {
-                        true => self.refusals(bucket).await,
-                        false => None,
-                    };
-                    if let Some((asked, why)) = refusals {
-                        for (at, _) in wants {
-                            let (asked, why) = (asked.clone(), why.clone());
-                            fetch.done(at, Outcome::Failed { asked, why });
+                if is_news {
+                    // Whatever makes a peer come, go, refuse or let in stirs the node.
+                    stirs = self.net.lock().await.as_ref().map(Net::stirs);
+                    away = match self.absent(bucket).await {
+                        // Nobody comes whom it makes sense to wait for.
+                        Some(Absent::Refuse(asked, why)) if tried.is_empty() => {
+                            for (at, _) in wants {
+                                let (asked, why) = (asked.clone(), why.clone());
+                                fetch.done(at, Outcome::Failed { asked, why });
+                            }
+                            return;
                         }
-                        return;
-                    }
-                    sleep(STEP).await;
+                        Some(Absent::Away(away)) => away,
+                        Some(Absent::Refuse(..)) | None => Vec::new(),
+                    };
+                }
+                let is_on_its_way =
+                    failed.is_empty() && unreachable.is_empty() && begun.elapsed() < ON_ITS_WAY;
+                // Somebody may come, as long as nobody could be asked; and what is read may be with those
+                // that are away.
+                let may_come =
+                    tried.is_empty() || is_read && !(away.is_empty() && unreachable.is_empty());
+                if !is_on_its_way && !may_come {
+                    break;
+                }
+                let mut why: Vec<_> = unreachable.values().cloned().collect();
+                why.sort_unstable();
+                if !away.is_empty() {
+                    why.push(format!("not connected: {}", away.join(", ")));
+                }
+                for (at, _) in &wants {
+                    fetch.waiting(*at, &why.join("; "));
+                }
+                let pause = if is_on_its_way { AGAIN } else { AGAIN_LATER };
+                if round.elapsed() >= pause {
+                    // One that could not be reached may have come.
+                    tried.retain(|peer| unreachable.contains_key(peer) && !near.contains(peer));
+                    round = Instant::now();
                     continue;
                 }
-                break;
+                sleep(STEP).await;
+                is_news = match &mut stirs {
+                    Some(stirs) => timeout(AGAIN - STEP, stirs.changed()).await.is_ok(),
+                    None => true,
+                };
+                continue;
             };
             tried.insert(peer);
             let name = self.records().map(|records| records.call(peer));
@@ -594,10 +626,12 @@ impl Source {
                 fetch.asking(*at, &name);
             }
             let connection = match self.connect(peer).await {
-                Ok(connection) => connection,
+                Ok(connection) => {
+                    unreachable.remove(&peer);
+                    connection
+                }
                 Err(why) => {
-                    let why = format!("{name}: {why}");
-                    failed.extend(wants.iter().map(|(_, want)| (want.hash, why.clone())));
+                    unreachable.insert(peer, format!("{name}: {why}"));
                     continue;
                 }
             };
@@ -649,11 +683,18 @@ impl Source {
                 tried.remove(&peer);
             }
         }
+        let mut whys: Vec<_> = unreachable.into_values().collect();
+        whys.sort_unstable();
         for (at, want) in wants {
             let asked = asked.clone();
-            let outcome = match failed.remove(&want.hash) {
-                Some(why) => Outcome::Failed { asked, why },
-                None => Outcome::Nobody { asked },
+            let broke = failed.remove(&want.hash).into_iter();
+            let whys: Vec<_> = broke.chain(whys.iter().cloned()).collect();
+            let outcome = match whys.is_empty() {
+                false => Outcome::Failed {
+                    asked,
+                    why: whys.join("; "),
+                },
+                true => Outcome::Nobody { asked },
             };
             fetch.done(at, outcome);
         }
@@ -791,6 +832,15 @@ impl Source {
     }
 }
 
+/// Who is not there that contents of a bucket may come from.
+enum Absent {
+    /// All from whom it was joined do not let this node in, and it let nobody in itself: who they are,
+    /// and why that is.
+    Refuse(Vec<String>, String),
+    /// Who may come.
+    Away(Vec<String>),
+}
+
 /// What is lacking of what each link is about, and when to count again, if ever.
 type Counted = (Vec<(Link, Lacks)>, Option<Instant>);
 
@@ -829,7 +879,8 @@ impl ContentSource for Source {
         self.runtime.block_on(async {
             let mut asking = JoinSet::new();
             let begun = Instant::now();
-            let peers = self.peers(bucket).await;
+            let (mut peers, others) = self.peers(bucket).await;
+            peers.extend(others);
             let mut waited: HashSet<_> = peers.iter().copied().collect();
             let silent = self.silent().await;
             waited.retain(|peer| !silent.contains(peer));

@@ -27,7 +27,7 @@ use contents::{LOOKING, Readers, Source};
 use tally::Tallies;
 
 pub use alknet_fs_net::{Access, Behind, Bind, GrantId, RelayUrl, Relays, Ticket};
-pub(crate) use records::forget_joined;
+pub(crate) use records::forget_shared;
 pub use records::{
     Ended, GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents, PeerInfo, PeerStatus,
     Revoked, ShareOptions, SyncStatus, Unsent,

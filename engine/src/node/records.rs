@@ -114,6 +114,9 @@ pub struct GrantInfo {
     pub expires: Option<Timestamp>,
     /// When it was taken back, if it was.
     pub revoked: Option<Timestamp>,
+    /// Whether its ticket still lets in who does not use it yet: not once it is over, nor once one who used
+    /// it was let out, who could come again with another key.
+    pub open: bool,
     /// The keys of the peers that use it.
     pub peers: Vec<String>,
 }
@@ -330,6 +333,7 @@ fn grant_info(txn: &dyn ReadTxn, records: &Records, grant: &Grant) -> Result<Gra
         created: grant.created,
         expires: grant.expires,
         revoked: grant.revoked,
+        open: grant.is_open(now()),
         peers: peers.map(|key| key.peer.to_string()).collect(),
     })
 }
@@ -578,7 +582,7 @@ impl Store {
             );
             let mut is_made = false;
             let bucket = match (known, txn.bucket_named(wanted)?) {
-                (Some(known), _) => {
+                (Some(known), other) => {
                     if options
                         .name
                         .as_ref()
@@ -587,6 +591,15 @@ impl Store {
                         return taken(format!(
                             "the bucket is here already, as {}: rename that, or join without a name",
                             known.name
+                        ));
+                    }
+                    if let Some(other) = other
+                        && options.merge
+                        && other.id != known.id
+                    {
+                        return taken(format!(
+                            "the bucket is here already, as {}: it cannot be merged with {}, which is here too",
+                            known.name, other.name
                         ));
                     }
                     known.id
@@ -674,14 +687,35 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::NotFound`] where the bucket does not exist or was not joined.
     pub fn leave(&self, bucket: &str) -> Result<()> {
+        self.leave_some(bucket, None)
+    }
+
+    /// Ends what was joined of a bucket from one node, as where that is gone for good; from others it stays
+    /// joined. `who` is its name, its key, or the beginning of its key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the bucket or the peer does not exist, or it was not joined from there;
+    /// [`ErrorKind::InvalidInput`] where several peers match.
+    pub fn leave_peer(&self, bucket: &str, who: &str) -> Result<()> {
+        self.leave_some(bucket, Some(who))
+    }
+
+    fn leave_some(&self, bucket: &str, from: Option<&str>) -> Result<()> {
         let leave = || {
             let id = self.bucket(bucket)?.id();
+            let own = self.own_id()?;
             Records::update(&*self.inner.tree, Durability::Full, |records, _| {
                 let uid = records.uid(id);
+                let from = from.map(|who| find_other(records, who, own)).transpose()?;
                 let before = records.joined.len();
-                records.joined.retain(|joined| Some(joined.bucket) != uid);
+                records.joined.retain(|joined| {
+                    Some(joined.bucket) != uid || from.is_some_and(|from| joined.peer != from)
+                });
                 if records.joined.len() == before {
-                    let why = "the bucket was not joined from anywhere";
+                    let why = match from {
+                        Some(_) => "the bucket was not joined from that peer",
+                        None => "the bucket was not joined from anywhere",
+                    };
                     return Err(Error::with_detail(ErrorKind::NotFound, why));
                 }
                 Ok(())
@@ -934,11 +968,13 @@ impl Store {
     }
 }
 
-/// Forgets that a bucket which is deleted was joined.
-pub(crate) fn forget_joined(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
+/// Forgets that a bucket which is deleted was joined, and who was let into it: should it be joined again,
+/// that says nothing of whom it is shared with then.
+pub(crate) fn forget_shared(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
     Records::change(txn, |records, _| {
         let uid = records.uid(bucket);
         records.joined.retain(|joined| Some(joined.bucket) != uid);
+        records.grants.retain(|grant| Some(grant.bucket) != uid);
         Ok(())
     })
 }

@@ -217,7 +217,7 @@ async fn who_has_no_right_is_told_nothing() {
         records.revoke_grant(revoked.grant, now())
     })
     .unwrap();
-    assert_eq!(stranger.refused(&with(&revoked)).await, UNKNOWN);
+    assert_eq!(stranger.refused(&with(&revoked)).await, REVOKED);
     stranger.welcomed(&ticket).await;
     // With its own key taken back, the ticket helps nobody any more.
     let peer = stranger.endpoint.id();
@@ -235,7 +235,10 @@ async fn who_has_no_right_is_told_nothing() {
         assert!(Instant::now() < deadline);
     }
     let again = Stranger::new(node.net().addr()).await;
-    assert_eq!(again.refused(&with(&ticket)).await, UNKNOWN);
+    assert_eq!(again.refused(&with(&ticket)).await, REVOKED);
+    // It says so to those alone who have seen the ticket.
+    let unseen = hello(1, &[1], ticket.bucket, None);
+    assert_eq!(again.refused(&unseen).await, UNKNOWN);
     still_works(&node, bucket).await;
 }
 
