@@ -983,7 +983,11 @@ impl Network {
         let shown = &branch.shown[path];
         let entry = shown.row.as_ref().and_then(|row| row.entry.as_ref());
         let agrees = match (value.entry(), entry) {
-            (Some(one), Some(two)) => one.id() == two.id() || one.is_dir() && two.is_dir(),
+            (Some(one), Some(two)) => {
+                let rights = |entry: &Entry| (entry.attrs.mode, entry.attrs.uid, entry.attrs.gid);
+                let is_same = one.node == two.node && rights(one) == rights(two);
+                is_same || one.is_dir() && two.is_dir()
+            }
             (None, None) => true,
             // Removed, and there again for what is in it.
             (None, Some(two)) => two.is_dir() && has_something_below(branch, path),

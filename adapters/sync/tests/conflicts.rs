@@ -407,6 +407,33 @@ fn what_is_written_over_a_conflict_settles_it() {
 
 /// What two decide without knowing of each other is a conflict again.
 #[test]
+fn who_put_the_same_bytes_want_the_same_unless_the_rights_differ() {
+    let (mut a, mut b) = (node(1), node(2));
+    let put = |node: &Node, at: &str, mode: u32, now: i64| {
+        let set = SetAttrs {
+            mode: Some(mode),
+            ..SetAttrs::default()
+        };
+        let hash = Hash::of(b"same");
+        node.edit(now, |e| {
+            e.put_file(&path(at), hash, 4, &set, PutMode::CreateOrReplace)
+        })
+        .unwrap();
+    };
+    for (node, mode, now) in [(&a, 0o644, 10), (&b, 0o600, 20)] {
+        put(node, "/same", 0o644, now);
+        put(node, "/other", mode, now);
+    }
+    meet(&mut a, &mut b, 30);
+    for node in [&a, &b] {
+        let listed: Vec<_> = node.listed().into_iter().map(|c| c.path).collect();
+        assert_eq!(listed, [path("/other")]);
+        assert_eq!(node.shows("/same").unwrap().attrs.mtime, Timestamp(20));
+        assert_eq!(node.shows("/other").unwrap().attrs.mode, 0o600);
+    }
+}
+
+#[test]
 fn two_decisions_are_a_conflict() {
     let (mut a, mut b) = (node(1), node(2));
     a.put("/file", 20);

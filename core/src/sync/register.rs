@@ -85,11 +85,14 @@ impl Value {
         (state, self.stamp)
     }
 
-    /// Tells whether nothing is lost where another value of the register wins.
+    /// Tells whether nothing is lost where another value of the register wins: two that put the same bytes
+    /// with the same rights at other times want the same.
     fn agrees_with(&self, winner: &Self) -> bool {
         match (&self.state, &winner.state) {
             (State::Present(one), State::Present(two)) => {
-                one.id() == two.id() || one.is_dir() && two.is_dir()
+                let rights = |entry: &Entry| (entry.attrs.mode, entry.attrs.uid, entry.attrs.gid);
+                let is_same = one.node == two.node && rights(one) == rights(two);
+                is_same || one.is_dir() && two.is_dir()
             }
             (State::Removed(_), State::Removed(_)) | (State::Inherited, _) => true,
             _ => false,

@@ -17,7 +17,7 @@ use alknet_fs_core::store::{
 };
 use alknet_fs_core::sync::{Conflict, Replica, Scope, Taken, Value, Want, conflicts};
 use alknet_fs_core::tree::{self, Follow, Walk};
-use alknet_fs_core::{EntryId, Hash, Result, Timestamp, TreePath};
+use alknet_fs_core::{Entry, EntryId, Hash, Result, Timestamp, TreePath};
 use alknet_fs_sync::Bucket;
 use fastrand::Rng;
 
@@ -277,16 +277,23 @@ pub(crate) fn known(store: &dyn Store, branch: BranchId) -> Written {
     let mut known = Written::new();
     tree::walk(&*txn, &chain, &TreePath::root(), &mut |path, entry| {
         if !entry.is_dir() {
-            known.insert((path.clone(), entry.id()));
+            known.insert((path.clone(), timeless(entry)));
         }
         Ok(Walk::Continue)
     })
     .unwrap();
     for conflict in conflicts(&*txn, &chain).unwrap() {
         let losers = conflict.losers.iter().filter_map(Value::entry);
-        known.extend(losers.map(|entry| (conflict.path.clone(), entry.id())));
+        known.extend(losers.map(|entry| (conflict.path.clone(), timeless(entry))));
     }
     known
+}
+
+/// Identifies what an entry is whatever its time: of two that differ in nothing else, none is lost.
+fn timeless(entry: &Entry) -> EntryId {
+    let mut entry = entry.clone();
+    entry.attrs.mtime = Timestamp(0);
+    entry.id()
 }
 
 /// Forgets the log.
