@@ -1022,7 +1022,8 @@ pub(crate) enum SyncCommand {
             connected. \"refused\": the other does not let this one in.\n\n\"behind here\" is what this store lacks, \"behind there\" what the other is not \
             known to have. Of one that is not connected it is what was known last, with what was written here \
             since; \"unknown\" where they never were. In \"may\" stands what the other lets this node do (\"read\", \"write\"), or what \
-            it is let do here (\"it may write\"); \"as others say\" where there is no grant between the two."
+            it is let do here (\"it may write\"), with the branches and the end of each grant that has them; \"as others say\" where there is no grant between the two. A \
+            node that vanished counts as connected for up to half a minute."
     )]
     Status {
         /// Wait until all is synced, at most so long; the exit status is 1 where it is not

@@ -1666,8 +1666,8 @@ impl Inner {
     }
 
     /// Begins a conversation with the driver of its bucket.
-    async fn begin(self: &Arc<Self>, bucket: BucketUid, terms: OpenTerms) -> Result<Begun> {
-        let (bucket, driver) = self.driver_of(bucket).await?;
+    async fn begin(self: &Arc<Self>, uid: BucketUid, terms: OpenTerms) -> Result<Begun> {
+        let (bucket, driver) = self.driver_of(uid).await?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (opened_send, opened) = oneshot::channel();
         let (ended_send, ended) = oneshot::channel();
@@ -1677,7 +1677,12 @@ impl Inner {
             opened: opened_send,
             ended: ended_send,
         }));
-        let opened = opened.await.map_err(|_| deleted())?;
+        let Ok(opened) = opened.await else {
+            // Its driver has said why, unless the bucket is gone.
+            self.driver_of(uid).await?;
+            let why = "the conversation could not begin";
+            return Err(Error::with_detail(ErrorKind::Io, why));
+        };
         Ok(Begun {
             id,
             bucket,

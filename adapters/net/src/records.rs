@@ -378,7 +378,7 @@ impl Records {
     /// Tells whether nothing is taken at a time from whom something was joined: its giver let it out, and
     /// the whole bucket was joined from it. Then tickets for branches are not asked with either, since all that
     /// it gave is answered together.
-    pub(crate) fn is_silent(&self, joined: &Joined, now: Timestamp) -> bool {
+    pub fn is_silent(&self, joined: &Joined, now: Timestamp) -> bool {
         let of = (joined.bucket, joined.peer);
         let is_whole = |other: &Joined| {
             let is_over = other.expires.is_some_and(|expires| expires <= now);

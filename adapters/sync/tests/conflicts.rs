@@ -405,7 +405,6 @@ fn what_is_written_over_a_conflict_settles_it() {
     }
 }
 
-/// What two decide without knowing of each other is a conflict again.
 #[test]
 fn who_put_the_same_bytes_want_the_same_unless_the_rights_differ() {
     let (mut a, mut b) = (node(1), node(2));
@@ -433,6 +432,7 @@ fn who_put_the_same_bytes_want_the_same_unless_the_rights_differ() {
     }
 }
 
+/// What two decide without knowing of each other is a conflict again.
 #[test]
 fn two_decisions_are_a_conflict() {
     let (mut a, mut b) = (node(1), node(2));

@@ -143,8 +143,8 @@ fn contents(bench: &mut Bench) -> Result<()> {
     here.end()
 }
 
-/// For how long nothing happens before a change: nodes rest after what they did, at most so long.
-const REST: Duration = Duration::from_millis(500);
+/// For how long nothing happens before a change: longer than nodes rest after what they did.
+const REST: Duration = Duration::from_secs(1);
 
 /// Joins a large bucket without its contents, and what comes after that.
 fn join(bench: &mut Bench, count: usize, rounds: usize, seconds: f64, mib: f64) -> Result<()> {

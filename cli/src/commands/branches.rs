@@ -3,7 +3,7 @@
 use alknet_fs::{Bucket, Error, ErrorKind, NameConflict, Timestamp, TreeRef};
 use serde::Serialize;
 
-use super::sync::holders;
+use super::sync::{holders, lacking};
 use crate::app::App;
 use crate::args::{BranchCommand, BucketCommand, ShareCheck, SnapshotCommand};
 use crate::failure::{Failure, Result};
@@ -73,10 +73,9 @@ pub(crate) fn bucket(app: &App, command: BucketCommand) -> Result<()> {
                 let mut detail = format!("this deletes {branches} with all files and history");
                 let holders = holders(app, &name)?;
                 if !holders.is_empty() {
-                    detail += &format!(
-                        ", and ends sharing it: {} keep what they have",
-                        printable(&holders.join(", "))
-                    );
+                    let mut sharers = vec![format!("shared with {}", holders.join(", "))];
+                    sharers.extend(lacking(app, &name)?);
+                    detail += &format!("; {}", printable(&sharers.join("; ")));
                 }
                 let error = Error::with_detail(ErrorKind::InUse, detail);
                 let error = error.op("delete bucket").path(&name);

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use alknet_fs::node::{
-    Access, Behind, Bind, Ended, GrantInfo, JoinOptions, MemberInfo, MissingContents, Node,
-    NodeOptions, PeerInfo, PeerStatus, Relays, Revoked, ShareOptions, Ticket,
+    Access, Behind, Bind, Ended, GrantInfo, JoinInfo, JoinOptions, MemberInfo, MissingContents,
+    Node, NodeOptions, PeerInfo, PeerStatus, Relays, Revoked, ShareOptions, Ticket,
 };
 use alknet_fs::{ContentPolicy, Error, ErrorKind, Timestamp};
 use serde::Serialize;
@@ -442,6 +442,9 @@ struct StatusRecord<'a> {
     #[serde(skip_serializing_if = "is_false")]
     member: bool,
     access: Access,
+    /// The grants that make it up.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    terms: &'a [Term<'a>],
     connected: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<String>,
@@ -492,6 +495,7 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
         SyncCommand::Leave { name, peer } => {
             let name = name.as_deref().unwrap_or_else(|| app.bucket_name());
             let peer = peer.as_deref();
+            let lacking = lacking(app, name)?;
             leave(app, name, peer)?;
             let record = Done {
                 op: "leave",
@@ -499,13 +503,23 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
                 name: Some(name),
                 grants: None,
             };
-            if let Some(peer) = peer {
+            let mut peers = app.store()?.peers()?.into_iter();
+            let is_of = |join: &JoinInfo| join.bucket.as_deref() == Some(name);
+            let is_joined = peers.any(|peer| peer.joined.iter().any(is_of));
+            if let (Some(peer), true) = (peer, is_joined) {
                 let line = format!(
                     "{} is not taken from {} any more",
                     printable(name),
                     printable(peer)
                 );
                 return Ok(app.out.done(&record, line)?);
+            }
+            if !lacking.is_empty() {
+                let lacking = lacking.join("; ");
+                app.out.warn(format_args!(
+                    "what was made here and others lack stays here: {}",
+                    printable(&lacking)
+                ));
             }
             let others = takers(app, name)?;
             let line = match others.is_empty() {
@@ -577,41 +591,108 @@ fn called(app: &App, is_meant: impl Fn(&PeerInfo) -> bool) -> Result<Vec<String>
     Ok(peers.into_iter().map(called).collect())
 }
 
-/// Says what the grants between this node and a peer allow in a bucket.
-fn terms(peers: &[PeerInfo], status: &PeerStatus) -> Option<String> {
-    let peer = peers.iter().find(|peer| peer.id == status.peer)?;
-    let bucket = status.bucket.as_deref();
-    let say = |access: Access, branches: &[String], expires: Option<Timestamp>| {
-        let branches = match branches.is_empty() {
-            true => String::new(),
-            false => format!(" {}", branches.join(", ")),
+/// What a grant between this node and a peer allows in a bucket.
+#[derive(Serialize)]
+struct Term<'a> {
+    access: Access,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    branches: &'a [String],
+    #[serde(serialize_with = "moment", skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+}
+
+fn moment<S: serde::Serializer>(
+    at: &Option<Timestamp>,
+    to: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    at.map(output::rfc3339).serialize(to)
+}
+
+impl Term<'_> {
+    /// Tells whether a term allows no more than another one.
+    fn is_within(&self, other: &Self) -> bool {
+        let is_shorter = match (self.expires, other.expires) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(one), Some(two)) => one <= two,
         };
-        let until = expires.map(|at| format!(" until {}", output::time(at, MINUTE)));
-        let until = until.unwrap_or_default();
-        format!("{}{branches}{until}", access.name())
+        let is_part = other.branches.is_empty() || self.branches == other.branches;
+        self.access <= other.access && is_shorter && is_part
+    }
+}
+
+impl std::fmt::Display for Term<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.access.name())?;
+        if !self.branches.is_empty() {
+            write!(f, " {}", self.branches.join(", "))?;
+        }
+        match self.expires {
+            Some(at) => write!(f, " until {}", output::time(at, MINUTE)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Finds what the grants between this node and a peer allow in a bucket now, but for those that allow no
+/// more than another.
+fn terms<'a>(peers: &'a [PeerInfo], status: &PeerStatus) -> Vec<Term<'a>> {
+    let Some(peer) = peers.iter().find(|peer| peer.id == status.peer) else {
+        return Vec::new();
     };
-    let mut terms: Vec<_> = match status.shared {
+    let bucket = &status.bucket;
+    let all: Vec<_> = match status.shared {
         true => {
-            let given = peer
-                .grants
-                .iter()
-                .filter(|grant| grant.bucket.as_deref() == bucket);
-            given
-                .map(|grant| say(grant.access, &grant.branches, grant.expires))
-                .collect()
+            let given = peer.grants.iter().filter(|grant| grant.bucket == *bucket);
+            let term = |grant: &'a GrantInfo| Term {
+                access: grant.access,
+                branches: &grant.branches,
+                expires: grant.expires,
+            };
+            given.map(term).collect()
         }
         false => {
-            let joined = peer
-                .joined
-                .iter()
-                .filter(|join| join.bucket.as_deref() == bucket);
-            joined
-                .map(|join| say(join.access, &join.branches, join.expires))
-                .collect()
+            let joined = peer.joined.iter().filter(|join| join.bucket == *bucket);
+            let term = |join: &'a JoinInfo| Term {
+                access: join.access,
+                branches: &join.branches,
+                expires: join.expires,
+            };
+            joined.map(term).collect()
         }
     };
-    terms.dedup();
-    (!terms.is_empty()).then(|| terms.join("; "))
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let mut terms: Vec<Term<'_>> = Vec::new();
+    for term in all {
+        let is_over = term.expires.is_some_and(|at| i128::from(at.0) <= now);
+        if !is_over && !terms.iter().any(|other| term.is_within(other)) {
+            terms.retain(|other| !other.is_within(&term));
+            terms.push(term);
+        }
+    }
+    terms
+}
+
+/// Says what the other nodes lack, as far as is known, of a bucket that is about to be of no use to them.
+pub(crate) fn lacking(app: &App, bucket: &str) -> Result<Vec<String>> {
+    let status = app.store()?.sync_status()?;
+    let of_bucket = status.peers.iter().filter(|peer| {
+        peer.bucket.as_deref() == Some(bucket) && peer.ended.is_none() && !peer.synced
+    });
+    let mut lacking: Vec<_> = of_bucket
+        .filter_map(|peer| {
+            let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+            match behind_there(peer) {
+                _ if peer.contents_there.is_none() => {
+                    Some(format!("what {who} lacks is not known"))
+                }
+                behind if behind == NOT_BEHIND => None,
+                behind => Some(format!("{who} lacks {behind}")),
+            }
+        })
+        .collect();
+    lacking.dedup();
+    Ok(lacking)
 }
 
 fn status(app: &App, wait: Option<Duration>) -> Result<()> {
@@ -642,7 +723,8 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     let mut table = Table::new(&heads);
     let peers = store.peers()?;
     for peer in &status.peers {
-        app.out.record(&record(peer))?;
+        let terms = terms(&peers, peer);
+        app.out.record(&record(peer, &terms))?;
         let (state, style) = match () {
             () if peer.ended.is_some() => (peer.ended.map_or("", Ended::name), DIM),
             () if peer.synced => ("synced", GOOD),
@@ -655,12 +737,13 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
         let may = match (peer.member, peer.shared) {
             (true, _) => format!("{}, as others say", peer.access.name()),
             (false, true) if peer.ended.is_some() => "-".to_owned(),
+            (false, false) if peer.refused => "-".to_owned(),
             (false, is_shared) => {
-                let terms = terms(&peers, peer);
-                let terms = terms.unwrap_or_else(|| peer.access.name().to_owned());
-                match is_shared {
-                    true => format!("it may {terms}"),
-                    false => terms,
+                let terms: Vec<_> = terms.iter().map(ToString::to_string).collect();
+                match (terms.is_empty(), is_shared) {
+                    (true, _) => "-".to_owned(),
+                    (false, true) => format!("it may {}", terms.join("; ")),
+                    (false, false) => terms.join("; "),
                 }
             }
         };
@@ -687,7 +770,13 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
         if let Some(trouble) = &peer.trouble
             && !app.global.json
         {
-            app.out.warn(printable(trouble));
+            let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+            let bucket = peer.bucket.as_deref().unwrap_or_default();
+            let warning = match trouble.starts_with(who) {
+                true => format!("{bucket}: {trouble}"),
+                false => format!("{bucket}: {who}: {trouble}"),
+            };
+            app.out.warn(printable(&warning));
         }
     }
     if !app.global.json {
@@ -790,7 +879,7 @@ fn warn_of_what_stays(app: &App, peers: &[PeerStatus]) {
     }
 }
 
-fn record(peer: &PeerStatus) -> StatusRecord<'_> {
+fn record<'a>(peer: &'a PeerStatus, terms: &'a [Term<'a>]) -> StatusRecord<'a> {
     StatusRecord {
         peer: &peer.peer,
         name: peer.name.as_deref(),
@@ -798,6 +887,7 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
         shared: peer.shared,
         member: peer.member,
         access: peer.access,
+        terms,
         connected: peer.connected,
         seen: peer.seen.map(output::rfc3339),
         synced: peer.synced,
@@ -814,6 +904,9 @@ fn record(peer: &PeerStatus) -> StatusRecord<'_> {
 
 /// What stands where it is not known what the other side has.
 const UNKNOWN: &str = "unknown";
+
+/// What stands where a side has all.
+const NOT_BEHIND: &str = "-";
 
 fn behind_here(peer: &PeerStatus) -> String {
     let contents = peer.contents_here;
@@ -843,7 +936,7 @@ fn behind(commits: Behind, contents: Option<MissingContents>) -> String {
         _ => {}
     }
     match parts.is_empty() {
-        true => "-".to_owned(),
+        true => NOT_BEHIND.to_owned(),
         false => parts.join(", "),
     }
 }

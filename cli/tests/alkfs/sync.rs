@@ -692,6 +692,74 @@ fn a_read_ends_at_once_where_all_who_have_it_refuse() {
 }
 
 #[test]
+fn what_each_grant_allows_is_said() {
+    let (a, b) = (Bench::new(), Bench::new());
+    a.put("/f", "data");
+    a.one(&["branch", "create", "ideas"]);
+    let _nodes = [Node::start(&a), Node::start(&b)];
+    let join = |share: &[&str]| {
+        let ticket = a.one(share)["ticket"].as_str().unwrap().to_owned();
+        b.one(&["join", &ticket, "--as", "theirs"]);
+    };
+    // Of what allows no more than another nothing is said.
+    join(&["share", "--read-only", "--expires", "1d"]);
+    join(&["--branch", "ideas", "share"]);
+    join(&["share", "--read-only"]);
+    eventually("all are used", || {
+        let terms = a.one(&["sync", "status"])["terms"].clone();
+        terms.as_array().is_some_and(|terms| terms.len() == 2)
+    });
+    for (bench, says) in [
+        (&a, "it may write ideas; read "),
+        (&b, "write ideas; read "),
+    ] {
+        let status = bench.one(&["sync", "status"]);
+        let expected = serde_json::json!([
+            { "access": "write", "branches": ["ideas"] },
+            { "access": "read" },
+        ]);
+        assert_eq!(status["terms"], expected);
+        let ran = bench.run(&["sync", "status"]);
+        assert!(ran.text().contains(says), "{ran:?}");
+    }
+    // Who deletes the bucket is told who lacks what of it.
+    eventually("what it lacks is known", || {
+        let error = a.fails(&["bucket", "delete", "default"], "InUse");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("; shared with "), "{message}");
+        message.contains(" lacks 1 content of 4 B")
+    });
+    let ran = b.run(&["--bucket", "theirs", "sync", "leave"]);
+    assert!(ran.stdout.starts_with(b"left theirs"), "{ran:?}");
+}
+
+#[test]
+fn a_bucket_is_left_for_one_of_two_givers() {
+    let [a, b, c] = [Bench::new(), Bench::new(), Bench::new()];
+    let from = |giver: &Bench, args: &[&str]| {
+        let shared = giver.one(&[args, &["share"]].concat());
+        c.one(&["join", shared["ticket"].as_str().unwrap(), "--as", "theirs"]);
+    };
+    let ticket = a.one(&["share"])["ticket"].as_str().unwrap().to_owned();
+    b.one(&["join", &ticket, "--as", "theirs"]);
+    from(&a, &[]);
+    from(&b, &["--bucket", "theirs"]);
+    let peers = c.json(&["peers", "list"]);
+    let ids = peers.iter().map(|peer| peer["peer"].as_str().unwrap());
+    let ids: Vec<_> = ids.collect();
+    assert_eq!(ids.len(), 2);
+    let left = |who: &str| {
+        let ran = c.run(&["sync", "leave", "theirs", "--from", who]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        ran.text().to_owned()
+    };
+    assert!(left(ids[0]).contains("is not taken from"));
+    let error = c.fails(&["sync", "leave", "theirs", "--from", ids[0]], "NotFound");
+    assert!(error["hint"].as_str().unwrap().contains("alkfs peers"));
+    assert!(left(ids[1]).contains("left theirs: the bucket stays, on its own"));
+}
+
+#[test]
 fn a_bucket_that_is_deleted_is_left() {
     let (a, b) = (Bench::new(), Bench::new());
     let _nodes = [Node::start(&a), Node::start(&b)];

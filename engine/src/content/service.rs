@@ -365,7 +365,7 @@ impl Shared {
         };
         let deadline = Instant::now() + Duration::from_secs(u64::from(seconds));
         let hub = &self.inner.hub;
-        let flight = hub.join(&self.source, want, deadline);
+        let mut flight = hub.join(&self.source, want.clone(), deadline);
         let mut last = Said::default();
         let nobody = Fetching::new();
         let mut renewed = Instant::now();
@@ -375,6 +375,11 @@ impl Shared {
                 Ok(waited) => waited,
                 Err(error) => break Err(error),
             };
+            if known && flight.is_outlived(&said, deadline) {
+                hub.leave(&flight);
+                flight = hub.join(&self.source, want.clone(), deadline);
+                continue;
+            }
             let over = known || self.stop.is_cancelled() || Instant::now() >= deadline;
             if said != last {
                 let say = || {
@@ -585,6 +590,9 @@ impl Shared {
             txn.commit()
         };
         let tell = |told: Told| {
+            if matches!(told, Told::Waiting(..)) {
+                return;
+            }
             let mut so_far = so_far.lock();
             let (fetched, said) = &mut *so_far;
             if let Told::Done(at, Outcome::Here { .. }) = told {

@@ -184,8 +184,8 @@ impl Fetch {
         (self.0.tell)(Told::Bytes(want, bytes));
     }
 
-    /// Says what the want at a place waits for: who may have it cannot be asked now. Empty where that is
-    /// over.
+    /// Says what the want at a place waits for: who may have it cannot be asked now. That is so until
+    /// somebody is [asked](Self::asking).
     pub fn waiting(&self, want: usize, why: &str) {
         (self.0.tell)(Told::Waiting(want, why.to_owned()));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,11 @@ use super::{ContentSource, Fetch, Fetching, Outcome, READS, Want, unavailable};
 use crate::progress::{Cancel, Task};
 use crate::store::Inner;
 
-/// How many calls of the source run at a time.
+/// How many calls of the source run at a time, but for those that wait for somebody who is away.
 const THREADS: usize = 8;
+
+/// How many of these may be beside them.
+const ASIDE: usize = 256;
 
 /// How many wants that came together go into one call.
 const TOGETHER: usize = 64;
@@ -46,6 +49,8 @@ struct Shared {
     flights: HashMap<Hash, Arc<Flight>>,
     queue: VecDeque<Arc<Flight>>,
     threads: usize,
+    /// How many calls wait beside the threads.
+    aside: usize,
 }
 
 /// A content on its way here, and all who wait for it.
@@ -68,6 +73,8 @@ struct Call {
     cancel: Cancel,
     /// For how many of its flights somebody still waits.
     wanted: Mutex<usize>,
+    /// Whether it waits beside the threads, or is over.
+    aside: AtomicBool,
 }
 
 /// What is known of a content that somebody waits for.
@@ -85,6 +92,7 @@ impl Said {
     pub(super) fn hear(&mut self, told: Told) {
         match told {
             Told::Asking(_, peer) => {
+                self.waiting.clear();
                 if !self.asked.contains(&peer) {
                     self.asked.push(peer);
                 }
@@ -139,23 +147,21 @@ impl Hub {
         });
         shared.flights.insert(flight.want.hash, Arc::clone(&flight));
         shared.queue.push_back(Arc::clone(&flight));
-        if shared.threads < THREADS {
-            let (own, source) = (Arc::clone(&self.shared), Arc::clone(source));
-            let arrived = Arc::clone(&self.arrived);
-            let spawned = thread::Builder::new()
-                .name("alknet-fs-fetch".to_owned())
-                .spawn(move || ask(&own, &arrived, &*source));
-            match spawned {
-                Ok(_) => shared.threads += 1,
-                Err(error) if shared.threads == 0 => {
-                    let asked = Vec::new();
-                    let why = format!("no thread can be started: {error}");
-                    shared.queue.clear();
-                    flight.say(Told::Done(0, Outcome::Failed { asked, why }));
-                    shared.flights.remove(&flight.want.hash);
-                }
-                Err(error) => tracing::warn!(%error, "fetching with fewer threads"),
+        let asking = Asking {
+            shared: Arc::clone(&self.shared),
+            arrived: Arc::clone(&self.arrived),
+            source: Arc::clone(source),
+        };
+        match asking.begin(&mut shared) {
+            Ok(()) => {}
+            Err(error) if shared.threads == 0 => {
+                let asked = Vec::new();
+                let why = format!("no thread can be started: {error}");
+                shared.queue.clear();
+                flight.say(Told::Done(0, Outcome::Failed { asked, why }));
+                shared.flights.remove(&flight.want.hash);
             }
+            Err(error) => tracing::warn!(%error, "fetching with fewer threads"),
         }
         flight
     }
@@ -223,6 +229,14 @@ impl Flight {
         self.state.lock().said.hear(told);
         self.changed.notify_all();
     }
+
+    /// Tells whether it failed because its time was over, while somebody has time until a deadline: whoever
+    /// asked first had less.
+    pub(super) fn is_outlived(&self, said: &Said, deadline: Instant) -> bool {
+        matches!(said.outcome, Some(Outcome::Failed { .. }))
+            && self.deadline < deadline
+            && Instant::now() >= self.deadline
+    }
 }
 
 impl Call {
@@ -235,15 +249,113 @@ impl Call {
     }
 }
 
-/// Ends a thread's part, however it ends.
-struct Asking<'a> {
-    shared: &'a Mutex<Shared>,
-    flights: Vec<Arc<Flight>>,
+/// What a thread needs that asks for what is queued.
+#[derive(Clone)]
+struct Asking {
+    shared: Arc<Mutex<Shared>>,
+    arrived: Arc<AtomicU64>,
+    source: Arc<dyn ContentSource>,
 }
 
-impl Asking<'_> {
-    /// Says of all that nothing was said of that it has failed.
-    fn close(&mut self, outcomes: Vec<Outcome>) {
+impl Asking {
+    /// Starts a thread where something is queued and there may be one more.
+    fn begin(&self, shared: &mut Shared) -> std::io::Result<()> {
+        if shared.threads >= THREADS || shared.queue.is_empty() {
+            return Ok(());
+        }
+        let this = self.clone();
+        let builder = thread::Builder::new().name("alknet-fs-fetch".to_owned());
+        builder.spawn(move || this.run())?;
+        shared.threads += 1;
+        Ok(())
+    }
+
+    /// Lets another thread ask for what is queued, since this call waits for somebody who may never come.
+    fn step_aside(&self, call: &Call) {
+        let mut shared = self.shared.lock();
+        if shared.aside >= ASIDE || call.aside.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        shared.aside += 1;
+        shared.threads -= 1;
+        if let Err(error) = self.begin(&mut shared) {
+            tracing::warn!(%error, "fetching with fewer threads");
+        }
+    }
+
+    /// Asks for what is queued, until nothing is.
+    fn run(&self) {
+        loop {
+            let mut queued = self.shared.lock();
+            let count = queued.queue.len().min(TOGETHER);
+            let taken: Vec<_> = queued.queue.drain(..count).collect();
+            if taken.is_empty() {
+                queued.threads -= 1;
+                return;
+            }
+            let call = Arc::new(Call {
+                cancel: Cancel::new(),
+                wanted: Mutex::new(0),
+                aside: AtomicBool::new(false),
+            });
+            let mut flights = Vec::new();
+            for flight in taken {
+                let mut state = flight.state.lock();
+                if state.waiting == 0 {
+                    continue;
+                }
+                state.call = Some(Arc::clone(&call));
+                *call.wanted.lock() += 1;
+                drop(state);
+                flights.push(flight);
+            }
+            drop(queued);
+            let Some(deadline) = flights.iter().map(|flight| flight.deadline).max() else {
+                continue;
+            };
+            let wants: Vec<_> = flights.iter().map(|flight| flight.want.clone()).collect();
+            let (told, asking, of) = (flights.clone(), self.clone(), Arc::clone(&call));
+            let fetch = Fetch::told(deadline, &call.cancel, move |say| {
+                if matches!(say, Told::Waiting(..)) {
+                    asking.step_aside(&of);
+                }
+                if let Some(flight) = told.get(say.want()) {
+                    if matches!(say, Told::Done(..)) {
+                        asking.shared.lock().forget(flight);
+                    }
+                    flight.say(say);
+                }
+            });
+            let mut part = Part {
+                shared: &self.shared,
+                flights,
+                call,
+            };
+            self.source.fetch(&wants, &fetch);
+            let outcomes = fetch.outcomes(wants.len());
+            for (want, outcome) in wants.iter().zip(&outcomes) {
+                if matches!(outcome, Outcome::Here { .. }) {
+                    self.arrived.fetch_add(want.size, Ordering::Relaxed);
+                }
+            }
+            if !part.close(outcomes) {
+                return;
+            }
+        }
+    }
+}
+
+/// A thread's part in a call, which ends however the call does.
+struct Part<'a> {
+    shared: &'a Mutex<Shared>,
+    flights: Vec<Arc<Flight>>,
+    call: Arc<Call>,
+}
+
+impl Part<'_> {
+    /// Says of all of which nothing was said what became of them. Returns whether the thread is to go on:
+    /// where its call stepped aside, others may be in its place.
+    fn close(&mut self, outcomes: Vec<Outcome>) -> bool {
         let mut shared = self.shared.lock();
         for (flight, outcome) in self.flights.drain(..).zip(outcomes) {
             shared.forget(&flight);
@@ -252,10 +364,18 @@ impl Asking<'_> {
                 flight.say(Told::Done(0, outcome));
             }
         }
+        if self.call.aside.swap(true, Ordering::AcqRel) {
+            shared.aside -= 1;
+            if shared.threads >= THREADS {
+                return false;
+            }
+            shared.threads += 1;
+        }
+        true
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Part<'_> {
     fn drop(&mut self) {
         if !thread::panicking() {
             return;
@@ -265,60 +385,9 @@ impl Drop for Asking<'_> {
             why: "the fetch panicked".to_owned(),
         };
         let outcomes = vec![failed; self.flights.len()];
-        self.close(outcomes);
-        self.shared.lock().threads -= 1;
-    }
-}
-
-/// Asks for what is queued, until nothing is.
-fn ask(shared: &Arc<Mutex<Shared>>, arrived: &AtomicU64, source: &dyn ContentSource) {
-    loop {
-        let mut queued = shared.lock();
-        let count = queued.queue.len().min(TOGETHER);
-        let taken: Vec<_> = queued.queue.drain(..count).collect();
-        if taken.is_empty() {
-            queued.threads -= 1;
-            return;
+        if self.close(outcomes) {
+            self.shared.lock().threads -= 1;
         }
-        let call = Arc::new(Call {
-            cancel: Cancel::new(),
-            wanted: Mutex::new(0),
-        });
-        let mut flights = Vec::new();
-        for flight in taken {
-            let mut state = flight.state.lock();
-            if state.waiting == 0 {
-                continue;
-            }
-            state.call = Some(Arc::clone(&call));
-            *call.wanted.lock() += 1;
-            drop(state);
-            flights.push(flight);
-        }
-        drop(queued);
-        let Some(deadline) = flights.iter().map(|flight| flight.deadline).max() else {
-            continue;
-        };
-        let wants: Vec<_> = flights.iter().map(|flight| flight.want.clone()).collect();
-        let (told, hub) = (flights.clone(), Arc::clone(shared));
-        let fetch = Fetch::told(deadline, &call.cancel, move |say| {
-            let at = say.want();
-            if let Some(flight) = told.get(at) {
-                if matches!(say, Told::Done(..)) {
-                    hub.lock().forget(flight);
-                }
-                flight.say(say);
-            }
-        });
-        let mut asking = Asking { shared, flights };
-        source.fetch(&wants, &fetch);
-        let outcomes = fetch.outcomes(wants.len());
-        for (want, outcome) in wants.iter().zip(&outcomes) {
-            if matches!(outcome, Outcome::Here { .. }) {
-                arrived.fetch_add(want.size, Ordering::Relaxed);
-            }
-        }
-        asking.close(outcomes);
     }
 }
 
@@ -352,15 +421,10 @@ impl Inner {
             let waited = Hub::wait(&flight, deadline, fetching);
             self.hub.leave(&flight);
             let (said, known) = waited?;
-            match &said.outcome {
-                // Whoever asked first had less time.
-                Some(Outcome::Failed { .. }) if flight.deadline < deadline => {
-                    if Instant::now() < flight.deadline {
-                        return conclude(&want, &said, timeout);
-                    }
-                }
-                _ if known => return conclude(&want, &said, timeout),
-                _ => return Err(late(&want, &said, timeout)),
+            match known {
+                true if flight.is_outlived(&said, deadline) => {}
+                true => return conclude(&want, &said, timeout),
+                false => return Err(late(&want, &said, timeout)),
             }
         }
     }

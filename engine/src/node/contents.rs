@@ -48,6 +48,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How soon those that do not have what is read are asked again, while others are away that may.
 const AGAIN_LATER: Duration = Duration::from_secs(1);
 
+/// How soon one that could not be reached is tried again by who reads.
+const UNREACHABLE: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether a fetch is over, or a peer is there.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -472,16 +475,17 @@ impl Source {
     async fn absent(&self, bucket: BucketId) -> Option<Absent> {
         let records = self.records().ok()?;
         let uid = records.uid(bucket)?;
+        let at = now();
         let joined = records.joined.iter().filter(|join| join.bucket == uid);
-        let givers: BTreeSet<_> = joined.map(|join| join.peer).collect();
-        let of_bucket = |grant: &&Grant| grant.bucket == uid && grant.over(now()).is_none();
+        let givers: BTreeSet<_> = joined.clone().map(|join| join.peer).collect();
+        let of_bucket = |grant: &&Grant| grant.bucket == uid && grant.over(at).is_none();
         let given = records.grants.iter().filter(of_bucket);
         let keys = given.flat_map(|grant| &grant.keys);
         let takers = keys.filter(|key| key.revoked.is_none());
         let takers: BTreeSet<_> = takers.map(|key| key.peer).collect();
         let net = self.net.lock().await;
         let net = net.as_ref()?;
-        let (near, mut whys) = (net.peers_on(uid), net.refused(uid));
+        let (near, whys) = (net.peers_on(uid), net.refused(uid));
         let call = |peer: &EndpointId| records.call(*peer);
         // Members that others let in are not looked at. Those may come who were let in here.
         let all_refuse = givers.iter().all(|peer| whys.contains_key(peer));
@@ -492,9 +496,13 @@ impl Source {
             whys.sort_unstable();
             return Some(Absent::Refuse(asked, whys.join("; ")));
         }
-        whys.retain(|peer, _| !takers.contains(peer));
-        let away = givers.union(&takers);
-        let away = away.filter(|peer| !near.contains(peer) && !whys.contains_key(*peer));
+        // Nothing is taken any more from those whom their giver let out, nor by what has expired.
+        let joined = joined.filter(|join| {
+            let is_over = join.expires.is_some_and(|expires| expires <= at);
+            !is_over && !records.is_silent(join, at) && !whys.contains_key(&join.peer)
+        });
+        let may_come: BTreeSet<_> = joined.map(|join| join.peer).chain(takers).collect();
+        let away = may_come.iter().filter(|peer| !near.contains(peer));
         Some(Absent::Away(away.map(call).collect()))
     }
 
@@ -553,20 +561,28 @@ impl Source {
         };
         let patience = patience.unwrap_or_default();
         let mut tried = HashSet::new();
-        let mut unreachable: HashMap<EndpointId, String> = HashMap::new();
+        let mut unreachable: HashMap<EndpointId, (Instant, String)> = HashMap::new();
         let mut stirs: Option<watch::Receiver<u64>> = None;
         let (mut is_news, mut away) = (true, Vec::new());
         let mut asked = Vec::new();
         let mut failed: HashMap<Hash, String> = HashMap::new();
         let mut again = ATTEMPTS;
         let begun = Instant::now();
-        let mut round = begun;
+        let mut waiting_since: Option<Instant> = None;
+        let mut told = String::new();
         loop {
             let (near, others) = self.peers(bucket).await;
             let mut peers = near.iter().chain(&others);
             let Some(peer) = peers.find(|peer| !tried.contains(*peer)).copied() else {
+                if fetch.is_over() {
+                    return;
+                }
                 let waited = is_read || begun.elapsed() < patience;
-                if !waited || fetch.is_over() {
+                // To ask again for what could not be had brings nothing.
+                let is_hopeless = wants
+                    .iter()
+                    .all(|(_, want)| failed.contains_key(&want.hash));
+                if !waited || is_hopeless {
                     break;
                 }
                 if is_news {
@@ -594,19 +610,27 @@ impl Source {
                 if !is_on_its_way && !may_come {
                     break;
                 }
-                let mut why: Vec<_> = unreachable.values().cloned().collect();
+                let mut why: Vec<_> = unreachable.values().map(|(_, why)| &**why).collect();
                 why.sort_unstable();
-                if !away.is_empty() {
-                    why.push(format!("not connected: {}", away.join(", ")));
-                }
-                for (at, _) in &wants {
-                    fetch.waiting(*at, &why.join("; "));
+                let away = away.join(", ");
+                let away = (!away.is_empty()).then(|| format!("not connected: {away}"));
+                why.extend(away.as_deref());
+                let why = why.join("; ");
+                if why != told {
+                    for (at, _) in &wants {
+                        fetch.waiting(*at, &why);
+                    }
+                    told = why;
                 }
                 let pause = if is_on_its_way { AGAIN } else { AGAIN_LATER };
-                if round.elapsed() >= pause {
+                if waiting_since.get_or_insert_with(Instant::now).elapsed() >= pause {
                     // One that could not be reached may have come.
-                    tried.retain(|peer| unreachable.contains_key(peer) && !near.contains(peer));
-                    round = Instant::now();
+                    tried.retain(|peer| {
+                        let dialled = unreachable.get(peer).map(|(at, _)| at);
+                        let is_late = dialled.is_some_and(|at| at.elapsed() < UNREACHABLE);
+                        is_late && !near.contains(peer)
+                    });
+                    waiting_since = None;
                     continue;
                 }
                 sleep(STEP).await;
@@ -617,6 +641,8 @@ impl Source {
                 continue;
             };
             tried.insert(peer);
+            waiting_since = None;
+            told.clear();
             let name = self.records().map(|records| records.call(peer));
             let name = name.unwrap_or_else(|_| peer.fmt_short().to_string());
             if !asked.contains(&name) {
@@ -631,7 +657,7 @@ impl Source {
                     connection
                 }
                 Err(why) => {
-                    unreachable.insert(peer, format!("{name}: {why}"));
+                    unreachable.insert(peer, (Instant::now(), format!("{name}: {why}")));
                     continue;
                 }
             };
@@ -683,7 +709,7 @@ impl Source {
                 tried.remove(&peer);
             }
         }
-        let mut whys: Vec<_> = unreachable.into_values().collect();
+        let mut whys: Vec<_> = unreachable.into_values().map(|(_, why)| why).collect();
         whys.sort_unstable();
         for (at, want) in wants {
             let asked = asked.clone();
@@ -858,10 +884,21 @@ impl ContentSource for Source {
             of.push((at, want.clone()));
         }
         self.runtime.block_on(async {
+            // What waits for somebody in one bucket does not keep the others waiting.
+            let mut fetching = JoinSet::new();
             for (bucket, wants) in buckets {
-                tokio::select! {
-                    () = self.fetch_of(bucket, wants, fetch) => {}
-                    () = over(fetch) => return,
+                let (this, fetch) = (self.clone(), fetch.clone());
+                fetching.spawn(async move { this.fetch_of(bucket, wants, &fetch).await });
+            }
+            loop {
+                let fetched = tokio::select! {
+                    fetched = fetching.join_next() => fetched,
+                    () = over(fetch) => return fetching.shutdown().await,
+                };
+                match fetched {
+                    None => return,
+                    Some(Err(e)) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+                    Some(_) => {}
                 }
             }
         });

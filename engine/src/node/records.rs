@@ -114,8 +114,8 @@ pub struct GrantInfo {
     pub expires: Option<Timestamp>,
     /// When it was taken back, if it was.
     pub revoked: Option<Timestamp>,
-    /// Whether its ticket still lets in who does not use it yet: not once it is over, nor once one who used
-    /// it was let out, who could come again with another key.
+    /// Whether its ticket still lets in who does not use it yet: not once it is over, nor once as many use
+    /// it as may, nor once one who used it was let out, who could come again with another key.
     pub open: bool,
     /// The keys of the peers that use it.
     pub peers: Vec<String>,
@@ -547,9 +547,21 @@ impl Store {
         let is_counted = self.inner.keeper.node_owner()?.is_some() && ticket.branches.is_empty();
         let stays = known.iter().map(|(stays, _)| *stays).max();
         let commits = stays.filter(|stays| *stays > 0 && is_counted);
-        let is_any = match known.iter().map(|(_, gathered)| *gathered).min() {
-            Some(gathered) => stays > Some(0) || wrote_here(&*txn, bucket, gathered)?,
-            None => wrote_here(&*txn, bucket, Cursor::START)?,
+        let gathered = known.iter().map(|(_, gathered)| *gathered).min();
+        let is_any = match gathered.filter(|_| ticket.branches.is_empty()) {
+            Some(gathered) => stays > Some(0) || wrote_here(&*txn, bucket, gathered, None)?,
+            None => {
+                // What was let out before need not be told of.
+                let may_write = |branch: &&String| {
+                    let of = |joined: &&&Joined| joined.branches.contains(*branch);
+                    let mut of = joined.iter().filter(of);
+                    of.any(|joined| joined.access == Access::Write)
+                };
+                let branches = ticket.branches.iter().filter(|branch| !may_write(branch));
+                let branches: Vec<_> = branches.map(String::as_str).collect();
+                let of = (!ticket.branches.is_empty()).then_some(&branches[..]);
+                wrote_here(&*txn, bucket, Cursor::START, of)?
+            }
         };
         Ok(is_any.then_some(Unsent { commits }))
     }
@@ -969,12 +981,25 @@ impl Store {
 }
 
 /// Forgets that a bucket which is deleted was joined, and who was let into it: should it be joined again,
-/// that says nothing of whom it is shared with then.
+/// that says nothing of whom it is shared with then. Who was let out stays so.
 pub(crate) fn forget_shared(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
     Records::change(txn, |records, _| {
         let uid = records.uid(bucket);
         records.joined.retain(|joined| Some(joined.bucket) != uid);
-        records.grants.retain(|grant| Some(grant.bucket) != uid);
+        let grants = records
+            .grants
+            .iter()
+            .filter(|grant| Some(grant.bucket) == uid);
+        for id in grants.map(|grant| grant.id).collect::<Vec<_>>() {
+            records.revoke_grant(id, now())?;
+        }
+        records.grants.retain_mut(|grant| {
+            if Some(grant.bucket) != uid {
+                return true;
+            }
+            grant.keys.retain(|key| key.revoked.is_some());
+            !grant.keys.is_empty()
+        });
         Ok(())
     })
 }
@@ -1012,9 +1037,14 @@ fn is_empty(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
     Ok(is_empty)
 }
 
-/// Tells whether anything was written to a bucket in this store after a cursor, as far as its events go
-/// back.
-fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId, mut cursor: Cursor) -> Result<bool> {
+/// Tells whether anything was written to a bucket, or to some branches of it, in this store after a cursor,
+/// as far as its events go back.
+fn wrote_here(
+    txn: &dyn ReadTxn,
+    bucket: BucketId,
+    mut cursor: Cursor,
+    branches: Option<&[&str]>,
+) -> Result<bool> {
     loop {
         let events = match txn.events(Some(bucket), cursor, 256) {
             Ok(events) => events,
@@ -1026,7 +1056,10 @@ fn wrote_here(txn: &dyn ReadTxn, bucket: BucketId, mut cursor: Cursor) -> Result
             return Ok(false);
         };
         cursor = last.cursor;
-        let is_own = |event: &Event| replica(&event.author).is_none();
+        let is_own = |event: &Event| {
+            let is_of = |branches: &[&str]| branches.contains(&&*event.branch);
+            replica(&event.author).is_none() && branches.is_none_or(is_of)
+        };
         if events.iter().any(is_own) {
             return Ok(true);
         }
@@ -1213,6 +1246,16 @@ fn look(store: &Store, live: Option<Status>, counted: bool) -> Result<SyncStatus
             ended,
         });
     }
+    // Who left, and shares the bucket the other way round now, is not waited for.
+    let met: BTreeSet<_> = peers
+        .iter()
+        .filter(|peer| !peer.shared && peer.connected)
+        .map(|peer| (peer.peer.clone(), peer.bucket.clone()))
+        .collect();
+    peers.retain(|peer| {
+        let is_met = || met.contains(&(peer.peer.clone(), peer.bucket.clone()));
+        !peer.shared || peer.connected || !is_met()
+    });
     let key = match running.is_some() || records != Records::default() {
         true => Some(secret_key(&*store.inner.tree)?.public().to_string()),
         false => None,

@@ -112,6 +112,9 @@ impl ContentSource for Fake {
             fetch.asking(at, "alice");
             let mut manner = self.manner.lock();
             let stuck = self.never.lock().contains(&want.hash);
+            if stuck {
+                fetch.waiting(at, "bob is away");
+            }
             while (stuck || *manner == Manner::Hangs) && !fetch.is_over() {
                 let soon = Instant::now() + Duration::from_millis(5);
                 self.changed.wait_until(&mut manner, soon);

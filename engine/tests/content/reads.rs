@@ -222,6 +222,45 @@ fn one_that_gives_up_does_not_take_the_content_from_the_others() {
 }
 
 #[test]
+fn reads_that_wait_for_who_is_away_do_not_keep_others_waiting() {
+    let world = World::new();
+    world.away("/f", b"data");
+    let away = |n: u32| {
+        let path = format!("/away-{n}");
+        let hash = world.away(&path, path.as_bytes());
+        world.source.never.lock().insert(hash);
+        path
+    };
+    let paths: Vec<_> = (0..20).map(away).collect();
+    world.store.set_content_source(Some(world.source.clone()));
+    let cancel = Cancel::new();
+    let patient = Fetching::new()
+        .timeout(Duration::from_secs(600))
+        .task(&Task::new().cancel_with(&cancel));
+    let waiting: Vec<_> = paths
+        .iter()
+        .map(|path| {
+            let (main, path) = (world.main.fetching(&patient), path.clone());
+            thread::spawn(move || main.read(path))
+        })
+        .collect();
+    eventually("all are asked for", || world.source.wants().len() == 20);
+    assert_eq!(world.main.read("/f").unwrap(), b"data");
+    let brief = Fetching::new().timeout(Duration::from_millis(50));
+    let error = world.main.fetching(&brief).read(&paths[0]).unwrap_err();
+    assert_unavailable(&error, &["asked: alice; bob is away"]);
+    cancel.cancel();
+    for waiting in waiting {
+        assert!(waiting.join().unwrap().unwrap_err().is_cancelled());
+    }
+    // The threads that stepped aside are back among the others.
+    eventually("what is left is brought", || {
+        world.source.never.lock().clear();
+        paths.iter().all(|path| world.main.read(path).is_ok())
+    });
+}
+
+#[test]
 fn what_is_here_is_read_while_nobody_can_be_asked() {
     let world = World::new();
     world.main.write("/here", "here").unwrap();
@@ -449,6 +488,27 @@ fn reads_of_another_process() {
     let short = Fetching::new().timeout(Duration::from_millis(500));
     let error = main.fetching(&short).read("/slow").unwrap_err();
     assert_unavailable(&error, &["/slow", "did not arrive within 500ms"]);
+}
+
+/// Who asked first had less time; who waits for longer asks anew.
+#[test]
+fn a_read_by_way_of_a_node_outlives_one_that_began_before() {
+    let world = World::new();
+    let slow = world.away("/slow", b"slow");
+    world.source.never.lock().insert(slow);
+    let _service = world.store.serve_contents(world.source.clone()).unwrap();
+    let second = Store::open(world.path()).unwrap();
+    let main = second.bucket("default").unwrap().main().unwrap();
+    let read = |seconds: u64| {
+        let main = main.fetching(&Fetching::new().timeout(Duration::from_secs(seconds)));
+        thread::spawn(move || main.read("/slow"))
+    };
+    let first = read(1);
+    eventually("it is asked for", || !world.source.calls.lock().is_empty());
+    let other = read(90);
+    assert_unavailable(&first.join().unwrap().unwrap_err(), &["within 1s"]);
+    world.source.never.lock().clear();
+    assert_eq!(other.join().unwrap().unwrap(), b"slow");
 }
 
 #[test]
