@@ -74,7 +74,11 @@ pub(crate) fn bucket(app: &App, command: BucketCommand) -> Result<()> {
                 let holders = holders(app, &name)?;
                 if !holders.is_empty() {
                     let mut sharers = vec![format!("shared with {}", holders.join(", "))];
-                    sharers.extend(lacking(app, &name)?);
+                    let lacking = lacking(app, &name)?.into_iter();
+                    sharers.extend(lacking.map(|(who, lacks)| match lacks {
+                        Some(lacks) => format!("{who} lacks {lacks}"),
+                        None => format!("what {who} lacks is not known"),
+                    }));
                     detail += &format!("; {}", printable(&sharers.join("; ")));
                 }
                 let error = Error::with_detail(ErrorKind::InUse, detail);

@@ -514,11 +514,15 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
                 );
                 return Ok(app.out.done(&record, line)?);
             }
-            if !lacking.is_empty() {
-                let lacking = lacking.join("; ");
+            let known = lacking.iter().filter_map(|(who, lacks)| {
+                let lacks = lacks.as_ref()?;
+                Some(format!("{who} lacks {lacks}"))
+            });
+            let known: Vec<_> = known.collect();
+            if !known.is_empty() {
                 app.out.warn(format_args!(
-                    "what was made here and others lack stays here: {}",
-                    printable(&lacking)
+                    "what others lack does not come from here any more: {}",
+                    printable(&known.join("; "))
                 ));
             }
             let others = takers(app, name)?;
@@ -673,24 +677,19 @@ fn terms<'a>(peers: &'a [PeerInfo], status: &PeerStatus) -> Vec<Term<'a>> {
     terms
 }
 
-/// Says what the other nodes lack, as far as is known, of a bucket that is about to be of no use to them.
-pub(crate) fn lacking(app: &App, bucket: &str) -> Result<Vec<String>> {
+/// Finds who may lack something of a bucket that is here, and what; nothing where that is not known.
+pub(crate) fn lacking(app: &App, bucket: &str) -> Result<Vec<(String, Option<String>)>> {
     let status = app.store()?.sync_status()?;
     let of_bucket = status.peers.iter().filter(|peer| {
         peer.bucket.as_deref() == Some(bucket) && peer.ended.is_none() && !peer.synced
     });
-    let mut lacking: Vec<_> = of_bucket
-        .filter_map(|peer| {
-            let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
-            match behind_there(peer) {
-                _ if peer.contents_there.is_none() => {
-                    Some(format!("what {who} lacks is not known"))
-                }
-                behind if behind == NOT_BEHIND => None,
-                behind => Some(format!("{who} lacks {behind}")),
-            }
-        })
-        .collect();
+    let lacks = |peer: &PeerStatus| {
+        let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+        let behind = peer.contents_there.map(|_| behind_there(peer));
+        (who.to_owned(), behind)
+    };
+    let mut lacking: Vec<_> = of_bucket.map(lacks).collect();
+    lacking.retain(|(_, behind)| behind.as_deref() != Some(NOT_BEHIND));
     lacking.dedup();
     Ok(lacking)
 }
