@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Local commits are gathered at once, and then not again for so many times as long as that took, nor
 /// for longer.
-const REST: (u32, u32, Duration) = (4, 32, Duration::from_millis(500));
+const REST: (u32, u32, Duration) = (4, 32, Duration::from_millis(250));
 
 /// How many commits that are found at once, after a rest, show that many are made in a row. Who writes and
 /// waits until it came about is not kept waiting for longer.
