@@ -26,6 +26,9 @@ const DAMAGED: &str = "store.db is no SQLite database, or a damaged or truncated
 
 const PAGE_SIZE: u64 = 4096;
 
+/// For how long a checkpoint waits for those who read.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// How a store is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -219,18 +222,23 @@ impl SqliteStore {
 
     /// Moves what the write-ahead log holds into `store.db`, and empties the log.
     ///
-    /// Returns whether all of it went; what an open read transaction may still need stays.
+    /// Returns whether all of it went; what an open read transaction may still need stays. Those are waited
+    /// for that end at once, as the looks of whoever waits for commits do.
     pub fn checkpoint(&self) -> Result<bool> {
         let writer = self.lock_writer(self.deadline())?;
-        let busy = writer
-            .conn
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
-                row.get::<_, bool>(0)
-            });
-        match busy.map_err(from_sqlite) {
-            Ok(busy) => Ok(!busy),
-            Err(e) if e.kind() == ErrorKind::Busy => Ok(false),
-            Err(e) => Err(e),
+        let mut pauses = Pauses::new(Instant::now().checked_add(GLANCE));
+        loop {
+            let busy = writer
+                .conn
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                    row.get::<_, bool>(0)
+                });
+            match busy.map_err(from_sqlite) {
+                Ok(false) => return Ok(true),
+                Err(e) if e.kind() != ErrorKind::Busy => return Err(e),
+                _ if pauses.pause() => {}
+                _ => return Ok(false),
+            }
         }
     }
 

@@ -337,6 +337,15 @@ pub(crate) fn short(key: &str) -> &str {
     key.get(..SHORT).unwrap_or(key)
 }
 
+/// Returns what a peer is called: its name, or the beginning of its key.
+fn called(peer: &PeerStatus) -> &str {
+    peer.name.as_deref().unwrap_or_else(|| short(&peer.peer))
+}
+
+fn is_past(at: Timestamp) -> bool {
+    i128::from(at.0) <= jiff::Timestamp::now().as_nanosecond()
+}
+
 fn may(bucket: Option<&str>, branches: &[String], access: Access) -> String {
     let bucket = bucket.unwrap_or("(deleted)");
     let branches = match branches.is_empty() {
@@ -404,10 +413,9 @@ fn list_grants(app: &App) -> Result<()> {
     let mut table = Table::new(&heads);
     for grant in &grants {
         app.out.record(&GrantRecord::new(grant))?;
-        let now = jiff::Timestamp::now().as_nanosecond();
         let ends = match (grant.revoked, grant.expires) {
             (Some(_), _) => Cell::new("revoked").styled(WARN),
-            (None, Some(at)) if i128::from(at.0) <= now => Cell::new("expired").styled(WARN),
+            (None, Some(at)) if is_past(at) => Cell::new("expired").styled(WARN),
             (None, ends) => {
                 let ends = ends.map_or("never".to_owned(), |at| output::time(at, MINUTE));
                 match grant.open {
@@ -544,22 +552,18 @@ pub(crate) fn sync(app: &App, command: SyncCommand) -> Result<()> {
 
 fn leave(app: &App, name: &str, peer: Option<&str>) -> Result<()> {
     let store = app.store()?;
-    let Some(peer) = peer else {
-        return leave_all(app, name);
+    let left = match peer {
+        Some(peer) => store.leave_peer(name, peer),
+        None => store.leave(name),
     };
-    let error = match store.leave_peer(name, peer) {
+    let error = match left {
         Err(error) if store.bucket(name).is_ok() => error,
         left => return Ok(left?),
     };
-    let hint = "`alkfs peers` lists what was joined from whom";
-    Err(Failure::with_hint(error, hint))
-}
-
-fn leave_all(app: &App, name: &str) -> Result<()> {
-    let error = match app.store()?.leave(name) {
-        Err(error) if app.store()?.bucket(name).is_ok() => error,
-        left => return Ok(left?),
-    };
+    if peer.is_some() {
+        let hint = "`alkfs peers` lists what was joined from whom";
+        return Err(Failure::with_hint(error, hint));
+    }
     let hint = match takers(app, name)?.join(", ") {
         others if others.is_empty() => "`alkfs sync status` lists what was joined".to_owned(),
         others => format!(
@@ -574,13 +578,13 @@ fn leave_all(app: &App, name: &str) -> Result<()> {
 /// Returns what the nodes are called that this one let into a bucket.
 fn takers(app: &App, bucket: &str) -> Result<Vec<String>> {
     let is_in = |grant: &GrantInfo| grant.bucket.as_deref() == Some(bucket);
-    called(app, |peer| peer.grants.iter().any(is_in))
+    names_of(app, |peer| peer.grants.iter().any(is_in))
 }
 
 /// Returns what the nodes are called that have a bucket, too, as far as this one knows.
 pub(crate) fn holders(app: &App, bucket: &str) -> Result<Vec<String>> {
     let is_it = |name: &Option<String>| name.as_deref() == Some(bucket);
-    called(app, |peer| {
+    names_of(app, |peer| {
         let given = peer.grants.iter().map(|grant| &grant.bucket);
         let joined = peer.joined.iter().map(|join| &join.bucket);
         let member = peer.member.iter().map(|member| &member.bucket);
@@ -588,7 +592,7 @@ pub(crate) fn holders(app: &App, bucket: &str) -> Result<Vec<String>> {
     })
 }
 
-fn called(app: &App, is_meant: impl Fn(&PeerInfo) -> bool) -> Result<Vec<String>> {
+fn names_of(app: &App, is_meant: impl Fn(&PeerInfo) -> bool) -> Result<Vec<String>> {
     let mut peers = app.store()?.peers()?;
     peers.retain(is_meant);
     let called = |peer: PeerInfo| peer.name.unwrap_or_else(|| short(&peer.id).to_owned());
@@ -644,31 +648,27 @@ fn terms<'a>(peers: &'a [PeerInfo], status: &PeerStatus) -> Vec<Term<'a>> {
     let Some(peer) = peers.iter().find(|peer| peer.id == status.peer) else {
         return Vec::new();
     };
-    let bucket = &status.bucket;
-    let all: Vec<_> = match status.shared {
-        true => {
-            let given = peer.grants.iter().filter(|grant| grant.bucket == *bucket);
-            let term = |grant: &'a GrantInfo| Term {
-                access: grant.access,
-                branches: &grant.branches,
-                expires: grant.expires,
-            };
-            given.map(term).collect()
-        }
-        false => {
-            let joined = peer.joined.iter().filter(|join| join.bucket == *bucket);
-            let term = |join: &'a JoinInfo| Term {
-                access: join.access,
-                branches: &join.branches,
-                expires: join.expires,
-            };
-            joined.map(term).collect()
-        }
+    let term = |bucket: &Option<String>, access, branches: &'a [String], expires| {
+        let term = Term {
+            access,
+            branches,
+            expires,
+        };
+        (*bucket == status.bucket).then_some(term)
     };
-    let now = jiff::Timestamp::now().as_nanosecond();
+    let grants = peer.grants.iter();
+    let joined = peer.joined.iter();
+    let all: Vec<_> = match status.shared {
+        true => grants
+            .filter_map(|of| term(&of.bucket, of.access, &of.branches, of.expires))
+            .collect(),
+        false => joined
+            .filter_map(|of| term(&of.bucket, of.access, &of.branches, of.expires))
+            .collect(),
+    };
     let mut terms: Vec<Term<'_>> = Vec::new();
     for term in all {
-        let is_over = term.expires.is_some_and(|at| i128::from(at.0) <= now);
+        let is_over = term.expires.is_some_and(is_past);
         if !is_over && !terms.iter().any(|other| term.is_within(other)) {
             terms.retain(|other| !other.is_within(&term));
             terms.push(term);
@@ -684,7 +684,7 @@ pub(crate) fn lacking(app: &App, bucket: &str) -> Result<Vec<(String, Option<Str
         peer.bucket.as_deref() == Some(bucket) && peer.ended.is_none() && !peer.synced
     });
     let lacks = |peer: &PeerStatus| {
-        let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+        let who = called(peer);
         let behind = peer.contents_there.map(|_| behind_there(peer));
         (who.to_owned(), behind)
     };
@@ -732,7 +732,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
             () if peer.refused => ("refused", WARN),
             () => ("away", WARN),
         };
-        let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+        let who = called(peer);
         let may = match (peer.member, peer.shared) {
             (true, _) => format!("{}, as others say", peer.access.name()),
             (false, true) if peer.ended.is_some() => "-".to_owned(),
@@ -769,7 +769,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
         if let Some(trouble) = &peer.trouble
             && !app.global.json
         {
-            let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+            let who = called(peer);
             let bucket = peer.bucket.as_deref().unwrap_or_default();
             let warning = match trouble.starts_with(who) {
                 true => format!("{bucket}: {trouble}"),
@@ -794,7 +794,7 @@ fn status(app: &App, wait: Option<Duration>) -> Result<()> {
     // Nobody waits for whom nothing lets in, unless there is nobody else.
     let is_vain = status.is_vain();
     for peer in own.filter(|peer| !peer.synced && (is_vain || peer.ended.is_none())) {
-        let who = peer.name.as_deref().unwrap_or_else(|| short(&peer.peer));
+        let who = called(peer);
         let bucket = peer.bucket.as_deref().unwrap_or_default();
         let (who, why) = (printable(who), awaited(app, peer)?);
         app.out.note(format_args!(

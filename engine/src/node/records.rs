@@ -715,10 +715,12 @@ impl Store {
     fn leave_some(&self, bucket: &str, from: Option<&str>) -> Result<()> {
         let leave = || {
             let id = self.bucket(bucket)?.id();
-            let own = self.own_id()?;
+            let from = from.map(|who| Ok::<_, Error>((who, self.own_id()?)));
+            let from = from.transpose()?;
             Records::update(&*self.inner.tree, Durability::Full, |records, _| {
                 let uid = records.uid(id);
-                let from = from.map(|who| find_other(records, who, own)).transpose()?;
+                let from = from.map(|(who, own)| find_other(records, who, own));
+                let from = from.transpose()?;
                 let before = records.joined.len();
                 records.joined.retain(|joined| {
                     Some(joined.bucket) != uid || from.is_some_and(|from| joined.peer != from)
