@@ -1014,7 +1014,11 @@ impl WriteTxn for Writer {
     }
 
     fn remove_values(&mut self, scope: &str) -> Result<()> {
-        let keys = self.state().values.keys().filter(|key| key.0 == scope);
+        let is_in = |of: &str| {
+            let below = of.strip_prefix(scope);
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        };
+        let keys = self.state().values.keys().filter(|key| is_in(&key.0));
         for key in keys.cloned().collect::<Vec<_>>() {
             self.state().values.remove(&key);
         }

@@ -763,6 +763,6 @@ pub trait WriteTxn: ReadTxn {
 
     /// Sets the value under a key; `None` removes it.
     fn set_value(&mut self, scope: &str, key: &str, value: Option<&[u8]>) -> Result<()>;
-    /// Removes all keys of a scope.
+    /// Removes all keys of a scope, and of those below it, whose names begin with its own and a `/`.
     fn remove_values(&mut self, scope: &str) -> Result<()>;
 }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::bucket::Bucket;
 use crate::content::held::Uses;
-use crate::content::{ContentSource, Hub};
+use crate::content::{self, ContentSource, Hub};
 use crate::session::Keeper;
 use crate::view::Seen;
 use crate::watch::{WatchOptions, Watcher};
@@ -345,6 +345,7 @@ impl Store {
             .map_err(|e| e.op("delete bucket"))?
             .id;
         txn.remove_bucket(id)?;
+        content::forget(&mut *txn, id)?;
         #[cfg(feature = "sync")]
         crate::node::forget_shared(&mut *txn, id)?;
         txn.commit()?;

@@ -309,6 +309,13 @@ fn a_bucket_that_is_deleted_where_it_is_shared_is_said_to_be_gone() {
     let [a, b] = pair(&ShareOptions::new());
     b.write("/f", "of b");
     a.reads("main", "/f", "of b");
+    let db = rusqlite::Connection::open(a._dir.path().join("store/store.db")).unwrap();
+    let kept = || {
+        let sql =
+            "SELECT count(*) FROM kv WHERE scope GLOB 'sync/*' OR scope GLOB 'content/[0-9]*'";
+        db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert!(kept() > 0);
     a.store.delete_bucket("default").unwrap();
     until("b is told", || {
         let status = b.node().status().unwrap();
@@ -319,6 +326,7 @@ fn a_bucket_that_is_deleted_where_it_is_shared_is_said_to_be_gone() {
         peer.refused && trouble.contains("no such bucket any more")
     });
     assert_eq!(b.main().read("/f").unwrap(), b"of b");
+    assert_eq!(kept(), 0);
 }
 
 /// What it waits for is said where the time is over.

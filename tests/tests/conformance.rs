@@ -1483,9 +1483,17 @@ fn values_are_set_and_removed_by_scope(store: &dyn Store) {
     set("s", "a", None);
     set("s", "never", None);
     assert_eq!(value("s", "a"), None);
+    for below in ["s/t", "s/t/u", "s/", "s.", "s0", "s\u{e9}"] {
+        set(below, "a", Some(b"3"));
+    }
     write(store, |t| t.remove_values("s"));
     assert_eq!(value("s", "b"), None);
-    assert!(value("s2", "a").is_some());
+    for below in ["s/t", "s/t/u", "s/"] {
+        assert_eq!(value(below, "a"), None, "{below}");
+    }
+    for beside in ["s2", "s.", "s0", "s\u{e9}"] {
+        assert!(value(beside, "a").is_some(), "{beside}");
+    }
 }
 
 fn waiting_ends_with_a_commit(store: &dyn Store) {

@@ -16,7 +16,7 @@ use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BranchId, BucketId, Store};
 use alknet_fs_core::sync::{Frame, Pace, Peer, Replica, ReplicaId, Scope, VersionVector, digest};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Result, Timestamp};
-use alknet_fs_sync::Bucket;
+use alknet_fs_sync::{Bucket, deleted, is_deleted};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
@@ -566,18 +566,6 @@ impl Conversation {
 /// Says that something happened that the status tells of.
 pub(crate) fn stir(stirred: &watch::Sender<u64>) {
     stirred.send_modify(|count| *count += 1);
-}
-
-const DELETED: &str = "the bucket was deleted here";
-
-/// Says that the bucket of a conversation is gone.
-pub(crate) fn deleted() -> Error {
-    Error::with_detail(ErrorKind::NotFound, DELETED)
-}
-
-/// Tells whether an error says so.
-pub(crate) fn is_deleted(error: &Error) -> bool {
-    error.kind() == ErrorKind::NotFound && error.detail().ends_with(DELETED)
 }
 
 /// Tells whether a conversation ended because of this node's own store.

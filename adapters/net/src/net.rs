@@ -15,6 +15,7 @@ use alknet_fs_core::rest::Rest;
 use alknet_fs_core::store::{BucketId, Durability, Store};
 use alknet_fs_core::sync::{MAX_FRAME, PROTOCOL, ReplicaId};
 use alknet_fs_core::{Cursor, Error, ErrorKind, Result};
+use alknet_fs_sync::{deleted, is_deleted};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_lite::StreamExt as _;
 use iroh::endpoint::{
@@ -34,8 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cover::Role;
 use crate::driver::{
-    Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, deleted, is_deleted, is_own_fault,
-    stir,
+    Command, Driver, Open, OpenTerms, Opened, Progress, UNREAD, is_own_fault, stir,
 };
 use crate::gossip::Gate;
 use crate::grant::{Access, Allowed, BucketUid, GrantId, Refusal, Secret, admit};

@@ -514,7 +514,9 @@ impl WriteTxn for Txn<WriteHandle> {
     }
 
     fn remove_values(&mut self, scope: &str) -> Result<()> {
-        change(self.0.conn()?, "DELETE FROM kv WHERE scope = ?1", [scope]).map(drop)
+        // What follows a `/` is a `0`.
+        let sql = "DELETE FROM kv WHERE scope = ?1 OR scope > ?1 || '/' AND scope < ?1 || '0'";
+        change(self.0.conn()?, sql, [scope]).map(drop)
     }
 }
 

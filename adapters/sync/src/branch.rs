@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::document::{ABOUT, Document, SHARDS, Share, Values, number_of, shard, stamp_of};
-use crate::kept;
+use crate::kept::{self, Draft, Keep, Kept};
 
 /// How much is kept of what was, so that it need not be made anew too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,31 +106,35 @@ impl Log {
 }
 
 impl Place {
-    pub(crate) fn log(&self, txn: &dyn ReadTxn) -> Result<Log> {
-        Ok(kept::get(txn, &self.scope, "log")?.unwrap_or_default())
+    pub(crate) fn log(&self, kept: &(impl Kept + ?Sized)) -> Result<Log> {
+        Ok(kept::get(kept, &self.scope, "log")?.unwrap_or_default())
     }
 
     /// Returns one of the documents in memory, which is read where it is not there yet; nothing for
     /// one that nobody wrote to.
     pub(crate) fn open<'d>(
         &self,
-        txn: &dyn ReadTxn,
+        kept: &(impl Kept + ?Sized),
         documents: &'d mut Documents,
         number: u16,
     ) -> Result<&'d mut Option<Document>> {
         Ok(match documents.entry(number) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.load(txn, number)?),
+            Entry::Vacant(entry) => entry.insert(self.load(kept, number)?),
         })
     }
 
-    pub(crate) fn load(&self, txn: &dyn ReadTxn, number: u16) -> Result<Option<Document>> {
-        let Saved { changes, .. } = self.saved(txn, number)?;
-        let mut bytes = txn
+    pub(crate) fn load(
+        &self,
+        kept: &(impl Kept + ?Sized),
+        number: u16,
+    ) -> Result<Option<Document>> {
+        let Saved { changes, .. } = self.saved(kept, number)?;
+        let mut bytes = kept
             .value(&self.scope, &document_key(number))?
             .unwrap_or_default();
         for n in 0..changes {
-            let change = txn.value(&self.scope, &change_key(number, n))?;
+            let change = kept.value(&self.scope, &change_key(number, n))?;
             bytes.extend(change.unwrap_or_default());
         }
         match bytes.is_empty() {
@@ -139,8 +143,8 @@ impl Place {
         }
     }
 
-    fn saved(&self, txn: &dyn ReadTxn, number: u16) -> Result<Saved> {
-        Ok(kept::get(txn, &self.scope, &saved_key(number))?.unwrap_or_default())
+    fn saved(&self, kept: &(impl Kept + ?Sized), number: u16) -> Result<Saved> {
+        Ok(kept::get(kept, &self.scope, &saved_key(number))?.unwrap_or_default())
     }
 
     /// Keeps a change of a document beside it, or all of it anew where those beside it are as long as
@@ -148,12 +152,12 @@ impl Place {
     /// so many values that some should be left out.
     fn save(
         &self,
-        txn: &mut dyn WriteTxn,
+        keep: &mut (impl Keep + ?Sized),
         number: u16,
         document: &Document,
         change: &[u8],
     ) -> Result<bool> {
-        let mut saved = self.saved(txn, number)?;
+        let mut saved = self.saved(keep, number)?;
         let beside = saved.beside + change.len() as u64;
         let History {
             beside: least,
@@ -161,17 +165,17 @@ impl Place {
             ..
         } = self.history;
         if beside <= least.max(saved.document) && saved.changes < most {
-            txn.set_value(
+            keep.set_value(
                 &self.scope,
                 &change_key(number, saved.changes),
                 Some(change),
             )?;
             saved.changes += 1;
             saved.beside = beside;
-            kept::set(txn, &self.scope, &saved_key(number), &saved)?;
+            kept::set(keep, &self.scope, &saved_key(number), &saved)?;
             return Ok(false);
         }
-        self.save_anew(txn, number, document, saved.thinned)?;
+        self.save_anew(keep, number, document, saved.thinned)?;
         let (registers, values) = document.counts();
         Ok(values > 2 * registers.max(saved.thinned) + self.history.values)
     }
@@ -179,46 +183,46 @@ impl Place {
     /// Keeps a document, with nothing beside it.
     pub(crate) fn save_anew(
         &self,
-        txn: &mut dyn WriteTxn,
+        keep: &mut (impl Keep + ?Sized),
         number: u16,
         document: &Document,
         thinned: usize,
     ) -> Result<()> {
-        for n in 0..self.saved(txn, number)?.changes {
-            txn.set_value(&self.scope, &change_key(number, n), None)?;
+        for n in 0..self.saved(keep, number)?.changes {
+            keep.set_value(&self.scope, &change_key(number, n), None)?;
         }
         let bytes = document.save();
-        txn.set_value(&self.scope, &document_key(number), Some(&bytes))?;
+        keep.set_value(&self.scope, &document_key(number), Some(&bytes))?;
         let saved = Saved {
             document: bytes.len() as u64,
             thinned,
             ..Saved::default()
         };
-        kept::set(txn, &self.scope, &saved_key(number), &saved)
+        kept::set(keep, &self.scope, &saved_key(number), &saved)
     }
 
-    pub(crate) fn cut(&self, txn: &dyn ReadTxn, number: u64) -> Result<Cut> {
-        let cut = kept::get(txn, &self.scope, &cut_key(number))?;
+    pub(crate) fn cut(&self, kept: &(impl Kept + ?Sized), number: u64) -> Result<Cut> {
+        let cut = kept::get(kept, &self.scope, &cut_key(number))?;
         cut.ok_or_else(|| Error::with_detail(ErrorKind::Corrupt, "a cut is missing"))
     }
 
-    fn keep(&self, txn: &mut dyn WriteTxn, log: &mut Log, cut: &Cut) -> Result<()> {
+    fn keep(&self, keep: &mut (impl Keep + ?Sized), log: &mut Log, cut: &Cut) -> Result<()> {
         log.vector.see(cut.replica, cut.number);
         log.came += 1;
         log.bytes += cut.changes.len() as u64;
-        kept::set(txn, &self.scope, &cut_key(log.came), cut)?;
-        kept::set(txn, &self.scope, "log", log)
+        kept::set(keep, &self.scope, &cut_key(log.came), cut)?;
+        kept::set(keep, &self.scope, "log", log)
     }
 
     /// Forgets the oldest cuts where there are too many: the documents have what counts of them.
-    fn drop_cuts(&self, txn: &mut dyn WriteTxn) -> Result<()> {
-        let mut log = self.log(txn)?;
+    fn drop_cuts(&self, keep: &mut (impl Keep + ?Sized)) -> Result<()> {
+        let mut log = self.log(keep)?;
         if log.bytes <= log.bytes_max.max(self.history.cuts) {
             return Ok(());
         }
         let mut documents = 0;
         for number in 0..=ABOUT {
-            let saved = self.saved(txn, number)?;
+            let saved = self.saved(keep, number)?;
             documents += saved.document + saved.beside;
         }
         log.bytes_max = self.history.cuts.max(self.history.cuts_ratio * documents);
@@ -227,13 +231,13 @@ impl Place {
         if log.bytes > log.bytes_max {
             while log.bytes > log.bytes_max / 2 && log.dropped + 1 < last {
                 log.dropped += 1;
-                let cut = self.cut(txn, log.dropped)?;
+                let cut = self.cut(keep, log.dropped)?;
                 log.floor.see(cut.replica, cut.number);
                 log.bytes = log.bytes.saturating_sub(cut.changes.len() as u64);
-                txn.set_value(&self.scope, &cut_key(log.dropped), None)?;
+                keep.set_value(&self.scope, &cut_key(log.dropped), None)?;
             }
         }
-        kept::set(txn, &self.scope, "log", &log)
+        kept::set(keep, &self.scope, "log", &log)
     }
 }
 
@@ -451,6 +455,35 @@ impl Branch {
         let mut new = outgoing(txn, chain, &self.registers(txn), changes, clock, times)?;
         let fallen = settle(txn, chain, changes, &mut new, clock, times)?;
         forget_settled(txn, chain.branch(), &new)?;
+        let cuts = self.add_cuts(txn, new, group)?;
+        let fallen = self.show(txn, chain, fallen, times.now())?;
+        let changes = fallen.unwrap_or_default();
+        Ok(Gathered { cuts, changes })
+    }
+
+    /// Drafts what [`gather`](Self::gather) does where no conflict is noted: it shows nothing else then.
+    /// Returns how many cuts that makes. Where the draft is not kept, [`forget`](Self::forget) is to be
+    /// called.
+    pub(crate) fn draft(
+        &mut self,
+        draft: &mut Draft<'_>,
+        chain: &Chain,
+        changes: &[Change],
+        clock: &mut Clock,
+        times: &Times,
+    ) -> Result<usize> {
+        let registers = self.registers(draft.txn);
+        let new = outgoing(draft.txn, chain, &registers, changes, clock, times)?;
+        self.add_cuts(draft, new, Group::Ends)
+    }
+
+    /// Adds values that were written together, those that are too long for one cut in several.
+    fn add_cuts(
+        &mut self,
+        keep: &mut (impl Keep + ?Sized),
+        new: BTreeMap<TreePath, Value>,
+        group: Group,
+    ) -> Result<usize> {
         let mut cuts = 0;
         let mut written = Values::new();
         let mut bytes = 0;
@@ -459,19 +492,17 @@ impl Branch {
             let value = value.encode();
             let more = path.as_str().len() + value.len();
             if bytes + more > CUT_MAX {
-                self.add_cut(txn, std::mem::take(&mut written), group != Group::None)?;
+                self.add_cut(keep, std::mem::take(&mut written), group != Group::None)?;
                 (cuts, bytes) = (cuts + 1, 0);
             }
             bytes += more;
             written.push((path.to_string(), ByteBuf::from(value)));
         }
         if !written.is_empty() {
-            self.add_cut(txn, written, group == Group::GoesOn)?;
+            self.add_cut(keep, written, group == Group::GoesOn)?;
             cuts += 1;
         }
-        let fallen = self.show(txn, chain, fallen, times.now())?;
-        let changes = fallen.unwrap_or_default();
-        Ok(Gathered { cuts, changes })
+        Ok(cuts)
     }
 
     /// Says that what was written goes on no more, if it was said to. Returns whether it was.
@@ -535,10 +566,15 @@ impl Branch {
         Ok(About::resolve(values.collect::<Result<_>>()?))
     }
 
-    fn add_cut(&mut self, txn: &mut dyn WriteTxn, mut values: Values, more: bool) -> Result<()> {
+    fn add_cut(
+        &mut self,
+        keep: &mut (impl Keep + ?Sized),
+        mut values: Values,
+        more: bool,
+    ) -> Result<()> {
         values.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let replica = self.place.replica;
-        let mut log = self.place.log(txn)?;
+        let mut log = self.place.log(keep)?;
         let others = log.applied();
         let others = others.iter().filter(|(id, _)| *id != replica);
         let cut = Cut {
@@ -549,11 +585,11 @@ impl Branch {
             changes: kept::encode(&values),
         };
         for (number, share) in shares(&cut, values)? {
-            self.put(txn, number, &share)?;
+            self.put(keep, number, &share)?;
         }
         log.open = more;
-        self.place.keep(txn, &mut log, &cut)?;
-        self.place.drop_cuts(txn)
+        self.place.keep(keep, &mut log, &cut)?;
+        self.place.drop_cuts(keep)
     }
 
     /// Applies cuts of others, each the next of its replica, and makes the branch show what the
@@ -617,12 +653,12 @@ impl Branch {
         Ok(shares.contains_key(&ABOUT))
     }
 
-    fn put(&mut self, txn: &mut dyn WriteTxn, number: u16, share: &Share) -> Result<()> {
+    fn put(&mut self, keep: &mut (impl Keep + ?Sized), number: u16, share: &Share) -> Result<()> {
         let documents = self.documents.get_mut();
-        let document = self.place.open(txn, documents, number)?;
+        let document = self.place.open(keep, documents, number)?;
         let document = document.get_or_insert_default();
         let change = document.put(share)?;
-        if !change.is_empty() && self.place.save(txn, number, document, &change)? {
+        if !change.is_empty() && self.place.save(keep, number, document, &change)? {
             self.thick.insert(number);
         }
         Ok(())

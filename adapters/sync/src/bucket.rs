@@ -14,12 +14,12 @@ use alknet_fs_core::sync::{
     AboutSnapshot, Clock, Cut, Moment, Page, Replica, ReplicaId, Scope, Taken, VersionVector, Want,
     has_conflicts,
 };
-use alknet_fs_core::{Change, Commit, Cursor, ErrorKind, Result, Timestamp};
+use alknet_fs_core::{Change, Commit, Cursor, Error, ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::branch::{Applied, Branch, History};
 use crate::collect::Found;
-use crate::kept;
+use crate::kept::{self, Draft, Drafted};
 
 /// What is kept of a bucket besides its documents, and changes with every commit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -210,7 +210,7 @@ impl Bucket {
     /// Brings what any process committed since into the documents. Returns whether that was anything.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`deleted`] where the bucket is gone, and those of the store.
     pub fn gather(&mut self, now: Timestamp) -> Result<bool> {
         let last = self.store.read()?.last_cursor()?;
         if !self.is_stale && Some(last) == self.record.gathered {
@@ -218,7 +218,11 @@ impl Bucket {
         }
         let before = std::mem::take(&mut self.news);
         let gathered = self.gather_much(now).and_then(|seen| {
-            let txn = self.store.write(Durability::Full)?;
+            // What was committed since it was called comes next time.
+            if seen.is_none() && self.is_closed() && self.record.gathered >= Some(last) {
+                return Ok(());
+            }
+            let txn = self.write(Durability::Full)?;
             self.change(txn, |this, txn| this.gather_in(txn, now, seen))
         });
         let is_new = !self.news.is_empty();
@@ -256,18 +260,65 @@ impl Bucket {
         for branch in &branches {
             is_whole = is_whole || has_conflicts(&*txn, branch.id)?;
         }
+        if is_whole && self.is_plain(&*txn, &branches, &found)? {
+            let mut draft = Draft::new(&*txn);
+            let drafted = self.draft(&mut draft, &branches, &found, now);
+            let values = drafted.map(|()| draft.into_values());
+            drop(txn);
+            self.keep_draft(values, last, bucket.epoch)?;
+            return Ok(ControlFlow::Break(None));
+        }
         drop(txn);
         if is_whole {
             return Ok(ControlFlow::Break(Some(Seen { last, found })));
         }
         self.collect(&mut To::Pieces(at_once), &branches, &found, now)?;
-        let txn = self.store.write(Durability::Full)?;
+        let txn = self.write(Durability::Full)?;
         self.change(txn, |this, _| {
             // What was committed meanwhile comes after that.
             this.record.gathered = Some(last);
             this.record.epoch = bucket.epoch;
             this.record.unsettled |= found.of_branches();
             Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Tells whether nobody waits for more of what was gathered, nor branches for what is to come.
+    fn is_closed(&self) -> bool {
+        self.record.open.is_empty() && !self.record.unsettled
+    }
+
+    /// Tells whether all that was found is what was written to branches that take part and have no
+    /// conflicts: to bring that into the documents changes nothing else.
+    fn is_plain(
+        &self,
+        txn: &dyn ReadTxn,
+        branches: &[BranchRecord],
+        found: &Found,
+    ) -> Result<bool> {
+        if found.of_branches() || !self.is_closed() {
+            return Ok(false);
+        }
+        for BranchRecord { id, .. } in branches.iter().filter(|branch| found.is_in(branch.id)) {
+            if self.scope_of(*id).is_err() || has_conflicts(txn, *id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Keeps values that were drafted when the store had nothing after a cursor and an epoch. Nobody
+    /// else changes those that are there.
+    fn keep_draft(&mut self, values: Result<Drafted>, last: Cursor, epoch: Epoch) -> Result<()> {
+        let begun = values.and_then(|values| Ok((values, self.write(Durability::Full)?)));
+        let (values, txn) = begun.inspect_err(|_| self.reread())?;
+        self.change(txn, |this, txn| {
+            for ((scope, name), value) in values {
+                txn.set_value(&scope, &name, value.as_deref())?;
+            }
+            this.record.gathered = Some(last);
+            this.record.epoch = epoch;
+            Ok(())
         })
     }
 
@@ -320,6 +371,15 @@ impl Bucket {
         self.record.epoch
     }
 
+    /// Begins a transaction that writes. A bucket that is gone keeps nothing.
+    fn write(&self, durability: Durability) -> Result<Box<dyn WriteTxn>> {
+        let txn = self.store.write(durability)?;
+        match txn.bucket(self.bucket)? {
+            Some(_) => Ok(txn),
+            None => Err(deleted()),
+        }
+    }
+
     /// Reads in a transaction that is there, or in one of its own.
     pub(crate) fn read_in<R>(
         &mut self,
@@ -347,7 +407,7 @@ impl Bucket {
                 if self.stop.load(Ordering::Relaxed) {
                     return Err(ErrorKind::Cancelled.into());
                 }
-                let txn = self.store.write(Durability::Full)?;
+                let txn = self.write(Durability::Full)?;
                 self.change(txn, change)
             }
         }
@@ -391,14 +451,19 @@ impl Bucket {
             .and_then(|changed| txn.commit().map(|()| changed));
         if changed.is_err() {
             (self.record, self.scopes, self.wanted) = (record, scopes, wanted);
-            self.is_stale = true;
-            self.forget();
-            // Where that fails too, it is read before the next change.
-            if let Ok(txn) = self.store.read() {
-                let _ = self.refresh(&*txn);
-            }
+            self.reread();
         }
         changed
+    }
+
+    /// Reads again what the store has.
+    fn reread(&mut self) {
+        self.is_stale = true;
+        self.forget();
+        // Where that fails, it is read before the next change.
+        if let Ok(txn) = self.store.read() {
+            let _ = self.refresh(&*txn);
+        }
     }
 
     /// Keeps what changed in memory.
@@ -519,7 +584,7 @@ impl Replica for Bucket {
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
         let now = self.now;
         let seen = self.gather_much(now)?;
-        let txn = self.store.write(Durability::Full)?;
+        let txn = self.write(Durability::Full)?;
         self.change(txn, |this, txn| {
             this.gather_in(txn, now, seen)?;
             let author = cuts.last().map_or(this.replica(), |cut| cut.replica);
@@ -564,7 +629,7 @@ impl Replica for Bucket {
             None => Durability::Full,
         };
         let seen = self.gather_much(now)?;
-        let mut txn = self.store.write(durability)?;
+        let mut txn = self.write(durability)?;
         if let Some(taken) = self.documents(scope).keep_page(&mut *txn, page, now)? {
             txn.commit()?;
             return Ok(taken);
@@ -651,6 +716,18 @@ impl Bucket {
         };
         txn.publish(self.bucket, &commit).map(drop)
     }
+}
+
+const DELETED: &str = "the bucket was deleted here";
+
+/// Says that the bucket is gone.
+pub fn deleted() -> Error {
+    Error::with_detail(ErrorKind::NotFound, DELETED)
+}
+
+/// Tells whether an error [says so](deleted).
+pub fn is_deleted(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotFound && error.detail().ends_with(DELETED)
 }
 
 pub(crate) fn context(now: Timestamp, author: ReplicaId) -> Context {

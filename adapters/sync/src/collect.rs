@@ -16,7 +16,7 @@ use alknet_fs_core::{
 
 use crate::branch::{Branch, Group};
 use crate::bucket::{Bucket, Shown, ShownSnapshot, To, context};
-use crate::kept;
+use crate::kept::{self, Draft};
 
 /// How many log records are read at a time.
 const RECORDS: usize = 256;
@@ -109,6 +109,14 @@ impl Found {
         };
         changes.values().map(Vec::len).sum::<usize>() > count
             || all.any(|(_, change)| is_large(change))
+    }
+
+    /// Tells whether these may be changes in a branch.
+    pub(crate) fn is_in(&self, branch: BranchId) -> bool {
+        match self {
+            Self::First | Self::Unknown => true,
+            Self::Changes { changes, .. } => changes.contains_key(&branch),
+        }
     }
 
     pub(crate) fn of_branches(&self) -> bool {
@@ -255,14 +263,34 @@ impl Bucket {
             }
             self.round_in(to, &mut round, |this, txn, round| this.tell(txn, round))?;
         }
-        for branch in branches {
-            if let Found::Changes { changes, .. } = found
-                && !changes.contains_key(&branch.id)
-            {
-                continue;
-            }
+        for branch in branches.iter().filter(|branch| found.is_in(branch.id)) {
             self.collect_branch(to, &mut round, branch.id, None)?;
         }
+        Ok(())
+    }
+
+    /// Drafts what was written to branches, as far as that was found.
+    pub(crate) fn draft(
+        &mut self,
+        draft: &mut Draft<'_>,
+        branches: &[BranchRecord],
+        found: &Found,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut clocks = Clocks::new(self.clock());
+        for BranchRecord { id, .. } in branches.iter().filter(|branch| found.is_in(branch.id)) {
+            let chain = Chain::load(draft.txn, *id, None)?;
+            let scope = self.scope_of(*id)?;
+            let documents = self.documents(scope);
+            let (changes, times) = found.up_to(draft.txn, &chain, documents, Epoch(0), now)?;
+            let cuts = clocks.with(Some(*id), |clock| {
+                documents.draft(draft, &chain, &changes, clock, &times)
+            })?;
+            if cuts > 0 {
+                self.news.insert(scope);
+            }
+        }
+        self.set_clock(&clocks.last);
         Ok(())
     }
 

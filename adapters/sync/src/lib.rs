@@ -16,5 +16,5 @@ mod settle;
 mod thin;
 
 pub use branch::{Applied, Branch, Gathered, Group, History, Written};
-pub use bucket::Bucket;
+pub use bucket::{Bucket, deleted, is_deleted};
 pub use document::{Document, SHARDS, Share, shard};

@@ -1,5 +1,5 @@
-//! Much that was committed comes into the documents in several transactions: others commit between
-//! them, and it is one change to those who are told of it.
+//! What was committed comes into the documents while others commit: a little is drafted before the
+//! transaction that keeps it, and much comes in several, and is one change to those who are told of it.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod common;
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alknet_fs_core::branch;
+use alknet_fs_core::branch::{self, ForkSource};
 use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Retention, Store, WriteTxn};
 use alknet_fs_core::sync::{Cut, Replica, ReplicaId, Scope, VersionVector};
 use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
-use alknet_fs_sync::Bucket;
+use alknet_fs_sync::{Bucket, is_deleted};
 
 const AT_ONCE: usize = 8;
 const FILES: usize = 100;
@@ -63,16 +63,19 @@ fn edit_at(store: &dyn Store, now: i64, edit: impl FnOnce(&mut Editor<'_>) -> Re
     let bucket = txn.buckets().unwrap()[0].id;
     let main = branch::branch(&*txn, bucket, "main").unwrap().id;
     let chain = Chain::load(&*txn, main, None).unwrap();
-    let context = Context {
+    let mut editor = Editor::new(&mut *txn, &chain, context(now));
+    edit(&mut editor).unwrap();
+    editor.finish(None).unwrap();
+    txn.commit().unwrap();
+}
+
+fn context(now: i64) -> Context {
+    Context {
         now: Timestamp(now),
         author: "test".to_owned(),
         uid: 0,
         gid: 0,
-    };
-    let mut editor = Editor::new(&mut *txn, &chain, context);
-    edit(&mut editor).unwrap();
-    editor.finish(None).unwrap();
-    txn.commit().unwrap();
+    }
 }
 
 fn path(n: usize) -> TreePath {
@@ -145,6 +148,111 @@ fn one_commit_is_one_change_for_others() {
     assert!(others.len() >= FILES / AT_ONCE && others.iter().all(|n| *n == 0));
     assert_eq!(*last, files(&*store, main) - before);
     assert_eq!(tree, common::shown(&*store, main));
+}
+
+/// What was drafted is what there was at one point in time, whatever is committed before it is kept.
+#[test]
+fn what_is_committed_after_a_draft_comes_next() {
+    let meanwhile: [fn(&MemoryStore); 6] = [
+        |store| add_files(store, AT_ONCE..2 * AT_ONCE),
+        |store| edit(store, |editor| editor.unlink(&path(1))),
+        |store| {
+            edit(store, |editor| {
+                editor.unlink(&path(1))?;
+                editor.symlink(&path(1), "other", &SetAttrs::default())
+            });
+        },
+        |store| {
+            edit(store, |editor| {
+                let (from, to) = (path(1).parent().unwrap(), "/renamed".parse()?);
+                editor.rename(&from, &to, false)
+            });
+        },
+        |store| {
+            let mut txn = store.write(Durability::Full).unwrap();
+            let bucket = txn.buckets().unwrap()[0].id;
+            let main = branch::branch(&*txn, bucket, "main").unwrap().id;
+            let source = ForkSource {
+                branch: main,
+                snapshot: None,
+            };
+            branch::fork(&mut *txn, "fork", &source, &context(5)).unwrap();
+            txn.commit().unwrap();
+        },
+        |_| {},
+    ];
+    for (how, meanwhile) in meanwhile.into_iter().enumerate() {
+        let store = Watched::new(move |store: &MemoryStore, number| {
+            if number == 0 {
+                meanwhile(store);
+            }
+            Ok(())
+        });
+        common::make_empty(&store.store);
+        let (mut bucket, number, main) = open(&store, 1);
+        store.writes.store(100, Ordering::Relaxed);
+        bucket.gather(Timestamp(8)).unwrap();
+        add_files(&store.store, 0..AT_ONCE - 4);
+        let then = common::shown(&*store, main);
+        store.writes.store(0, Ordering::Relaxed);
+        assert!(bucket.gather(Timestamp(9)).unwrap());
+        assert_eq!(store.writes.load(Ordering::Relaxed), 1, "{how}");
+        assert_eq!(told(&all_cuts(&bucket)).1, then, "{how}");
+
+        bucket.gather(Timestamp(10)).unwrap();
+        let now = common::shown(&*store, main);
+        assert_eq!(told(&all_cuts(&bucket)).1, now, "{how}");
+        let branches = store.read().unwrap().branches(number).unwrap();
+        assert_eq!(bucket.scopes().count(), branches.len(), "{how}");
+    }
+}
+
+#[test]
+fn a_draft_that_cannot_be_kept_is_made_again() {
+    let store = Watched::new(|_: &MemoryStore, number| match number {
+        0 => Err(ErrorKind::Busy.into()),
+        _ => Ok(()),
+    });
+    common::make_empty(&store.store);
+    let (mut bucket, _, main) = open(&store, 1);
+    store.writes.store(100, Ordering::Relaxed);
+    bucket.gather(Timestamp(8)).unwrap();
+    let before = all_cuts(&bucket);
+    add_files(&store.store, 0..AT_ONCE - 4);
+    store.writes.store(0, Ordering::Relaxed);
+    let error = bucket.gather(Timestamp(9)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert_eq!(all_cuts(&bucket), before);
+    add_files(&store.store, AT_ONCE..AT_ONCE + 1);
+    assert!(bucket.gather(Timestamp(9)).unwrap());
+    assert_eq!(told(&all_cuts(&bucket)).1, common::shown(&*store, main));
+}
+
+#[test]
+fn of_a_bucket_that_is_deleted_after_a_draft_nothing_stays() {
+    let store = Watched::new(|store: &MemoryStore, number| {
+        if number == 0 {
+            let mut txn = store.write(Durability::Full)?;
+            let bucket = txn.buckets()?[0].id;
+            txn.remove_bucket(bucket)?;
+            txn.remove_values(&format!("sync/{bucket}"))?;
+            txn.commit()?;
+        }
+        Ok(())
+    });
+    common::make_empty(&store.store);
+    let (mut bucket, number, _) = open(&store, 1);
+    store.writes.store(100, Ordering::Relaxed);
+    bucket.gather(Timestamp(8)).unwrap();
+    add_files(&store.store, 0..AT_ONCE - 4);
+    store.writes.store(0, Ordering::Relaxed);
+    let error = bucket.gather(Timestamp(9)).unwrap_err();
+    assert!(is_deleted(&error), "{error}");
+    let kept = store
+        .read()
+        .unwrap()
+        .value(&format!("sync/{number}"), "bucket");
+    assert_eq!(kept.unwrap(), None);
 }
 
 /// What is committed together is seen together, though a part of it was brought in before somebody wrote

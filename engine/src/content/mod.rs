@@ -16,7 +16,7 @@ mod source;
 mod wait;
 
 use alknet_fs_content::{ContentReader, no_record};
-use alknet_fs_core::store::{BranchId, BucketId, ReadTxn};
+use alknet_fs_core::store::{BranchId, BucketId, ReadTxn, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Hash, Result, TreePath};
 
 use self::base::{base_of, base_of_lost};
@@ -56,9 +56,20 @@ pub(crate) struct Named {
     pub(crate) size: u64,
 }
 
+/// Returns the scope of what is kept of a bucket's synchronisation.
+fn sync_scope(bucket: BucketId) -> String {
+    format!("sync/{bucket}")
+}
+
 /// Tells whether a bucket takes part in synchronisation: what is not here may be elsewhere.
 pub(crate) fn takes_part(txn: &dyn ReadTxn, bucket: BucketId) -> Result<bool> {
-    Ok(txn.value(&format!("sync/{bucket}"), "bucket")?.is_some())
+    Ok(txn.value(&sync_scope(bucket), "bucket")?.is_some())
+}
+
+/// Removes what is kept of a bucket's contents and synchronisation, besides what is known of peers.
+pub(crate) fn forget(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
+    txn.remove_values(&sync_scope(bucket))?;
+    txn.remove_values(&policy::scope(bucket))
 }
 
 /// Returns for how long what is read of a bucket is waited for.
