@@ -872,6 +872,16 @@ fn check_names_what_refers_to_nothing() {
     }
 }
 
+/// Set by `.cargo/config.toml`.
+#[test]
+fn connections_have_page_caches_of_their_own() {
+    let (dir, _store) = new_store();
+    let conn = sqlite(&dir);
+    let sql = "SELECT sqlite_compileoption_used('ENABLE_MEMORY_MANAGEMENT')";
+    let is_shared: bool = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert!(!is_shared);
+}
+
 #[test]
 fn closing_leaves_no_log_and_checkpoints_count() {
     let (dir, store) = new_store();
