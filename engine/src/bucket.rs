@@ -93,9 +93,12 @@ impl Bucket {
     /// # Errors
     /// [`ErrorKind::NotFound`] where the bucket was deleted.
     pub fn name(&self) -> Result<String> {
-        let record = self.inner.tree.read()?.bucket(self.id)?;
+        self.name_in(&*self.inner.tree.read()?)
+    }
+
+    pub(crate) fn name_in(&self, txn: &dyn ReadTxn) -> Result<String> {
         let gone = || Error::with_detail(ErrorKind::NotFound, "the bucket was deleted");
-        Ok(record.ok_or_else(gone)?.name)
+        Ok(txn.bucket(self.id)?.ok_or_else(gone)?.name)
     }
 
     /// Finds a branch by its name. The handle stays with the branch when it is renamed.

@@ -316,6 +316,7 @@ fn a_bucket_that_is_deleted_where_it_is_shared_is_said_to_be_gone() {
         db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert!(kept() > 0);
+    let bucket = a.store.bucket("default").unwrap();
     a.store.delete_bucket("default").unwrap();
     until("b is told", || {
         let status = b.node().status().unwrap();
@@ -326,6 +327,8 @@ fn a_bucket_that_is_deleted_where_it_is_shared_is_said_to_be_gone() {
         peer.refused && trouble.contains("no such bucket any more")
     });
     assert_eq!(b.main().read("/f").unwrap(), b"of b");
+    let pinned = bucket.pin("/f").unwrap_err();
+    assert_eq!(pinned.kind(), ErrorKind::NotFound);
     assert_eq!(kept(), 0);
 }
 

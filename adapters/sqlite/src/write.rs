@@ -515,7 +515,7 @@ impl WriteTxn for Txn<WriteHandle> {
 
     fn remove_values(&mut self, scope: &str) -> Result<()> {
         // What follows a `/` is a `0`.
-        let sql = "DELETE FROM kv WHERE scope = ?1 OR scope > ?1 || '/' AND scope < ?1 || '0'";
+        let sql = "DELETE FROM kv WHERE scope = ?1 OR scope >= ?1 || '/' AND scope < ?1 || '0'";
         change(self.0.conn()?, sql, [scope]).map(drop)
     }
 }

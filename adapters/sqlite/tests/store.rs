@@ -874,12 +874,12 @@ fn check_names_what_refers_to_nothing() {
 
 /// Set by `.cargo/config.toml`.
 #[test]
-fn connections_have_page_caches_of_their_own() {
+fn page_caches_have_no_common_budget() {
     let (dir, _store) = new_store();
     let conn = sqlite(&dir);
     let sql = "SELECT sqlite_compileoption_used('ENABLE_MEMORY_MANAGEMENT')";
-    let is_shared: bool = conn.query_row(sql, [], |row| row.get(0)).unwrap();
-    assert!(!is_shared);
+    let is_common: bool = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert!(!is_common);
 }
 
 #[test]

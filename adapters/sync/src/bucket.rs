@@ -207,7 +207,8 @@ impl Bucket {
         std::mem::take(&mut self.news)
     }
 
-    /// Brings what any process committed since into the documents. Returns whether that was anything.
+    /// Brings what any process committed before the call into the documents. Returns whether that was
+    /// anything.
     ///
     /// # Errors
     /// [`deleted`] where the bucket is gone, and those of the store.
@@ -217,7 +218,7 @@ impl Bucket {
             return Ok(false);
         }
         let before = std::mem::take(&mut self.news);
-        let gathered = self.gather_much(now).and_then(|seen| {
+        let gathered = self.gather_apart(now).and_then(|seen| {
             // What was committed since it was called comes next time.
             if seen.is_none() && self.is_closed() && self.record.gathered >= Some(last) {
                 return Ok(());
@@ -230,10 +231,11 @@ impl Bucket {
         gathered.map(|()| is_new)
     }
 
-    /// Where much was committed, brings that into the documents in pieces, each in a transaction of its
-    /// own: nobody who writes meanwhile waits for more than one of them. Where conflicts are noted, what was
-    /// committed is not divided: it is to be seen as a whole. Returns what it saw and left.
-    fn gather_much(&mut self, now: Timestamp) -> Result<Option<Seen>> {
+    /// Brings what was committed into the documents so that nobody who writes meanwhile waits for long: a
+    /// little is drafted before the transaction that keeps it, and much comes in pieces, each in one of its
+    /// own. Where conflicts are noted, what was committed is not divided: it is to be seen as a whole. Returns
+    /// what it saw and left, as it says more than what was written.
+    fn gather_apart(&mut self, now: Timestamp) -> Result<Option<Seen>> {
         for _ in 0..ROUNDS {
             if let ControlFlow::Break(seen) = self.gather_round(now)? {
                 return Ok(seen);
@@ -242,7 +244,7 @@ impl Bucket {
         Ok(None)
     }
 
-    /// Goes on where there was much.
+    /// Brings in what was committed up to now. Returns whether to look for what came meanwhile.
     fn gather_round(&mut self, now: Timestamp) -> Result<ControlFlow<Option<Seen>>> {
         let txn = self.store.read()?;
         self.refresh(&*txn)?;
@@ -369,6 +371,15 @@ impl Bucket {
     /// Returns the epoch up to which all was gathered.
     pub(crate) fn gathered_epoch(&self) -> Epoch {
         self.record.epoch
+    }
+
+    /// Begins a transaction that reads. Of a bucket that is gone nothing is said: its documents are, too.
+    fn read(&self) -> Result<Box<dyn ReadTxn>> {
+        let txn = self.store.read()?;
+        match txn.bucket(self.bucket)? {
+            Some(_) => Ok(txn),
+            None => Err(deleted()),
+        }
     }
 
     /// Begins a transaction that writes. A bucket that is gone keeps nothing.
@@ -556,7 +567,7 @@ impl Bucket {
 
 impl Replica for Bucket {
     fn vectors(&self) -> Result<BTreeMap<Scope, VersionVector>> {
-        let txn = self.store.read()?;
+        let txn = self.read()?;
         let mut vectors = BTreeMap::new();
         for (scope, branch) in &self.branches {
             let vector = branch.vector(&*txn)?;
@@ -569,21 +580,21 @@ impl Replica for Bucket {
 
     fn vector(&self, scope: Scope) -> Result<VersionVector> {
         match self.branches.get(&scope) {
-            Some(branch) => branch.vector(&*self.store.read()?),
+            Some(branch) => branch.vector(&*self.read()?),
             None => Ok(VersionVector::new()),
         }
     }
 
     fn cuts_after(&self, scope: Scope, seen: &VersionVector, bytes: usize) -> Result<Vec<Cut>> {
         match self.branches.get(&scope) {
-            Some(branch) => branch.cuts_after(&*self.store.read()?, seen, bytes),
+            Some(branch) => branch.cuts_after(&*self.read()?, seen, bytes),
             None => Ok(Vec::new()),
         }
     }
 
     fn apply(&mut self, scope: Scope, cuts: &[Cut]) -> Result<()> {
         let now = self.now;
-        let seen = self.gather_much(now)?;
+        let seen = self.gather_apart(now)?;
         let txn = self.write(Durability::Full)?;
         self.change(txn, |this, txn| {
             this.gather_in(txn, now, seen)?;
@@ -596,14 +607,14 @@ impl Replica for Bucket {
 
     fn floor(&self, scope: Scope) -> Result<VersionVector> {
         match self.branches.get(&scope) {
-            Some(branch) => branch.floor(&*self.store.read()?),
+            Some(branch) => branch.floor(&*self.read()?),
             None => Ok(VersionVector::new()),
         }
     }
 
     fn first_page(&self, scope: Scope) -> Result<Vec<u8>> {
         match self.branches.get(&scope) {
-            Some(branch) => branch.first_page(&*self.store.read()?),
+            Some(branch) => branch.first_page(&*self.read()?),
             None => Ok(Vec::new()),
         }
     }
@@ -616,7 +627,7 @@ impl Replica for Bucket {
         bytes: usize,
     ) -> Result<Option<Page>> {
         match self.branches.get(&scope) {
-            Some(branch) => branch.page(&*self.store.read()?, what, seen, bytes),
+            Some(branch) => branch.page(&*self.read()?, what, seen, bytes),
             None => Ok(None),
         }
     }
@@ -628,7 +639,11 @@ impl Replica for Bucket {
             Some(_) => Durability::Relaxed,
             None => Durability::Full,
         };
-        let seen = self.gather_much(now)?;
+        // Only the last brings anything into the documents.
+        let seen = match page.next {
+            Some(_) => None,
+            None => self.gather_apart(now)?,
+        };
         let mut txn = self.write(durability)?;
         if let Some(taken) = self.documents(scope).keep_page(&mut *txn, page, now)? {
             txn.commit()?;

@@ -14,7 +14,7 @@ use alknet_fs_core::chain::Chain;
 use alknet_fs_core::edit::{Context, Editor, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Retention, Store, WriteTxn};
-use alknet_fs_core::sync::{Cut, Replica, ReplicaId, Scope, VersionVector};
+use alknet_fs_core::sync::{Cut, Replica, ReplicaId, Scope, VersionVector, Want};
 use alknet_fs_core::{ErrorKind, Result, Timestamp, TreePath};
 use alknet_fs_sync::{Bucket, is_deleted};
 
@@ -246,13 +246,20 @@ fn of_a_bucket_that_is_deleted_after_a_draft_nothing_stays() {
     bucket.gather(Timestamp(8)).unwrap();
     add_files(&store.store, 0..AT_ONCE - 4);
     store.writes.store(0, Ordering::Relaxed);
+    let first = Want::From(bucket.first_page(Scope::of_first_branch()).unwrap());
     let error = bucket.gather(Timestamp(9)).unwrap_err();
     assert!(is_deleted(&error), "{error}");
-    let kept = store
-        .read()
-        .unwrap()
-        .value(&format!("sync/{number}"), "bucket");
-    assert_eq!(kept.unwrap(), None);
+    let kept = store.read().unwrap();
+    let scope = Scope::of_first_branch();
+    let of_branch = kept.value(&format!("sync/{number}/{scope}"), "log");
+    let of_bucket = kept.value(&format!("sync/{number}"), "bucket");
+    assert_eq!((of_bucket.unwrap(), of_branch.unwrap()), (None, None));
+    // Nor is anything said of it, as if it were empty.
+    let nothing = VersionVector::new();
+    let page = bucket.page(scope, &first, &nothing, 100).unwrap_err();
+    let vectors = bucket.vectors().unwrap_err();
+    let cuts = bucket.cuts_after(scope, &nothing, 100).unwrap_err();
+    assert!([page, vectors, cuts].iter().all(is_deleted));
 }
 
 /// What is committed together is seen together, though a part of it was brought in before somebody wrote

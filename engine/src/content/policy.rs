@@ -173,6 +173,8 @@ impl Bucket {
         change: impl FnOnce(&mut ContentSettings) -> Result<()>,
     ) -> Result<()> {
         let mut txn = self.inner.write()?;
+        // A bucket that is gone keeps nothing.
+        self.name_in(&*txn)?;
         let mut settings = load(&*txn, self.id)?;
         let before = (settings.policy, settings.pins.clone());
         change(&mut settings)?;
