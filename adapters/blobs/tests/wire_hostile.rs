@@ -5,7 +5,7 @@ mod common;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use alknet_fs_blobs::wire::{
@@ -107,7 +107,7 @@ struct Between {
     to: Node,
     honest: Router,
     twisted: Router,
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
     straight: Connection,
     conn: Connection,
     fetcher: Fetcher,
@@ -150,7 +150,7 @@ impl Between {
             to,
             honest,
             twisted,
-            _endpoint: endpoint,
+            endpoint,
             straight,
             conn: conn.unwrap(),
             _dirs: dirs,
@@ -537,19 +537,71 @@ impl io::Write for Log {
     }
 }
 
-/// Returns the lines of the log that name an asker.
-fn logged(asker: &Endpoint) -> Vec<String> {
+/// Begins the log, where no other test has.
+fn log() {
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(|| {
+        let logging = tracing_subscriber::fmt().with_ansi(false);
+        let logging = logging.with_max_level(tracing::Level::WARN);
+        logging.with_writer(|| Log).init();
+    });
+}
+
+/// Returns the lines of the log that name a peer.
+fn logged(peer: EndpointId) -> Vec<String> {
     let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
-    let id = asker.id().fmt_short().to_string();
+    let id = peer.fmt_short().to_string();
     let lines = log.lines().filter(|line| line.contains(&id));
     lines.map(str::to_owned).collect()
 }
 
+/// Expects one line that warns of a peer, and returns it.
+fn one_line(peer: EndpointId) -> String {
+    let lines = logged(peer);
+    let [line] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert!(line.contains("WARN"), "{line}");
+    line.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_breaks_the_protocol_is_logged_and_cannot_fill_the_log() {
+    log();
+    let between = Between::new(|_, honest| Reply::Bytes(honest)).await;
+    for _ in 0..200 {
+        assert_eq!(say(&between.straight, &[9, 0, 0, 0, 9]).await, Err(2));
+    }
+    let line = one_line(between.endpoint.id());
+    assert!(line.contains("breaks the protocol"), "{line}");
+    between.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_what_does_not_match_is_logged_and_cannot_fill_the_log() {
+    log();
+    for size in [3000, 200_000] {
+        let twist = |_, mut honest: Vec<u8>| {
+            *honest.last_mut().unwrap() ^= 1;
+            Reply::Bytes(honest)
+        };
+        let between = Between::new(twist).await;
+        let first = between.put(&painted(size, 0));
+        between.assert_refused(first).await;
+        for seed in 1..50 {
+            let want = between.put(&painted(size, seed));
+            between.assert_refused(want).await;
+        }
+        let line = one_line(between.twisted.endpoint().id());
+        assert!(line.contains("does not match"), "{line}");
+        assert!(line.contains(&first.hash.to_string()), "{line}");
+        between.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_what_it_may_not_read_is_logged_and_cannot_fill_the_log() {
-    let logging = tracing_subscriber::fmt().with_ansi(false);
-    let logging = logging.with_max_level(tracing::Level::WARN);
-    logging.with_writer(|| Log).init();
+    log();
     let dir = tempfile::tempdir().unwrap();
     let node = Node::create(dir.path());
     let [open, hidden] = [1, 2].map(|seed| painted(100_000, seed));
@@ -596,7 +648,7 @@ async fn who_asks_for_what_it_may_not_read_is_logged_and_cannot_fill_the_log() {
     // Nor is what it says that it has.
     let ask = (*open.as_bytes(), Some(*hidden.as_bytes()));
     say(&conn, &frame(WANTS, &vec![ask])).await.unwrap();
-    assert_eq!(logged(&honest), [""; 0]);
+    assert_eq!(logged(honest.id()), [""; 0]);
 
     for (question, answer) in questions(hidden) {
         let hostile = endpoint().await;
@@ -604,11 +656,8 @@ async fn who_asks_for_what_it_may_not_read_is_logged_and_cannot_fill_the_log() {
         for _ in 0..50 {
             assert_eq!(say(&conn, &question).await, answer);
         }
-        let lines = logged(&hostile);
-        let [line] = &lines[..] else {
-            panic!("{lines:?}");
-        };
-        for word in ["WARN", "may not read", "contents=1", "requests=1"] {
+        let line = one_line(hostile.id());
+        for word in ["may not read", "contents=1", "requests=1"] {
             assert!(line.contains(word), "{word}: {line}");
         }
         hostile.close().await;
@@ -625,16 +674,13 @@ async fn who_asks_for_what_it_may_not_read_is_logged_and_cannot_fill_the_log() {
         .unwrap();
     let hidden = iroh_blobs::Hash::from_bytes(*hidden.as_bytes());
     assert!(get_blob(blobs.clone(), hidden).await.is_err());
-    let lines = logged(&hostile);
-    assert!(
-        matches!(&lines[..], [line] if line.contains("contents=1000")),
-        "{lines:?}"
-    );
+    let line = one_line(hostile.id());
+    assert!(line.contains("contents=1000"), "{line}");
     let other = endpoint().await;
     let blobs = other.connect(to, GuardedBlobs::ALPN).await.unwrap();
     for _ in 0..50 {
         assert!(get_blob(blobs.clone(), hidden).await.is_err());
     }
-    assert_eq!(logged(&other).len(), 1);
+    one_line(other.id());
     router.shutdown().await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alknet_fs_content::hash_tree::{CV_LEN, GROUP_LEN, group_count, normalize};
 use alknet_fs_content::partial::Verifier;
@@ -455,8 +455,10 @@ impl Task {
         }
         let (peer, hash) = (self.conn.remote_id(), self.wants[at].hash);
         let error = of_peer(error, format_args!("content {hash} from {peer}"));
-        if error.is_corrupt() {
-            tracing::warn!(%peer, %hash, %error, "refused");
+        if error.is_corrupt()
+            && let Some(contents) = self.shared.refusals.corrupt.count(peer, Instant::now())
+        {
+            tracing::warn!(%peer, contents, %hash, %error, "a peer sends what does not match");
         }
         self.end(at, Outcome::Failed(error));
     }

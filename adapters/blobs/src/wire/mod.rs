@@ -12,6 +12,7 @@ mod fetch;
 mod frames;
 mod guard;
 mod large;
+mod refusals;
 mod serve;
 
 use std::collections::HashSet;
@@ -26,9 +27,9 @@ use tokio::time::timeout;
 
 use crate::shared::Shared;
 
-pub(crate) use asker::Refusals;
 pub use fetch::{FetchOptions, Fetcher, Outcome, Progress, Want};
 pub use guard::GuardedBlobs;
+pub(crate) use refusals::Refusals;
 pub use serve::ContentProtocol;
 
 /// The protocol's name, as connections agree on it.
@@ -121,7 +122,7 @@ async fn let_in(shared: &Arc<Shared>, access: &Arc<dyn Access>, conn: &Connectio
     match takes_part(shared, access, peer).await {
         Ok(true) => return true,
         Ok(false) => {
-            if let Some(requests) = shared.refusals.count(peer, Instant::now()) {
+            if let Some(requests) = shared.refusals.unreadable.count(peer, Instant::now()) {
                 let peer = access.label(peer);
                 tracing::warn!(%peer, requests, "a peer that may read nothing here is sent away");
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alknet_fs_content::ContentReader;
 use alknet_fs_content::hash_tree::{GROUP_LEN, differing_groups, group_count};
@@ -135,9 +135,7 @@ impl Server {
             Err(Refusal { code, error }) => {
                 match code {
                     MISSING => {}
-                    MALFORMED => {
-                        tracing::warn!(peer = %self.access.label(self.peer), %error, "refused")
-                    }
+                    MALFORMED => self.tell_of_malformed(&error),
                     // The peer went, or its stream did.
                     _ if error.kind() == ErrorKind::Io => {
                         tracing::debug!(peer = %self.access.label(self.peer), %error, "not answered");
@@ -150,6 +148,14 @@ impl Server {
                 let _ = send.reset(code);
                 let _ = recv.get_mut().stop(code);
             }
+        }
+    }
+
+    fn tell_of_malformed(&self, error: &Error) {
+        let counts = &self.shared.refusals.malformed;
+        if let Some(questions) = counts.count(self.peer, Instant::now()) {
+            let peer = self.access.label(self.peer);
+            tracing::warn!(%peer, questions, %error, "a peer breaks the protocol of contents");
         }
     }
 
