@@ -19,7 +19,7 @@ use alknet_fs_core::{ErrorKind, Hash, Result, Timestamp, TreePath};
 use alknet_fs_sqlite::{Options, SqliteStore};
 use alknet_fs_sync::{Bucket, History};
 use common::faulty::{Fault, FaultyStore};
-use common::{Tree, Written};
+use common::{Tree, Written, stored};
 use fastrand::Rng;
 
 struct Node {
@@ -115,6 +115,17 @@ impl Node {
 
     fn shown(&self) -> BTreeMap<String, Tree> {
         common::shown_bucket(&*self.store, self.number)
+    }
+
+    /// Expects that all branches show what the documents say that the store keeps.
+    fn assert_documents(&self) {
+        for (scope, branch) in self.bucket.scopes() {
+            let documents = stored::documents(&*self.store, self.number, scope);
+            documents.assert_flat();
+            if let Some(branch) = branch {
+                documents.assert_shown(&*self.store, branch);
+            }
+        }
     }
 }
 
@@ -433,6 +444,7 @@ impl Network {
             for (name, tree) in &one {
                 assert_eq!(other[name], *tree, "{name}");
             }
+            node.assert_documents();
             let listed = |node: &Node| common::conflicts_of(&*node.store, node.number);
             assert_eq!(listed(first), listed(node));
             for (created, tree) in common::snapshots(&*node.store, node.number) {

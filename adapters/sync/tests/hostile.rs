@@ -10,9 +10,9 @@ use alknet_fs_core::sync::{
     Clock, Cut, Page, ReplicaId, Scope, Stamp, State, Taken, Value, VersionVector, Want,
 };
 use alknet_fs_core::{ErrorKind, Result};
-use alknet_fs_sync::{Branch, Document, History, Share};
+use alknet_fs_sync::{Branch, History};
 use automerge::transaction::Transactable;
-use automerge::{AutoCommit, Automerge, ROOT, ReadDoc};
+use automerge::{AutoCommit, Automerge, ROOT};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -369,26 +369,4 @@ fn pages_do_not_count_without_end() {
             assert!(here.vector().is_empty());
         }
     }
-}
-
-/// The document can be read by any program that knows automerge.
-#[test]
-fn documents_are_those_of_automerge() {
-    let mut document = Document::new();
-    let share = Share {
-        replica: PEER,
-        number: 3,
-        seen: VersionVector::new(),
-        values: vec![register("/dir/a", 1)],
-    };
-    document.put(&share).unwrap();
-    let doc = Automerge::load(&document.save()).unwrap();
-    let (held, _) = doc.get(ROOT, "/dir/a").unwrap().unwrap();
-    assert_eq!(held.as_bytes().unwrap(), &value(1).encode()[..]);
-    let change = &doc.get_changes_meta(&[])[0];
-    assert_eq!(
-        (change.actor.to_bytes(), change.timestamp),
-        (&PEER.0[..], 3)
-    );
-    assert_eq!(document.shares().unwrap(), [share]);
 }

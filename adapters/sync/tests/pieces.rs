@@ -150,6 +150,29 @@ fn one_commit_is_one_change_for_others() {
     assert_eq!(tree, common::shown(&*store, main));
 }
 
+/// What came in one frame is one transaction, however many commits it was.
+#[test]
+fn changes_of_others_are_kept_together() {
+    let theirs = Arc::new(MemoryStore::default());
+    common::make_empty(&*theirs);
+    let (mut bucket, _, branch) = open(&theirs, 1);
+    for n in 0..FILES {
+        add_files(&*theirs, n..n + 1);
+        bucket.gather(Timestamp(9)).unwrap();
+    }
+    let cuts = all_cuts(&bucket);
+    assert!(cuts.len() >= FILES, "{} cuts", cuts.len());
+
+    let ours = Watched::new(|_, _| Ok(()));
+    common::make_empty(&*ours);
+    let (mut bucket, _, main) = open(&ours, 2);
+    bucket.gather(Timestamp(9)).unwrap();
+    ours.writes.store(0, Ordering::Relaxed);
+    bucket.apply(Scope::of_first_branch(), &cuts).unwrap();
+    assert_eq!(ours.writes.load(Ordering::Relaxed), 1);
+    assert_eq!(common::shown(&*ours, main), common::shown(&*theirs, branch));
+}
+
 /// What was drafted is what there was at one point in time, whatever is committed before it is kept.
 #[test]
 fn what_is_committed_after_a_draft_comes_next() {

@@ -4,6 +4,7 @@
 #[path = "../../../../tests/src/faulty.rs"]
 #[allow(unreachable_pub, reason = "it is a library's module elsewhere")]
 pub(crate) mod faulty;
+pub(crate) mod stored;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -217,7 +218,14 @@ pub(crate) fn edit(store: &dyn Store, branch: BranchId, rng: &mut Rng, now: Time
             4 => editor.rename(&path, &other, true),
             5 => {
                 let mode = Some(rng.u32(0o600..0o700));
-                let set = SetAttrs { mode, ..set };
+                let [uid, gid] = [(); 2].map(|()| rng.bool().then(|| rng.u32(0..9)));
+                let mtime = rng.bool().then(|| Timestamp(rng.i64(-9..9)));
+                let set = SetAttrs {
+                    mode,
+                    uid,
+                    gid,
+                    mtime,
+                };
                 editor.set_attrs(&path, &set, Follow::No)
             }
             6 => editor.symlink(&path, "target", &set),
