@@ -22,8 +22,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const RENEW_MIN: Duration = Duration::from_millis(100);
 /// How many contents are listed at once.
 const LISTED: usize = 1000;
-/// The largest list of hashes that a tag keeps the members of.
-const SEQ_MAX: u64 = 16 << 20;
 
 /// Turns iroh-blobs' hash into the store's; both are BLAKE3's.
 pub(crate) fn ours(hash: &iroh_blobs::Hash) -> Hash {
@@ -370,25 +368,10 @@ async fn renew_pins(shared: &Arc<Shared>, temp: &TempTags) -> io::Result<()> {
             let hash = ours(&named.hash);
             hashes.push(hash);
             if named.format.is_hash_seq() {
-                hashes.extend(members(s, &hash)?);
+                hashes.extend(s.members(&*s.store.read()?, &hash)?);
             }
         }
         s.pin(&hashes)
     };
     flat(shared.run(work).await)
-}
-
-/// Returns the hashes that a list of hashes holds.
-fn members(shared: &Shared, hash: &Hash) -> alknet_fs_core::Result<Vec<Hash>> {
-    let txn = shared.store.read()?;
-    if !txn.has_content(hash)? {
-        return Ok(Vec::new());
-    }
-    let reader = shared.contents.open(&*txn, hash)?;
-    if reader.size() > SEQ_MAX {
-        return Ok(Vec::new());
-    }
-    let bytes = reader.into_bytes()?;
-    let (hashes, _) = bytes.as_chunks::<32>();
-    Ok(hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect())
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use alknet_fs_content::partial::{GROUP_CHUNKS, Partial, PartialReader, Ranges};
 use alknet_fs_content::{ContentReader, Contents, Prepared};
-use alknet_fs_core::store::{Durability, Store};
+use alknet_fs_core::store::{Durability, ReadTxn, Store};
 use alknet_fs_core::{ErrorKind, Hash, Result, Timestamp};
 use bao_tree::{ChunkNum, ChunkRanges};
 use iroh_blobs::api::blobs::{Bitfield, BlobStatus};
@@ -20,6 +20,8 @@ use crate::encode::Source;
 use crate::tags::Tags;
 use crate::wire::Refusals;
 
+/// The largest list of hashes that a tag keeps the members of.
+const SEQ_MAX: u64 = 16 << 20;
 /// Keeps a content for as long as somebody names it.
 pub(crate) const FOR_EVER: Timestamp = Timestamp(i64::MAX);
 
@@ -472,17 +474,61 @@ impl Shared {
         let now = now();
         self.contents.commit(&mut *txn, prepared, now)?;
         let tags = Tags::load(&*txn)?;
+        let tagged = self.tagged(&*txn, &tags)?;
         for content in &*prepared {
-            let until = match tags.names(&content.hash()) {
-                true => FOR_EVER,
-                false => self.pinned_until(now),
-            };
-            txn.pin_content(&content.hash(), until)?;
+            let hash = content.hash();
+            let until = self.pinned_until(tagged.contains(&hash), now);
+            txn.pin_content(&hash, until)?;
+            if tags.hashes().any(|named| named == (hash, true)) {
+                // Its members may have come before it.
+                for member in self.members(&*txn, &hash)? {
+                    if txn.has_content(&member)? {
+                        txn.pin_content(&member, FOR_EVER)?;
+                    }
+                }
+            }
         }
         txn.commit()
     }
 
-    fn pinned_until(&self, now: Timestamp) -> Timestamp {
+    /// Returns what tags keep: what they name, and what the lists among that hold, as far as those are
+    /// here.
+    fn tagged(&self, txn: &dyn ReadTxn, tags: &Tags) -> Result<BTreeSet<Hash>> {
+        let mut tagged = BTreeSet::new();
+        for (hash, is_list) in tags.hashes() {
+            tagged.insert(hash);
+            if is_list {
+                tagged.extend(self.members(txn, &hash)?);
+            }
+        }
+        Ok(tagged)
+    }
+
+    /// Returns the hashes that a list of hashes holds; nothing where it is not here, is damaged, or holds
+    /// more than any does whose members a tag keeps.
+    pub(crate) fn members(&self, txn: &dyn ReadTxn, list: &Hash) -> Result<Vec<Hash>> {
+        if !txn.has_content(list)? {
+            return Ok(Vec::new());
+        }
+        let bytes = match self.contents.open(txn, list) {
+            Ok(reader) if reader.size() > SEQ_MAX => return Ok(Vec::new()),
+            Ok(reader) => reader.into_bytes(),
+            Err(error) => Err(error),
+        };
+        match bytes {
+            Ok(bytes) => {
+                let (hashes, _) = bytes.as_chunks::<32>();
+                Ok(hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect())
+            }
+            Err(error) if error.is_corrupt() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn pinned_until(&self, is_tagged: bool, now: Timestamp) -> Timestamp {
+        if is_tagged {
+            return FOR_EVER;
+        }
         let pin = i64::try_from(self.options.pin.as_nanos()).unwrap_or(i64::MAX);
         Timestamp(now.0.saturating_add(pin))
     }
@@ -491,10 +537,10 @@ impl Shared {
     pub(crate) fn pin(&self, hashes: &[Hash]) -> Result<()> {
         for hashes in hashes.chunks(PIN_MAX) {
             let mut txn = self.store.write(Durability::Relaxed)?;
-            let tags = Tags::load(&*txn)?;
+            let tagged = self.tagged(&*txn, &Tags::load(&*txn)?)?;
             for hash in hashes {
-                if txn.has_content(hash)? && !tags.names(hash) {
-                    txn.pin_content(hash, self.pinned_until(now()))?;
+                if txn.has_content(hash)? && !tagged.contains(hash) {
+                    txn.pin_content(hash, self.pinned_until(false, now()))?;
                 }
             }
             txn.commit()?;
@@ -509,15 +555,10 @@ impl Shared {
         let mut tags = before.clone();
         let done = change(&mut tags)?;
         tags.save(&mut *txn)?;
-        for hash in before.hashes().chain(tags.hashes()) {
-            let (was, is) = (before.names(&hash), tags.names(&hash));
-            if was != is && txn.has_content(&hash)? {
-                let until = if is {
-                    FOR_EVER
-                } else {
-                    self.pinned_until(now())
-                };
-                txn.pin_content(&hash, until)?;
+        let (was, is) = (self.tagged(&*txn, &before)?, self.tagged(&*txn, &tags)?);
+        for hash in was.symmetric_difference(&is) {
+            if txn.has_content(hash)? {
+                txn.pin_content(hash, self.pinned_until(is.contains(hash), now()))?;
             }
         }
         txn.commit()?;

@@ -48,13 +48,10 @@ impl Tags {
         txn.set_value(SCOPE, KEY, (!kept.is_empty()).then_some(&bytes))
     }
 
-    /// Tells whether a tag names a hash.
-    pub(crate) fn names(&self, hash: &Hash) -> bool {
-        self.0.values().any(|(named, _)| named == hash)
-    }
-
-    pub(crate) fn hashes(&self) -> impl Iterator<Item = Hash> {
-        self.0.values().map(|(hash, _)| *hash)
+    /// Returns what tags name, and which of it as a list of hashes.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = (Hash, bool)> {
+        let hashes = self.0.values();
+        hashes.map(|(hash, format)| (*hash, format.is_hash_seq()))
     }
 
     pub(crate) fn set(&mut self, name: &Tag, value: HashAndFormat) {

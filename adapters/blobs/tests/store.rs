@@ -6,7 +6,11 @@ mod common;
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
+use alknet_fs::{GcOptions, Task};
+use alknet_fs_blobs::Options;
+use alknet_fs_sqlite::SqliteStore;
 use bao_tree::io::mixed::EncodedItem;
 use bao_tree::io::{BaoContentItem, Leaf};
 use bao_tree::{ChunkNum, ChunkRanges};
@@ -14,6 +18,7 @@ use bytes::Bytes;
 use common::{Node, Random, eventually, painted, some_ranges, whole_groups};
 use futures_lite::StreamExt;
 use iroh_blobs::api::blobs::BlobStatus;
+use iroh_blobs::hashseq::HashSeq;
 use iroh_blobs::protocol::ChunkRangesExt;
 use iroh_blobs::store::mem::MemStore;
 use iroh_blobs::{Hash, HashAndFormat};
@@ -569,4 +574,69 @@ async fn temporary_tags_live_as_long_as_they_are_held() {
     drop(batch);
     eventually("the batch has ended", async || count().await == 0).await;
     assert!(node.has(other.hash()));
+}
+
+/// What is tagged outlives the time for which whatever arrives is kept; what is let go goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn collection_takes_what_no_tag_names_and_leaves_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    SqliteStore::create(dir.path(), Default::default()).unwrap();
+    let pin = Duration::from_secs(2);
+    let node = Node::open_with(
+        dir.path(),
+        Options {
+            pin,
+            ..Default::default()
+        },
+    );
+    let store = alknet_fs::Store::open(dir.path()).unwrap();
+    let collect = || {
+        let options = GcOptions::new().grace(Duration::ZERO);
+        store.gc(&options, &Task::default()).unwrap();
+    };
+    let gone = async |hash: Hash| {
+        eventually("what nothing names is collected", async || {
+            collect();
+            !node.has(hash)
+        })
+        .await;
+    };
+    let add = |bytes: &'static [u8]| node.blobs.add_slice(bytes);
+    let loose = async |bytes: &'static [u8]| add(bytes).temp_tag().await.unwrap().hash();
+
+    let named = add(b"named").with_named_tag("a").await.unwrap().hash;
+    // A list keeps its members, whether they come before it or after it.
+    let member = loose(b"member").await;
+    let late = &b"another member"[..];
+    let list = Bytes::from(HashSeq::from_iter([member, Hash::new(late)]));
+    let tags = node.blobs.tags();
+    let tag = HashAndFormat::hash_seq(Hash::new(&list));
+    tags.set("list", tag).await.unwrap();
+    let list = node.blobs.add_bytes(list).temp_tag().await.unwrap();
+    let late = loose(late).await;
+    let held = add(b"held").temp_tag().await.unwrap();
+    let batch = node.blobs.batch().await.unwrap();
+    let in_batch = batch.add_slice(b"in a batch").await.unwrap();
+    let listed = [list.hash(), member, late];
+    let others = [named, held.hash(), in_batch.hash()];
+    // Twice, so that whatever is kept was kept again.
+    for bytes in [&b"one"[..], b"two"] {
+        gone(loose(bytes).await).await;
+        for hash in listed.into_iter().chain(others) {
+            assert!(node.has(hash), "{hash}");
+        }
+    }
+
+    assert_eq!(tags.delete("a").await.unwrap(), 1);
+    drop((list, held, in_batch, batch));
+    for hash in others {
+        gone(hash).await;
+    }
+    for hash in listed {
+        assert!(node.has(hash), "{hash}");
+    }
+    assert_eq!(tags.delete("list").await.unwrap(), 1);
+    for hash in listed {
+        gone(hash).await;
+    }
 }
