@@ -1,11 +1,11 @@
 //! Buckets in stores of their own that are edited, and talk with each other over connections that lose,
-//! repeat and reorder what they carry, and break at any point; the stores fail at any call, and some
-//! of the buckets are closed and opened again.
+//! delay, repeat and reorder what they carry, and break at any point; the network falls apart and grows
+//! together again, the stores fail at any call, and some of the buckets are closed and opened again.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod common;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,6 +38,8 @@ struct Network {
     now: Timestamp,
     nodes: Vec<Node>,
     links: BTreeMap<(usize, usize), Link>,
+    /// The nodes of one side, while nothing gets from there to the others.
+    apart: BTreeSet<usize>,
     /// Whether frames are lost, repeated and reordered, and stores fail.
     is_bad: bool,
     /// How often a store failed.
@@ -168,6 +170,7 @@ impl Network {
             rng,
             now: Timestamp(100),
             links: BTreeMap::new(),
+            apart: BTreeSet::new(),
             nodes,
             failures: 0,
             keeps,
@@ -175,8 +178,14 @@ impl Network {
             overwritten: Written::new(),
             taken: BTreeMap::new(),
         };
-        for a in 1..network.nodes.len() {
-            network.connect(a - 1, a);
+        // A tree of any form, from a chain to a star, and some that know others as well.
+        for to in 1..network.nodes.len() {
+            let from = network.rng.usize(0..to);
+            network.connect(from, to);
+            if network.rng.u8(0..4) == 0 {
+                let from = network.rng.usize(0..to);
+                network.connect(from, to);
+            }
         }
         network
     }
@@ -248,7 +257,10 @@ impl Network {
     fn deliver(&mut self) -> bool {
         self.transmit();
         let links = self.links.iter().filter(|(_, (_, way))| !way.is_empty());
-        let links: Vec<_> = links.map(|(link, _)| *link).collect();
+        let links = links.map(|(link, _)| *link);
+        let is_apart = |node: &usize| self.apart.contains(node);
+        let links = links.filter(|(from, to)| is_apart(from) == is_apart(to));
+        let links: Vec<_> = links.collect();
         let Some(&(from, to)) = self.rng.choice(&links) else {
             return false;
         };
@@ -288,7 +300,6 @@ impl Network {
     }
 
     fn disturb(&mut self, node: usize) {
-        let count = self.nodes.len();
         if self.rng.bool() {
             let node = &mut self.nodes[node];
             // The id that it is opened with is not the one that it has.
@@ -300,10 +311,9 @@ impl Network {
         } else {
             self.nodes[node].bucket.forget_documents();
         }
-        for other in [node.wrapping_sub(1), node + 1] {
-            if other < count {
-                self.connect(node, other);
-            }
+        let links = self.links.keys().filter(|(from, _)| *from == node);
+        for (_, other) in links.copied().collect::<Vec<_>>() {
+            self.connect(node, other);
         }
     }
 
@@ -400,6 +410,10 @@ impl Network {
                     common::prune(&**store, *number);
                 }
                 23 => self.now.0 += 60_000_000_000,
+                24 if self.is_bad => {
+                    let count = self.nodes.len();
+                    self.apart = (0..count).filter(|_| self.rng.bool()).collect();
+                }
                 _ => drop(self.deliver()),
             }
         }
@@ -414,12 +428,14 @@ impl Network {
         let last = self.nodes.len();
         let node = Node::new(store, number, last as u8 + 1, &mut self.rng);
         self.nodes.push(node);
-        self.connect(last - 1, last);
+        let giver = self.rng.usize(0..last);
+        self.connect(giver, last);
         self.settle();
     }
 
     fn settle(&mut self) {
         self.is_bad = false;
+        self.apart.clear();
         for node in 0..self.nodes.len() {
             self.gather(node);
         }
@@ -470,7 +486,7 @@ fn buckets_in_memory_come_to_show_the_same() {
     let failures = AtomicU64::new(0);
     common::for_each_seed(300, |seed| {
         let mut rng = Rng::with_seed(seed);
-        let count = rng.usize(2..5);
+        let count = rng.usize(2..7);
         let stores = (0..count).map(|_| Box::new(MemoryStore::new()) as Box<dyn Store>);
         let mut network = Network::new(stores.collect(), rng);
         network.run();

@@ -10,16 +10,29 @@ use alknet_fs_core::{EntryId, TreePath};
 use alknet_fs_sync::{SHARDS, shard};
 use automerge::{Automerge, ROOT, ReadDoc, Value as Held};
 
-/// The documents of a scope, by their numbers.
-pub(crate) struct Documents(pub(crate) BTreeMap<u16, Automerge>);
+/// The documents of a scope.
+pub(crate) struct Documents {
+    /// By their numbers.
+    all: BTreeMap<u16, Automerge>,
+    /// The paths that have a register, by their directories.
+    paths: BTreeMap<String, Vec<TreePath>>,
+}
 
 /// Reads the documents of a scope.
 pub(crate) fn documents(store: &dyn Store, bucket: BucketId, scope: Scope) -> Documents {
     let all = all_bytes(store, bucket, scope).into_iter();
-    Documents(
-        all.map(|(number, bytes)| (number, Automerge::load(&bytes).unwrap()))
-            .collect(),
-    )
+    let all: BTreeMap<_, _> = all
+        .map(|(number, bytes)| (number, Automerge::load(&bytes).unwrap()))
+        .collect();
+    let mut paths: BTreeMap<String, Vec<TreePath>> = BTreeMap::new();
+    for (_, document) in all.range(..SHARDS) {
+        for key in document.keys(ROOT) {
+            let path: TreePath = key.parse().unwrap();
+            let inside = paths.entry(path.parent_str().to_owned()).or_default();
+            inside.push(path);
+        }
+    }
+    Documents { all, paths }
 }
 
 /// Reads the bytes of the documents of a scope, by their numbers.
@@ -47,7 +60,7 @@ fn bytes(txn: &dyn ReadTxn, of: &str, number: u16) -> Vec<u8> {
 impl Documents {
     /// Expects that each document is flat, and holds only the registers of its own directories.
     pub(crate) fn assert_flat(&self) {
-        for (number, document) in &self.0 {
+        for (number, document) in &self.all {
             assert!(document.length(ROOT) > 0, "an empty document {number}");
             for key in document.keys(ROOT) {
                 for (value, _) in document.get_all(ROOT, &key).unwrap() {
@@ -64,23 +77,16 @@ impl Documents {
         }
     }
 
-    /// Returns the paths that have a register.
-    fn paths(&self) -> BTreeSet<TreePath> {
-        let shards = self.0.iter().filter(|(number, _)| **number < SHARDS);
-        let keys = shards.flat_map(|(_, document)| document.keys(ROOT));
-        keys.map(|key| key.parse().unwrap()).collect()
-    }
-
     /// Expects that a branch shows what the registers say, computed with nothing else.
     pub(crate) fn assert_shown(&self, store: &dyn Store, branch: BranchId) {
         let shown: BTreeMap<TreePath, EntryId> = super::shown(store, branch).into_iter().collect();
         let mut own = BTreeSet::new();
-        for path in self.paths() {
-            let projected = project(self, &path).unwrap();
+        for path in self.paths.values().flatten() {
+            let projected = project(self, path).unwrap();
             if let Some(row) = projected.and_then(|projected| projected.row) {
                 let says = row.entry.as_ref().map(alknet_fs_core::Entry::id);
-                assert_eq!(shown.get(&path).copied(), says, "{path}");
-                own.insert(path);
+                assert_eq!(shown.get(path).copied(), says, "{path}");
+                own.insert(path.clone());
             }
         }
         let txn = store.read().unwrap();
@@ -93,7 +99,7 @@ impl Documents {
 
 impl Registers for Documents {
     fn values(&self, path: &TreePath) -> Result<Vec<Value>> {
-        let Some(document) = self.0.get(&shard(path.parent_str())) else {
+        let Some(document) = self.all.get(&shard(path.parent_str())) else {
             return Ok(Vec::new());
         };
         let values = document.get_all(ROOT, path.as_str()).unwrap().into_iter();
@@ -103,8 +109,7 @@ impl Registers for Documents {
     }
 
     fn names(&self, dir: &TreePath) -> Result<Vec<Box<str>>> {
-        let inside = |path: &TreePath| path.parent().as_ref() == Some(dir);
-        let paths = self.paths().into_iter().filter(inside);
-        Ok(paths.map(|path| path.name().into()).collect())
+        let inside = self.paths.get(dir.as_str()).into_iter().flatten();
+        Ok(inside.map(|path| path.name().into()).collect())
     }
 }
