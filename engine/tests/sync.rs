@@ -13,8 +13,8 @@ use alknet_fs::node::{
     Access, Bind, JoinOptions, Node, NodeOptions, RelayUrl, Relays, ShareOptions, SyncStatus,
 };
 use alknet_fs::{
-    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Hash, OpenOptions,
-    Store, Task, TreeRef, WatchOptions,
+    Cancel, ContentPolicy, Cursor, ErrorKind, EventFilter, EventPeer, Fetching, Follow, GcOptions,
+    Hash, OpenOptions, Retention, SetAttrs, Store, Task, Timestamp, TreeRef, WatchOptions,
 };
 use common::{Side, node, pair, until};
 
@@ -149,6 +149,107 @@ fn sync_branch_inheritance_across_nodes() {
     until("the removal", || !b.has("child", "/later"));
     b.reads("main", "/base", "base");
     b.reads("main", "/later", "later");
+}
+
+#[test]
+fn a_branch_that_is_renamed_deleted_and_made_again_is_so_elsewhere() {
+    let [a, b] = pair(&ShareOptions::new());
+    a.write("/base", "base");
+    let main = "main".parse::<TreeRef>().unwrap();
+    a.bucket.fork(&main, "draft").unwrap();
+    a.bucket
+        .branch("draft")
+        .unwrap()
+        .write("/own", "1")
+        .unwrap();
+    b.reads("draft", "/own", "1");
+    b.bucket.branch("draft").unwrap().rename_to("plan").unwrap();
+    a.reads("plan", "/own", "1");
+    until("the old name is gone", || a.bucket.branch("draft").is_err());
+    a.bucket.delete_branch("plan").unwrap();
+    until("it is deleted", || b.bucket.branch("plan").is_err());
+    b.bucket.fork(&main, "plan").unwrap();
+    a.reads("plan", "/base", "base");
+    b.bucket.branch("plan").unwrap().write("/new", "2").unwrap();
+    a.reads("plan", "/new", "2");
+    for side in [&a, &b] {
+        assert!(!side.has("plan", "/own"));
+        let branches = side.bucket.branches().unwrap().into_iter();
+        let names: Vec<_> = branches.map(|branch| branch.name).collect();
+        assert_eq!(names, ["main", "plan"]);
+    }
+}
+
+#[test]
+fn attributes_are_the_same_elsewhere() {
+    let [a, b] = pair(&ShareOptions::new());
+    let mut batch = a.main().batch();
+    batch.write("/file", "text").unwrap();
+    batch.mkdir("/dir").unwrap();
+    batch.symlink("file", "/link").unwrap();
+    let paths = ["/file", "/dir", "/link"];
+    for (n, path) in (1..).zip(paths) {
+        let set = SetAttrs {
+            mode: Some(0o700 + n),
+            uid: Some(1000 + n),
+            gid: Some(2000 + n),
+            mtime: Some(Timestamp(1_000_000_007 * i64::from(n))),
+        };
+        batch.set_attrs(path, &set, Follow::No).unwrap();
+    }
+    batch.commit().unwrap();
+    for path in paths {
+        until("the entry", || b.has("main", path));
+        // When an entry was changed here is its own.
+        let of = |side: &Side| {
+            let mut entry = side.main().lstat(path).unwrap();
+            entry.attrs.ctime = Timestamp(0);
+            entry
+        };
+        assert_eq!(of(&b), of(&a), "{path}");
+    }
+    let set = SetAttrs {
+        mode: Some(0o640),
+        ..SetAttrs::default()
+    };
+    b.main().set_attrs("/file", &set, Follow::No).unwrap();
+    until("the mode alone", || {
+        let attrs = a.main().lstat("/file").unwrap().attrs;
+        assert_eq!(attrs.uid, 1001);
+        attrs.mode == 0o640
+    });
+}
+
+#[test]
+fn a_file_that_is_written_over_and_over_does_not_make_the_store_grow() {
+    let [a, mut b] = pair(&ShareOptions::new());
+    a.write("/file", "first");
+    b.reads("main", "/file", "first");
+    b.synced();
+    b.stop();
+    let retention = Retention {
+        at_most: Some(100),
+        ..Retention::default()
+    };
+    let mut sizes = Vec::new();
+    for round in 0..4 {
+        for n in 0..600 {
+            a.write("/file", format!("{round} {n}{}", "x".repeat(3000)));
+        }
+        // What was committed before the question is noted.
+        a.node().status().unwrap();
+        a.bucket.prune_events(&retention).unwrap();
+        let gc = GcOptions::new().grace(Duration::ZERO);
+        a.store.gc(&gc, &Task::default()).unwrap();
+        a.store.compact().unwrap();
+        sizes.push(a.store.stats().unwrap().stored_bytes());
+    }
+    // Of 1,800 files of 3,000 bytes; what is kept for peers that are behind has a limit of its own.
+    assert!(sizes[3] < sizes[0] + (64 << 10), "{sizes:?}");
+    b.start();
+    let last = format!("3 599{}", "x".repeat(3000));
+    b.reads("main", "/file", &last);
+    a.reads("main", "/file", &last);
 }
 
 #[test]
