@@ -978,7 +978,7 @@ pub(crate) enum PeersCommand {
     /// Give a node a name
     #[command(after_help = examples!("alkfs peers name 5f1c08 laptop"))]
     Name {
-        /// Its key, the beginning of it, or its name
+        /// Its key, the beginning of it (4 characters or more), or its name
         peer: String,
         /// The new name
         name: String,
@@ -993,8 +993,8 @@ pub(crate) enum PeersCommand {
             let it in."
     )]
     Revoke {
-        /// The node's key, the beginning of it, or its name; or of a grant of `alkfs peers grants` the id,
-        /// the beginning of it, or the label
+        /// The node's key, the beginning of it (4 characters or more), or its name; or of a grant of
+        /// `alkfs peers grants` the id, the beginning of it, or the label
         who: String,
     },
     /// Forget the name and addresses of a node that there is nothing more to do with
@@ -1005,7 +1005,7 @@ pub(crate) enum PeersCommand {
             it (`alkfs sync leave`). What was taken back from it stays so."
     )]
     Forget {
-        /// Its key, the beginning of it, or its name
+        /// Its key, the beginning of it (4 characters or more), or its name
         peer: String,
     },
 }
@@ -1026,7 +1026,8 @@ pub(crate) enum SyncCommand {
             node that vanished counts as connected for up to half a minute."
     )]
     Status {
-        /// Wait until all is synced, at most so long; the exit status is 1 where it is not
+        /// Wait until all that this node shared with or joined from is synced, at most so long; the exit
+        /// status is 1 where it is not. Peers "as others say" are not waited for
         #[arg(long, value_name = "SECS", value_parser = parse_duration)]
         wait: Option<Duration>,
     },
@@ -1044,7 +1045,7 @@ pub(crate) enum SyncCommand {
         /// The bucket [default: that of --bucket]
         #[arg(value_name = "BUCKET")]
         name: Option<String>,
-        /// Leave it for this peer alone: its name, its key, or the beginning of its key
+        /// Leave it for this peer alone: its name, its key, or the beginning of its key (4 characters or more)
         #[arg(long = "from", value_name = "PEER")]
         peer: Option<String>,
     },

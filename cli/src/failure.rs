@@ -190,6 +190,9 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
             format!("fork it: `alkfs branch create NAME --from {tree}`, then use --branch NAME")
         }
         ErrorKind::Locked if op == "start node" => return None,
+        ErrorKind::InvalidInput if op == "revoke" => {
+            "`alkfs peers` shows the keys, `alkfs peers grants` the ids".to_owned()
+        }
         ErrorKind::ContentUnavailable if op == "evict" => {
             "only what a peer is known to hold is evicted: start `alkfs node`".to_owned()
         }
@@ -199,8 +202,8 @@ fn hint_for(error: &Error, app: &App) -> Option<String> {
         }
         ErrorKind::Corrupt => "run `alkfs fsck` to see all that is damaged".to_owned(),
         ErrorKind::ContentUnavailable => {
-            "it comes from another node: see that `alkfs node` runs here, and that a peer which has it \
-             is connected"
+            "it comes from another node: `alkfs sync status` tells whether one runs here, who is \
+             connected, and why others are not"
                 .to_owned()
         }
         ErrorKind::NoSpace => "free some space; `alkfs gc` removes what nothing uses".to_owned(),

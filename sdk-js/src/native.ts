@@ -384,8 +384,9 @@ export interface PeerStatus {
   /** What the peer is not known to have. */
   behindThere: Behind;
   /**
-   * How many commits that were made here stay here, because the grant lets the bucket only be read where
-   * they were made; as was last known, and absent where it never was.
+   * How many changes that were made here stay here, because the grant lets the bucket only be read where
+   * they were made; commits that follow each other within a moment are one. As was last known, and absent
+   * where it never was.
    */
   staysHere?: number;
   /**

@@ -230,6 +230,14 @@ impl Terms {
         Err(Error::with_detail(ErrorKind::TooLarge, why))
     }
 
+    /// Notes that a scope got cuts, with what the peer is known to know of it. Of a scope that is new
+    /// here and that this side keeps for itself, the peer has nothing to say.
+    pub(crate) fn changed(&mut self, scope: Scope, knows: impl FnOnce() -> VersionVector) {
+        if self.keeps(scope) {
+            self.note(scope, &knows());
+        }
+    }
+
     fn note(&mut self, scope: Scope, knows: &VersionVector) {
         if !self.sends(scope) {
             self.heard.entry(scope).or_default().merge(knows);

@@ -416,8 +416,9 @@ impl Worker {
     fn spread(&mut self) {
         for scope in self.bucket.take_news() {
             self.forget_at = Some(Instant::now() + IDLE);
-            for conversation in self.conversations.values_mut() {
-                conversation.peer.changed(scope);
+            for Conversation { peer, terms, .. } in self.conversations.values_mut() {
+                terms.changed(scope, || peer.knows(scope));
+                peer.changed(scope);
             }
         }
     }

@@ -1179,7 +1179,10 @@ impl Inner {
         let mut links = self.links.lock();
         for join in self.records().joined.iter().filter(|j| j.peer == peer) {
             let link = links.entry((peer, join.bucket, Role::Taker)).or_default();
-            (link.trouble, link.refused) = (Some(why.to_owned()), None);
+            // It may have come here meanwhile.
+            if link.live.is_none() {
+                (link.trouble, link.refused) = (Some(why.to_owned()), None);
+            }
         }
         stir(&self.stirred);
     }

@@ -4,6 +4,7 @@
 //! whether the node is running or not.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
 
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Store, WriteTxn};
 use alknet_fs_core::{Error, ErrorKind, Result, Timestamp};
@@ -19,6 +20,9 @@ const SCOPE: &str = "net";
 const RECORDS: &str = "records";
 const KEY: &str = "key";
 const VERSION: u8 = 1;
+
+/// How many characters of a key or an id name it at least.
+const BEGINNING_MIN: usize = 4;
 
 /// A bucket that came by a ticket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,7 +267,7 @@ impl Records {
         let known = self.peers.iter().map(|known| known.id);
         let others = self.statements.values().flat_map(Statements::named);
         let all: BTreeSet<EndpointId> = known.chain(others).collect();
-        let begins = |id: &EndpointId| !who.is_empty() && id.to_string().starts_with(who);
+        let begins = |id: &EndpointId| Self::is_beginning(who, id);
         let mut found = all.into_iter().filter(begins);
         match (found.next(), found.next()) {
             (Some(id), None) => Ok(id),
@@ -288,11 +292,16 @@ impl Records {
                 .any(|key| key.revoked.is_none())
     }
 
+    /// Tells whether a key or an id begins like this, with no less of it than nobody means by chance.
+    pub fn is_beginning(text: &str, of: impl Display) -> bool {
+        text.len() >= BEGINNING_MIN && of.to_string().starts_with(text)
+    }
+
     /// Finds the grants that have an id which begins like this, or a label: those that count no more only
     /// where no other has it.
     pub fn find_grants(&self, who: &str, now: Timestamp) -> Vec<&Grant> {
         let begins = |grant: &&Grant| {
-            let is_id = !who.is_empty() && grant.id.to_string().starts_with(who);
+            let is_id = Self::is_beginning(who, grant.id);
             is_id || grant.name.as_deref() == Some(who)
         };
         let all: Vec<_> = self.grants.iter().filter(begins).collect();

@@ -62,8 +62,9 @@ report! {
         behind_here: Behind,
         /// What the peer is not known to have.
         behind_there: Behind,
-        /// How many commits that were made here stay here, because the grant lets them only be read where
-        /// they were made; as was last known, and `None` where it never was.
+        /// How many changes that were made here stay here, because the grant lets them only be read where
+        /// they were made; commits that follow each other within a moment are one. As was last known, and
+        /// `None` where it never was.
         stays_here: Option<u64>,
         /// Whether the peer has all that this store has of the bucket, contents included, and the
         /// other way round.

@@ -76,6 +76,7 @@ fn pins_are_listed_set_and_taken_off() {
         "{error}"
     );
     bench.fails(&["pin", "a["], "InvalidInput");
+    bench.fails(&["pin", ""], "InvalidInput");
     assert_eq!(bench.one(&["policy"])["pins"][0], "*.md");
 }
 

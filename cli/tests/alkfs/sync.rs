@@ -51,7 +51,8 @@ fn reads(bench: &Bench, bucket: &str, path: &str, text: &str) {
 #[test]
 fn what_is_written_to_a_bucket_that_may_only_be_read_is_said_to_stay() {
     let (a, b) = (Bench::new(), Bench::new());
-    let _nodes = [Node::start(&a), Node::start(&b)];
+    let _node = Node::start(&a);
+    let node = Node::start(&b);
     a.put("/hello", "hello");
     let shared = a.one(&["share", "--read-only"]);
     b.one(&["join", shared["ticket"].as_str().unwrap(), "--as", "theirs"]);
@@ -77,9 +78,31 @@ fn what_is_written_to_a_bucket_that_may_only_be_read_is_said_to_stay() {
         &["--bucket", "theirs", "--branch", "mine", "put", "-", "/own"],
         b"2",
     );
-    eventually("more stay", || {
-        b.one(&["sync", "status"])["stays_here"].as_u64() > Some(1)
-    });
+    let more_stay = || {
+        let status = b.one(&["sync", "status"]);
+        status["synced"] == true && status["stays_here"].as_u64() > Some(1)
+    };
+    eventually("more stay", more_stay);
+    // Whatever is known when they meet.
+    drop(node);
+    let _again = Node::start(&b);
+    eventually("more stay after a restart", more_stay);
+    let branch = ["--bucket", "theirs", "--branch", "mine"];
+    for n in 0..3 {
+        b.json_with(&[&branch[..], &["put", "-", "/own"]].concat(), b"again");
+        b.one(&[
+            "--bucket",
+            "theirs",
+            "branch",
+            "create",
+            &format!("mine-{n}"),
+        ]);
+        let before = b.one(&["sync", "status"])["stays_here"].as_u64();
+        eventually("and more", || {
+            let status = b.one(&["sync", "status"]);
+            status["synced"] == true && status["stays_here"].as_u64() > before
+        });
+    }
     // So it is where the other is away.
     a.json(&["peers", "revoke", shared["grant"].as_str().unwrap()]);
     eventually("b is told", || {
@@ -279,7 +302,14 @@ fn peers_and_grants_are_found_by_what_they_are_called() {
         .as_str()
         .unwrap()
         .to_owned();
-    a.one(&["peers", "name", &peer[..8], "laptop"]);
+    // A letter or two are no key.
+    for command in [
+        &["peers", "revoke", &peer[..3]][..],
+        &["peers", "name", &peer[..1], "x"],
+    ] {
+        a.fails(command, "NotFound");
+    }
+    a.one(&["peers", "name", &peer[..4], "laptop"]);
     for command in ["revoke", "forget"] {
         let error = a.fails(&["peers", command, "desktop"], "NotFound");
         let hint = error["hint"].as_str().unwrap();
@@ -295,6 +325,8 @@ fn peers_and_grants_are_found_by_what_they_are_called() {
     });
     let error = a.fails(&["peers", "revoke", "x"], "InvalidInput");
     assert!(message(&error).contains("several grants"), "{error}");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(hint.contains("alkfs peers grants"), "{error}");
     for who in [&grants[0][..20], "x", "only"] {
         let revoked = a.one(&["peers", "revoke", who]);
         assert_eq!((&revoked["grants"], revoked.get("peer")), (&1.into(), None));

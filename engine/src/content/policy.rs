@@ -120,6 +120,10 @@ impl Bucket {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a malformed pattern.
     pub fn pin(&self, pattern: &str) -> Result<()> {
+        if pattern.is_empty() {
+            let why = "a pin is a path or a pattern of paths: `**` keeps all";
+            return Err(Error::with_detail(ErrorKind::InvalidInput, why).op("pin"));
+        }
         Pins::new(&[pattern.to_owned()]).map_err(|e| e.op("pin").path(pattern))?;
         self.change_settings(|settings| {
             if !settings.pins.iter().any(|other| other == pattern) {

@@ -236,8 +236,9 @@ pub struct PeerStatus {
     pub contents_here: MissingContents,
     /// Contents of the bucket that the peer does not hold, as it said last; nothing where it did not.
     pub contents_there: Option<MissingContents>,
-    /// How many commits that were made here stay here, because the grant lets them only be read where they
-    /// were made; as was last known, and nothing where it never was.
+    /// How many changes that were made here stay here, because the grant lets them only be read where they
+    /// were made; commits that follow each other within a moment are one. As was last known, and nothing
+    /// where it never was.
     pub stays_here: Option<u64>,
     /// Whether the peer has all that this store has of the bucket, contents included, and the other way
     /// round; but for what [stays here](Self::stays_here).
@@ -1012,7 +1013,7 @@ fn find_other(records: &Records, who: &str, own: EndpointId) -> Result<EndpointI
     let is_own = match &found {
         Ok(id) => *id == own,
         Err(e) => {
-            let begins = !who.is_empty() && own.to_string().starts_with(who);
+            let begins = Records::is_beginning(who, own);
             begins && e.kind() == ErrorKind::NotFound
         }
     };
