@@ -401,6 +401,32 @@ mod tests {
     ];
 
     #[test]
+    fn what_is_kept_here_is_said_until_it_is_known_what_the_peer_has() {
+        let mut bucket = bucket();
+        bucket.gather(Timestamp(2)).unwrap();
+        let scope = Scope::of_first_branch();
+        let ours = bucket.vector(scope).unwrap();
+        assert!(!ours.is_empty());
+        let mut said = |terms: &Terms| {
+            let bucket = &mut bucket;
+            Granted { bucket, terms }.vector(scope).unwrap()
+        };
+        // The peer may have all of it.
+        let mut terms = Terms::taker(Cover::all(Access::Read));
+        assert_eq!(said(&terms), ours);
+        // Of what is new here it has nothing to say.
+        terms.changed(scope, VersionVector::new);
+        assert!(said(&terms).is_empty());
+        let mut terms = Terms::taker(Cover::all(Access::Read));
+        terms.changed(scope, || ours.clone());
+        assert_eq!(said(&terms), ours);
+        // What the peer gets is said as it is.
+        let mut terms = Terms::taker(Cover::all(Access::Write));
+        terms.changed(scope, VersionVector::new);
+        assert_eq!(said(&terms), ours);
+    }
+
+    #[test]
     fn a_peer_speaks_of_so_many_scopes_and_no_more() {
         let bucket = bucket();
         let digests: Speaks = |scope, _| Frame::Digests {

@@ -87,22 +87,6 @@ fn what_is_written_to_a_bucket_that_may_only_be_read_is_said_to_stay() {
     drop(node);
     let _again = Node::start(&b);
     eventually("more stay after a restart", more_stay);
-    let branch = ["--bucket", "theirs", "--branch", "mine"];
-    for n in 0..3 {
-        b.json_with(&[&branch[..], &["put", "-", "/own"]].concat(), b"again");
-        b.one(&[
-            "--bucket",
-            "theirs",
-            "branch",
-            "create",
-            &format!("mine-{n}"),
-        ]);
-        let before = b.one(&["sync", "status"])["stays_here"].as_u64();
-        eventually("and more", || {
-            let status = b.one(&["sync", "status"]);
-            status["synced"] == true && status["stays_here"].as_u64() > before
-        });
-    }
     // So it is where the other is away.
     a.json(&["peers", "revoke", shared["grant"].as_str().unwrap()]);
     eventually("b is told", || {
