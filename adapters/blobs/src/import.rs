@@ -143,7 +143,32 @@ struct Worked {
     finished: Option<(Box<Partial>, Prepared)>,
 }
 
+/// Lets somebody add to a partial content; what came before a wrong item is verified, and stays.
+fn feed_and_flush(
+    partial: &mut Partial,
+    feed: impl FnOnce(&mut Partial) -> Result<()>,
+) -> Result<()> {
+    let fed = feed(partial);
+    partial.flush()?;
+    fed
+}
+
 impl Entry {
+    /// Takes what arrives, and leaves it to [`take`](Self::take) to make a content of it. Returns whether
+    /// anything was missing still: others may have brought it.
+    pub(crate) fn add(
+        &self,
+        shared: &Shared,
+        feed: impl FnOnce(&mut Partial) -> Result<()>,
+    ) -> Result<bool> {
+        let added = match &mut *self.state.lock() {
+            State::Open(partial) => feed_and_flush(partial, feed).map(|()| true),
+            State::Finishing(..) | State::Done => Ok(false),
+        };
+        shared.notify(&self.hash);
+        added
+    }
+
     /// Takes what arrives; returns the content if it is complete now.
     pub(crate) fn take(
         &self,
@@ -165,10 +190,7 @@ impl Entry {
             return Ok(None);
         };
         let before = bits(partial);
-        let taken = feed(partial);
-        // What came before a wrong item is verified.
-        partial.flush()?;
-        taken?;
+        feed_and_flush(partial, feed)?;
         if !partial.is_complete() {
             return Ok(None);
         }

@@ -651,7 +651,6 @@ impl Task {
             let sink = ToEntry {
                 entry: entry.clone(),
                 verifier: Verifier::new(hash, size),
-                finished: None,
             };
             let events = self.events.clone();
             let progress = move |taken: u64| {
@@ -661,31 +660,18 @@ impl Task {
             let wanted = Ranges { hash, size, groups };
             let (shared, conn) = (&self.shared, &self.conn);
             let patience = self.options.patience;
-            let received = if wanted.groups.is_empty() {
-                // All had come before the process died.
-                let work = move |s: &Shared| {
-                    let mut sink = sink;
-                    sink.finish(s)?;
-                    Ok::<_, Error>(Some(sink))
-                };
-                shared.run(work).await??
-            } else {
-                receive(
-                    shared,
-                    conn,
-                    wanted,
-                    sink,
-                    patience,
-                    &mut self.stop,
-                    progress,
-                )
-                .await?
-            };
-            let Some(sink) = received else {
-                return Ok(false);
-            };
-            if let Some((partial, prepared)) = sink.finished {
-                entry.finish(&self.shared, partial, prepared).await?;
+            // All may have come before the process died.
+            if !wanted.groups.is_empty() {
+                let stop = &mut self.stop;
+                let received = receive(shared, conn, wanted, sink, patience, stop, progress);
+                if received.await?.is_none() {
+                    return Ok(false);
+                }
+            }
+            let arrived = entry.clone();
+            let complete = shared.run(move |s| arrived.take(s, |_| Ok(()))).await??;
+            if let Some((partial, prepared)) = complete {
+                entry.finish(shared, partial, prepared).await?;
             }
         }
     }

@@ -6,9 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alknet_fs_content::Prepared;
 use alknet_fs_content::hash_tree::{CV_LEN, Cv};
-use alknet_fs_content::partial::{Expected, GROUP_CHUNKS, Partial, Verifier};
+use alknet_fs_content::partial::{Expected, GROUP_CHUNKS, Verifier};
 use alknet_fs_core::{Error, ErrorKind, Hash, Result};
 use iroh::endpoint::{Connection, ReadError, RecvStream};
 use tokio::io::AsyncReadExt;
@@ -156,22 +155,12 @@ pub(super) trait Sink: Send + 'static {
 pub(super) struct ToEntry {
     pub(super) entry: Arc<Entry>,
     pub(super) verifier: Verifier,
-    /// The content, when it is complete.
-    pub(super) finished: Option<(Box<Partial>, Prepared)>,
-}
-
-impl ToEntry {
-    /// Makes a content of what is all there.
-    pub(super) fn finish(&mut self, shared: &Shared) -> Result<()> {
-        self.finished = self.entry.take(shared, |_| Ok(()))?;
-        Ok(())
-    }
 }
 
 impl Sink for ToEntry {
     fn take(&mut self, shared: &Shared, decoder: &mut Decoder, bytes: &[u8]) -> Result<()> {
         let verifier = &mut self.verifier;
-        let finished = self.entry.take(shared, |partial| {
+        let was_open = self.entry.add(shared, |partial| {
             decoder.feed(bytes, &mut |item| match item {
                 Item::Parent {
                     start,
@@ -182,10 +171,11 @@ impl Sink for ToEntry {
                 Item::Leaf { offset, bytes } => partial.leaf(verifier, offset, bytes),
             })
         })?;
-        if finished.is_some() {
-            self.finished = finished;
+        match was_open {
+            true => Ok(()),
+            // Others brought all of it; there may be no more of this than was asked for.
+            false => decoder.feed(bytes, &mut |_| Ok(())),
         }
-        Ok(())
     }
 }
 
