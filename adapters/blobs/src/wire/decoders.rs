@@ -244,7 +244,12 @@ fn take<'a>(
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
+    use super::super::large::{Sink, ToEntry};
     use super::*;
+    use crate::Options;
+    use crate::shared::{Begun, Shared};
 
     /// Groups, given by how many are left out, and how many not.
     fn groups(gaps: &[(u64, u64)]) -> Vec<(u64, u64)> {
@@ -294,6 +299,39 @@ mod tests {
         ) {
             let pieces: Vec<_> = pieces.into_iter().map(|len| vec![7; len]).collect();
             let _ = stream(size, &groups(&gaps), &pieces);
+        }
+    }
+
+    /// Whether a batch of what comes ends before the end of the answer, at it, or after it.
+    #[tokio::test]
+    async fn more_than_was_asked_for_is_refused_however_it_is_cut() {
+        let content: Vec<_> = (0..100_000).map(|n| (n / 7 % 251) as u8).collect();
+        let (hash, size) = (Hash::of(&content), content.len() as u64);
+        let (groups, answer) = answer(&content, &[(0, group_count(size))]).unwrap();
+        for at in [0, 1, answer.len() - 1, answer.len()] {
+            let store = Arc::new(MemoryStore::new());
+            let shared = Shared::new(store, Contents::in_memory(), Options::default());
+            let Begun::Arriving(entry) = shared.begin(hash, size).unwrap() else {
+                panic!("it is there");
+            };
+            let verifier = Verifier::new(hash, size);
+            let arriving = entry.clone();
+            let mut sink = ToEntry { entry, verifier };
+            let mut decoder = Decoder::new(size, groups.clone());
+            let (first, last) = answer.split_at(at);
+            sink.take(&shared, &mut decoder, first).unwrap();
+            let more = [last, &[0; 100]].concat();
+            let refused = sink.take(&shared, &mut decoder, &more).unwrap_err();
+            assert!(refused.to_string().contains("more than"), "{refused}");
+            // What was right is not lost.
+            assert!(arriving.take(&shared, |_| Ok(())).unwrap().is_some());
+            // Nor is more taken of whoever comes too late.
+            let verifier = Verifier::new(hash, size);
+            let entry = arriving;
+            let mut sink = ToEntry { entry, verifier };
+            let mut decoder = Decoder::new(size, groups.clone());
+            sink.take(&shared, &mut decoder, &answer).unwrap();
+            assert!(sink.take(&shared, &mut decoder, &[0]).is_err());
         }
     }
 
