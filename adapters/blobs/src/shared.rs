@@ -510,18 +510,18 @@ impl Shared {
         if !txn.has_content(list)? {
             return Ok(Vec::new());
         }
-        let bytes = match self.contents.open(txn, list) {
-            Ok(reader) if reader.size() > SEQ_MAX => return Ok(Vec::new()),
-            Ok(reader) => reader.into_bytes(),
-            Err(error) => Err(error),
-        };
-        match bytes {
-            Ok(bytes) => {
-                let (hashes, _) = bytes.as_chunks::<32>();
-                Ok(hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect())
+        let read = || -> Result<Vec<Hash>> {
+            let reader = self.contents.open(txn, list)?;
+            if reader.size() > SEQ_MAX {
+                return Ok(Vec::new());
             }
+            let bytes = reader.into_bytes()?;
+            let (hashes, _) = bytes.as_chunks::<32>();
+            Ok(hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect())
+        };
+        match read() {
             Err(error) if error.is_corrupt() => Ok(Vec::new()),
-            Err(error) => Err(error),
+            read => read,
         }
     }
 

@@ -5,10 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
-use alknet_fs_core::chain::Chain;
-use alknet_fs_core::edit::{Editor, SetAttrs};
+use alknet_fs_core::edit::SetAttrs;
 use alknet_fs_core::memory::MemoryStore;
-use alknet_fs_core::store::{BranchId, Durability, Store};
+use alknet_fs_core::store::{BranchId, Store};
 use alknet_fs_core::sync::{ReplicaId, Scope, VersionVector};
 use alknet_fs_core::{Timestamp, TreePath};
 use alknet_fs_sync::{Bucket, Document, SHARDS, Share, shard};
@@ -17,17 +16,15 @@ use common::stored;
 use serde_bytes::ByteBuf;
 
 fn add_links(store: &dyn Store, branch: BranchId, paths: impl Iterator<Item = String>) {
-    let mut txn = store.write(Durability::Full).unwrap();
-    let chain = Chain::load(&*txn, branch, None).unwrap();
-    let mut editor = Editor::new(&mut *txn, &chain, common::context(Timestamp(5)));
     let set = SetAttrs::default();
-    for path in paths {
-        let path: TreePath = path.parse().unwrap();
-        editor.mkdir_all(&path.parent().unwrap(), &set).unwrap();
-        editor.symlink(&path, "target", &set).unwrap();
-    }
-    editor.finish(None).unwrap();
-    txn.commit().unwrap();
+    common::commit(store, branch, Timestamp(5), |editor| {
+        for path in paths {
+            let path: TreePath = path.parse()?;
+            editor.mkdir_all(&path.parent().unwrap(), &set)?;
+            editor.symlink(&path, "target", &set)?;
+        }
+        Ok(())
+    });
 }
 
 /// What a change costs is that of the documents of its directories, not of the bucket.

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alknet_fs_core::branch::{self, ForkSource};
-use alknet_fs_core::chain::Chain;
-use alknet_fs_core::edit::{Context, Editor, SetAttrs};
+use alknet_fs_core::edit::{Editor, SetAttrs};
 use alknet_fs_core::memory::MemoryStore;
 use alknet_fs_core::store::{BranchId, BucketId, Durability, ReadTxn, Retention, Store, WriteTxn};
 use alknet_fs_core::sync::{Cut, Replica, ReplicaId, Scope, VersionVector, Want};
@@ -59,23 +58,11 @@ fn edit(store: &dyn Store, edit: impl FnOnce(&mut Editor<'_>) -> Result<()>) {
 }
 
 fn edit_at(store: &dyn Store, now: i64, edit: impl FnOnce(&mut Editor<'_>) -> Result<()>) {
-    let mut txn = store.write(Durability::Full).unwrap();
+    let txn = store.read().unwrap();
     let bucket = txn.buckets().unwrap()[0].id;
     let main = branch::branch(&*txn, bucket, "main").unwrap().id;
-    let chain = Chain::load(&*txn, main, None).unwrap();
-    let mut editor = Editor::new(&mut *txn, &chain, context(now));
-    edit(&mut editor).unwrap();
-    editor.finish(None).unwrap();
-    txn.commit().unwrap();
-}
-
-fn context(now: i64) -> Context {
-    Context {
-        now: Timestamp(now),
-        author: "test".to_owned(),
-        uid: 0,
-        gid: 0,
-    }
+    drop(txn);
+    common::commit(store, main, Timestamp(now), edit);
 }
 
 fn path(n: usize) -> TreePath {
@@ -101,6 +88,21 @@ fn open(store: &Arc<impl Store + 'static>, n: u8) -> (Bucket, BucketId, BranchId
     let mut bucket = Bucket::open(store, number, ReplicaId([n; 16])).unwrap();
     bucket.set_at_once(AT_ONCE);
     (bucket, number, main.unwrap().id)
+}
+
+/// Makes a bucket to which a little was committed that is not gathered; the next transaction that writes
+/// is the first that is counted.
+fn with_little<F>(store: &Arc<Watched<F>>) -> (Bucket, BucketId, BranchId)
+where
+    F: Fn(&MemoryStore, usize) -> Result<()> + Send + Sync + 'static,
+{
+    common::make_empty(&store.store);
+    let (mut bucket, number, main) = open(store, 1);
+    store.writes.store(100, Ordering::Relaxed);
+    bucket.gather(Timestamp(8)).unwrap();
+    add_files(&store.store, 0..AT_ONCE - 4);
+    store.writes.store(0, Ordering::Relaxed);
+    (bucket, number, main)
 }
 
 fn all_cuts(bucket: &Bucket) -> Vec<Cut> {
@@ -199,7 +201,7 @@ fn what_is_committed_after_a_draft_comes_next() {
                 branch: main,
                 snapshot: None,
             };
-            branch::fork(&mut *txn, "fork", &source, &context(5)).unwrap();
+            branch::fork(&mut *txn, "fork", &source, &common::context(Timestamp(5))).unwrap();
             txn.commit().unwrap();
         },
         |_| {},
@@ -211,13 +213,8 @@ fn what_is_committed_after_a_draft_comes_next() {
             }
             Ok(())
         });
-        common::make_empty(&store.store);
-        let (mut bucket, number, main) = open(&store, 1);
-        store.writes.store(100, Ordering::Relaxed);
-        bucket.gather(Timestamp(8)).unwrap();
-        add_files(&store.store, 0..AT_ONCE - 4);
+        let (mut bucket, number, main) = with_little(&store);
         let then = common::shown(&*store, main);
-        store.writes.store(0, Ordering::Relaxed);
         assert!(bucket.gather(Timestamp(9)).unwrap());
         assert_eq!(store.writes.load(Ordering::Relaxed), 1, "{how}");
         assert_eq!(told(&all_cuts(&bucket)).1, then, "{how}");
@@ -236,13 +233,8 @@ fn a_draft_that_cannot_be_kept_is_made_again() {
         0 => Err(ErrorKind::Busy.into()),
         _ => Ok(()),
     });
-    common::make_empty(&store.store);
-    let (mut bucket, _, main) = open(&store, 1);
-    store.writes.store(100, Ordering::Relaxed);
-    bucket.gather(Timestamp(8)).unwrap();
+    let (mut bucket, _, main) = with_little(&store);
     let before = all_cuts(&bucket);
-    add_files(&store.store, 0..AT_ONCE - 4);
-    store.writes.store(0, Ordering::Relaxed);
     let error = bucket.gather(Timestamp(9)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert_eq!(all_cuts(&bucket), before);
@@ -263,12 +255,7 @@ fn of_a_bucket_that_is_deleted_after_a_draft_nothing_stays() {
         }
         Ok(())
     });
-    common::make_empty(&store.store);
-    let (mut bucket, number, _) = open(&store, 1);
-    store.writes.store(100, Ordering::Relaxed);
-    bucket.gather(Timestamp(8)).unwrap();
-    add_files(&store.store, 0..AT_ONCE - 4);
-    store.writes.store(0, Ordering::Relaxed);
+    let (mut bucket, number, _) = with_little(&store);
     let first = Want::From(bucket.first_page(Scope::of_first_branch()).unwrap());
     let error = bucket.gather(Timestamp(9)).unwrap_err();
     assert!(is_deleted(&error), "{error}");

@@ -242,9 +242,9 @@ fn take<'a>(
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use std::sync::Arc;
+
+    use proptest::prelude::*;
 
     use super::super::large::{Sink, ToEntry};
     use super::*;
@@ -314,9 +314,11 @@ mod tests {
             let Begun::Arriving(entry) = shared.begin(hash, size).unwrap() else {
                 panic!("it is there");
             };
-            let verifier = Verifier::new(hash, size);
-            let arriving = entry.clone();
-            let mut sink = ToEntry { entry, verifier };
+            let verifier = || Verifier::new(hash, size);
+            let mut sink = ToEntry {
+                entry: entry.clone(),
+                verifier: verifier(),
+            };
             let mut decoder = Decoder::new(size, groups.clone());
             let (first, last) = answer.split_at(at);
             sink.take(&shared, &mut decoder, first).unwrap();
@@ -324,10 +326,9 @@ mod tests {
             let refused = sink.take(&shared, &mut decoder, &more).unwrap_err();
             assert!(refused.to_string().contains("more than"), "{refused}");
             // What was right is not lost.
-            assert!(arriving.take(&shared, |_| Ok(())).unwrap().is_some());
+            assert!(entry.take(&shared, |_| Ok(())).unwrap().is_some());
             // Nor is more taken of whoever comes too late.
-            let verifier = Verifier::new(hash, size);
-            let entry = arriving;
+            let verifier = verifier();
             let mut sink = ToEntry { entry, verifier };
             let mut decoder = Decoder::new(size, groups.clone());
             sink.take(&shared, &mut decoder, &answer).unwrap();

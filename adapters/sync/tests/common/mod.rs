@@ -183,6 +183,21 @@ fn collect(txn: &mut dyn WriteTxn, bucket: BucketId) -> Result<()> {
     Ok(())
 }
 
+/// Commits edits of a branch.
+pub(crate) fn commit(
+    store: &dyn Store,
+    branch: BranchId,
+    now: Timestamp,
+    edit: impl FnOnce(&mut Editor<'_>) -> Result<()>,
+) {
+    let mut txn = store.write(Durability::Full).unwrap();
+    let chain = Chain::load(&*txn, branch, None).unwrap();
+    let mut editor = Editor::new(&mut *txn, &chain, context(now));
+    edit(&mut editor).unwrap();
+    editor.finish(None).unwrap();
+    txn.commit().unwrap();
+}
+
 /// Commits a few random edits of a branch, or none where the tree does not allow them.
 pub(crate) fn edit(store: &dyn Store, branch: BranchId, rng: &mut Rng, now: Timestamp) {
     let mut txn = store.write(Durability::Full).unwrap();
